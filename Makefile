@@ -1,0 +1,63 @@
+# migrate-v2. Every target makes the environment it needs first; none of them deletes anything in S3.
+# make turns every failure into its own status 2: scripts that look at exit statuses call bin/migrate-v2.
+
+PYTHON ?= python3
+VENV := .venv
+SERVERS := .venv-servers
+RUN := bin/migrate-v2
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --require-hashes
+
+.DEFAULT_GOAL := help
+.PHONY: help setup dev servers migrate scan restore sync verify status demo test check lock docs clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+( [a-z-]+)*:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 32
+
+# --- the environment -------------------------------------------------------------------------
+
+$(VENV)/ready: requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python $(PIP_INSTALL) -r requirements.lock
+	@touch $@
+
+$(VENV)/ready-dev: $(VENV)/ready requirements-dev.lock
+	$(VENV)/bin/python $(PIP_INSTALL) -r requirements-dev.lock
+	@touch $@
+
+$(SERVERS)/ready: requirements-servers.lock
+	$(PYTHON) -m venv $(SERVERS)
+	$(SERVERS)/bin/python $(PIP_INSTALL) -r requirements-servers.lock
+	@touch $@
+
+setup: $(VENV)/ready  ## make the environment in .venv, with an `aws` in it
+dev: $(VENV)/ready-dev
+servers: $(SERVERS)/ready
+
+# --- the work --------------------------------------------------------------------------------
+
+migrate scan restore sync verify status: setup  ## do this for BUCKET=name; more options go in ARGS="..."
+	@test -n "$(BUCKET)" || { echo "name the bucket: make $@ BUCKET=name" >&2; exit 2; }
+	@$(RUN) $@ $(ARGS) "$(BUCKET)"
+
+demo: setup servers  ## the whole job on an embedded S3, no AWS account needed
+	@$(VENV)/bin/python bin/demo
+
+# --- the project -----------------------------------------------------------------------------
+
+test: dev servers  ## all tests, on loopback only
+	@$(VENV)/bin/python -m pytest $(ARGS)
+
+check: dev  ## lint and types
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+UV_COMPILE = $(VENV)/bin/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
+	--no-emit-index-url --custom-compile-command 'make lock'
+lock: dev  ## write the lock files anew from pyproject.toml
+	$(UV_COMPILE) --extra cli pyproject.toml -o requirements.lock
+	$(UV_COMPILE) --extra cli --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+	$(UV_COMPILE) --group servers -o requirements-servers.lock
+
+clean:  ## remove the environments and caches, no data
+	rm -rf $(VENV) $(SERVERS) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
 ARCHIVED_CLASSES = ("GLACIER", "DEEP_ARCHIVE")
+EMPTY_MD5 = hashlib.md5(b"", usedforsecurity=False).hexdigest()
+
+# Reasons that the program itself looks for again; all others are for people.
+VANISHED = "vanished from S3 since it was listed"
+CHANGED = "changed in S3 since it was listed"
 
 
 class Phase(StrEnum):
@@ -106,7 +111,8 @@ class Row:
     sha256: str = ""
     witnesses: tuple[Witness, ...] = ()
     identity: FileIdentity | None = None
-    attempts: int = 0
+    archived: bool = False  # a GET would fail: Glacier has not brought it back
+    read_run: str = ""  # the process that last read the copy from disk
 
     @property
     def key(self) -> str:
@@ -119,12 +125,15 @@ class Witness:
 
     `kind` is one of the kinds of checksums.py ("md5-etag", "multipart-etag", "crc64nvme", ...), `value` is in S3's own
     notation (hex for ETags, base64 for checksums), `parts` the part sizes in bytes where the value is built from parts.
+    Not `certain`: the part sizes are a guess, or that the ETag is a digest at all; a match proves all the same, and a
+    mismatch says nothing.
     """
 
     kind: str
     value: str
     bits: int
     parts: tuple[int, ...] = ()
+    certain: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,3 +194,150 @@ def phase_of(counts: Counts) -> Phase:
     if counts.verified or counts.markers:
         return Phase.DELETING
     return Phase.COMPLETE
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Which bucket is meant: the account and endpoint that it was listed at, and its versioning at this moment."""
+
+    account: str
+    endpoint: str
+    bucket: str
+    versioning: str  # "", "Enabled" or "Suspended"
+    mfa_delete: bool = False
+
+
+_SEAL = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """Leave to delete exactly one version or delete marker. Nothing makes one but prove()."""
+
+    site: Site
+    key: str
+    version_id: str
+    kind: str  # "version" or "marker"
+    etag: str
+    size: int
+    sha256: str
+    witnesses: tuple[Witness, ...]
+    path: str
+    identity: FileIdentity | None
+    run: str
+    seal: object
+
+    def __post_init__(self) -> None:
+        if self.seal is not _SEAL:
+            raise TypeError("a Proof is made by prove() alone")
+
+    @property
+    def conditional(self) -> bool:
+        """Goes by If-Match with the verified ETag, because the id `null` may be overwritten at any time."""
+        return self.kind == "version" and self.version_id == "null" and self.site.versioning != "Enabled"
+
+
+def strong(witnesses: Iterable[Witness]) -> bool:
+    """64 bits in one witness, or in two of different kinds; CRC32 alone misses one random corruption in 2^32."""
+    kinds = {witness.kind: witness.bits for witness in witnesses}
+    return any(bits >= 64 for bits in kinds.values()) or (len(kinds) >= 2 and sum(kinds.values()) >= 64)
+
+
+def why_kept(row: Row, site: Site) -> str:
+    """Why this version stays in S3, judged by its row alone; "" if it may be deleted once its copy is read again.
+
+    state    | verdict | evidence | identity                                             | stays because
+    ---------|---------|----------|------------------------------------------------------|--------------
+    any other| any     | any      | any                                                  | it is not verified
+    verified | match   | weak     | any                                                  | the evidence is too weak
+    verified | match   | strong   | any, MFA delete on                                   | MFA delete
+    verified | match   | strong   | null, current or not, versioning Suspended, not last | a PUT may reuse the id
+    verified | match   | strong   | null without ETag, not versioned                     | nothing to pin it by
+    verified | match   | strong   | otherwise                                            | ""
+    """
+    if row.state is not FileState.VERIFIED or row.verdict is not Verdict.MATCH:
+        said = row.reason or (f"the verdict is {row.verdict.value}" if row.verdict else f"it is {row.state.value}")
+        return f"not proved: {said}"
+    if not row.sha256 or not strong(row.witnesses):
+        return "not proved: the evidence is weaker than 64 bits"
+    if site.mfa_delete:
+        return "MFA delete is on for this bucket"
+    if row.version.version_id == "null" and site.versioning != "Enabled":
+        if site.versioning == "Suspended" and not row.version.is_latest:
+            return "a noncurrent null version while versioning is suspended: its id may be reused at any time"
+        if not row.version.etag:
+            return "S3 reports no ETag to pin the deletion to"
+    return ""
+
+
+def prove(
+    subject: Row | DeleteMarker, site: Site, run: str, *, identity: FileIdentity | None = None, left_beneath: int = 1
+) -> Proof | str:
+    """The proof that this may be deleted, or the reason why not.
+
+    A version: `identity` is what fstat says of its copy at this moment; it has to be the very file that this run read
+    and found equal to S3's witness. A delete marker: no data version may be left beneath it, and its id must be one that
+    S3 cannot hand out again.
+    """
+    if isinstance(subject, DeleteMarker):
+        if site.mfa_delete:
+            return "MFA delete is on for this bucket"
+        if left_beneath:
+            return "a delete marker above versions that are still there"
+        if subject.version_id == "null" and site.versioning != "Enabled":
+            return "a null delete marker while versioning is not enabled: its id may be reused at any time"
+        return Proof(site, subject.key, subject.version_id, "marker", "", 0, "", (), "", None, run, _SEAL)
+    if subject.version.bucket != site.bucket:
+        return "another bucket's version"
+    if reason := why_kept(subject, site):
+        return reason
+    if not run or subject.read_run != run:
+        return "its local copy has not been read again in this run"
+    if subject.place is Place.FOLDER:
+        if subject.version.size != 0:
+            return "a folder cannot be the copy of bytes"
+    elif identity is None or subject.identity != identity or identity.size != subject.version.size:
+        return "its local copy changed after it was read"
+    v = subject.version
+    return Proof(
+        site,
+        v.key,
+        v.version_id,
+        "version",
+        v.etag,
+        v.size,
+        subject.sha256,
+        subject.witnesses,
+        subject.path,
+        identity,
+        run,
+        _SEAL,
+    )
+
+
+class Digest:
+    """The digest of a plan: identities and hashes of all that goes and all that stays, not times, in a fixed order."""
+
+    def __init__(self, site: Site) -> None:
+        self._sum = hashlib.sha256()
+        self._add("plan", site.account, site.endpoint, site.bucket, site.versioning)
+
+    def _add(self, *fields: str) -> None:
+        # Lengths in front: no two plans run together into the same bytes.
+        for field in fields:
+            encoded = field.encode("utf-8", "surrogatepass")
+            self._sum.update(b"%d:" % len(encoded) + encoded)
+        self._sum.update(b";")
+
+    def deletes(self, row: Row) -> None:
+        v = row.version
+        self._add("delete", v.key, v.version_id, v.etag, str(v.size), row.sha256)
+
+    def deletes_marker(self, marker: DeleteMarker) -> None:
+        self._add("delete marker", marker.key, marker.version_id)
+
+    def keeps(self, key: str, version_id: str, reason: str) -> None:
+        self._add("keep", key, version_id, reason)
+
+    def token(self) -> str:
+        return self._sum.hexdigest()[:40]

@@ -1,0 +1,747 @@
+"""Everything that is asked of AWS goes through here: reads, restores, and the one method that deletes."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    EndpointConnectionError,
+    HTTPClientError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    ProfileNotFound,
+)
+
+from migrate_v2.errors import BadUsage, Failure, Refused
+from migrate_v2.keys import show
+from migrate_v2.model import CHANGED, DeleteMarker, Head, ObjectVersion, Proof
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+NOT_IMPLEMENTED = ("NotImplemented", "MethodNotAllowed", "501")
+_BUCKET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]")
+_CHECKSUM_FIELD = re.compile(r"Checksum([A-Z0-9]+)")
+
+
+class Gone(Failure):
+    """{} is not in S3 (any more)"""
+
+
+class Denied(Failure):
+    """{}"""
+
+
+class Archived(Failure):
+    """{} is in an archive tier; a restore has to bring it back first"""
+
+
+class Moved(Failure):
+    """{} is not the object that was listed: S3 holds another one under this key by now"""
+
+
+class Unreachable(Failure):
+    """{}"""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who is asking, as STS says; all empty where no STS answers."""
+
+    account: str
+    arn: str
+    kind: str  # how botocore came by the credentials
+
+
+@dataclass(frozen=True, slots=True)
+class BucketFacts:
+    region: str
+    versioning: str  # "", "Enabled", "Suspended"
+    mfa_delete: bool
+    object_lock: bool
+    uploads: int | None  # in-progress multipart uploads; None where the question was refused
+
+
+@dataclass(frozen=True, slots=True)
+class BucketName:
+    name: str
+    created: datetime | None
+    region: str
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of a listing; `next` is where the following one starts, None at the end."""
+
+    versions: tuple[ObjectVersion, ...]
+    markers: tuple[DeleteMarker, ...]
+    next: tuple[str, str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of one delete: `gone` only when S3 said so of exactly this identity."""
+
+    gone: bool
+    text: str
+    unknown: bool = False  # no answer, or one that does not tell: it has to be asked for
+
+
+def check_bucket_name(name: str) -> str:
+    """Bucket names become folder names and URL parts: anything but S3's own alphabet is refused."""
+    if name.endswith("--x-s3"):
+        raise BadUsage(
+            f"{show(name)} is a directory bucket (S3 Express); this program moves general purpose buckets only"
+        )
+    if not _BUCKET_NAME.fullmatch(name) or ".." in name:
+        raise BadUsage(f"{show(name)} is not the name of a bucket")
+    return name
+
+
+class S3:
+    """A session with an account and an endpoint, for reading. Every call names the owner it expects, once it is known."""
+
+    def __init__(
+        self,
+        *,
+        profile: str | None = None,
+        region: str | None = None,
+        endpoint_url: str | None = None,
+        expected_owner: str | None = None,
+        connections: int = 32,
+    ) -> None:
+        try:
+            self._session = boto3.Session(profile_name=profile, region_name=region)
+        except ProfileNotFound as error:
+            raise BadUsage(f"{error}; see `aws configure list-profiles`") from error
+        except BotoCoreError as error:
+            raise BadUsage(f"the AWS configuration cannot be read: {show(str(error))}") from error
+        self.profile = profile
+        self.region = region or self._session.region_name
+        self._endpoint_url = endpoint_url
+        self._expected_owner = expected_owner
+        self._connections = connections
+        self._identity: Identity | None = None
+        self._clients: dict[str, S3Client] = {}
+        self._regions: dict[str, str] = {}
+        self._style: str | None = None
+        self.endpoint = self._client(self.region or "us-east-1").meta.endpoint_url
+        if not self.at_aws and not self._session._session.get_scoped_config().get("s3", {}).get("addressing_style"):
+            # Names in front of a host need wildcard DNS, which few compatible servers have.
+            self._style = "path"
+            self._clients.clear()
+
+    # -- who and where
+
+    @property
+    def at_aws(self) -> bool:
+        host = self.endpoint.split("//", 1)[-1].split("/", 1)[0].split(":", 1)[0]
+        return host.endswith((".amazonaws.com", ".amazonaws.com.cn", ".api.aws"))
+
+    @property
+    def endpoint_flag(self) -> str | None:
+        """The endpoint that the CLI has to be told of: with only an environment variable its v2 CRT client fails on http."""
+        return None if self.at_aws else self.endpoint
+
+    @property
+    def addressing_style(self) -> str | None:
+        """What the CLI has to be told of addressing; None where the user's configuration or the default is right."""
+        return self._style
+
+    def endpoint_of(self, bucket: str) -> str:
+        """At AWS the endpoint of the bucket's region, whatever region the caller happens to be configured for."""
+        return str(self._for(bucket).meta.endpoint_url)
+
+    def identity(self) -> Identity:
+        """Asked once. Raises Failure where there are no usable credentials; an endpoint without STS gives empty fields."""
+        if self._identity is None:
+            try:
+                credentials = self._session.get_credentials()
+            except BotoCoreError as error:
+                raise Failure(f"the AWS credentials cannot be loaded: {show(str(error))}") from error
+            if credentials is None:
+                raise Failure(
+                    "no AWS credentials found; set AWS_PROFILE, name --profile, or run `aws configure` or `aws sso login`"
+                )
+            kind = str(credentials.method)
+            sts = self._session.client(
+                "sts",
+                endpoint_url=self._endpoint_url,
+                region_name=self.region or "us-east-1",
+                config=Config(**_limits(4, 3)),
+            )
+            try:
+                answer = sts.get_caller_identity()
+                self._identity = Identity(answer.get("Account", ""), answer.get("Arn", ""), kind)
+            except ClientError as error:
+                if _code(error) in _BAD_CREDENTIALS and self.at_aws:
+                    raise _explained(error, "the caller's identity") from error
+                self._identity = Identity("", "", kind)
+            except (BotoCoreError, HTTPClientError) as error:
+                if self.at_aws:
+                    raise _explained(error, "the caller's identity") from error
+                self._identity = Identity("", "", kind)
+        return self._identity
+
+    def buckets(self) -> Iterator[BucketName]:
+        token: dict[str, Any] = {}
+        while True:
+            with _explaining("the list of buckets"):
+                answer: Mapping[str, Any] = self._client(self.region or "us-east-1").list_buckets(**token)
+            for entry in answer.get("Buckets", []):
+                yield BucketName(entry["Name"], entry.get("CreationDate"), entry.get("BucketRegion", ""))
+            if not answer.get("ContinuationToken"):
+                return
+            token = {"ContinuationToken": answer["ContinuationToken"]}
+
+    def region_of(self, bucket: str) -> str:
+        """The bucket's own region, asked once; raises Failure where there is no such bucket or no access to it."""
+        if bucket not in self._regions:
+            try:
+                answer = self._client(self.region or "us-east-1").head_bucket(Bucket=bucket, **self._owner())
+                region = answer.get("BucketRegion") or answer["ResponseMetadata"]["HTTPHeaders"].get(
+                    "x-amz-bucket-region"
+                )
+            except ClientError as error:
+                headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+                region = headers.get("x-amz-bucket-region")
+                if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") not in (301, 400) or not region:
+                    raise _explained(error, f"bucket {bucket}") from error
+            except (BotoCoreError, HTTPClientError) as error:
+                raise _explained(error, f"bucket {bucket}") from error
+            self._regions[bucket] = region or self.region or "us-east-1"
+        return self._regions[bucket]
+
+    def facts(self, bucket: str) -> BucketFacts:
+        client = self._for(bucket)
+        region = self.region_of(bucket)
+        versioning: Mapping[str, Any] = {}
+        with _explaining(f"the versioning of bucket {bucket}", absent=NOT_IMPLEMENTED):
+            versioning = client.get_bucket_versioning(Bucket=bucket, **self._owner())
+        lock = False
+        with _explaining(
+            f"the lock of {bucket}", absent=("ObjectLockConfigurationNotFoundError", "AccessDenied", *NOT_IMPLEMENTED)
+        ):
+            answer = client.get_object_lock_configuration(Bucket=bucket, **self._owner())
+            lock = answer.get("ObjectLockConfiguration", {}).get("ObjectLockEnabled") == "Enabled"
+        uploads: int | None = None
+        with _explaining(f"the uploads of {bucket}", absent=("AccessDenied", *NOT_IMPLEMENTED)):
+            uploads = sum(
+                len(page.get("Uploads", []))
+                for page in client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, **self._owner())
+            )
+        return BucketFacts(
+            region, versioning.get("Status", ""), versioning.get("MFADelete") == "Enabled", lock, uploads
+        )
+
+    # -- listing
+
+    def versions(self, bucket: str, start: tuple[str, str] | None = None) -> Iterator[Page]:
+        """Every version and delete marker, page by page, from a marker that an earlier page gave.
+
+        Falls back to the listing of current objects where the endpoint has no versions. Each page is checked against what
+        S3 promises (its own name, UTF-8 order, no repeats, a token that moves on); anything else is a Failure, because a
+        proxy's "200 OK" with an empty page would otherwise pass for an empty bucket.
+        """
+        client = self._for(bucket)
+        last = start
+        tail: set[tuple[str, str]] = set()  # identities under the last key, which may go on over the page's end
+        while True:
+            arguments: dict[str, Any] = {
+                "Bucket": bucket,
+                "OptionalObjectAttributes": ["RestoreStatus"],
+                **self._owner(),
+            }
+            if last is not None:
+                arguments["KeyMarker"] = last[0]
+                if last[1]:
+                    arguments["VersionIdMarker"] = last[1]
+            try:
+                answer: Mapping[str, Any] = client.list_object_versions(**arguments)
+            except ClientError as error:
+                if _code(error) in NOT_IMPLEMENTED and last is None:
+                    yield from self._objects(bucket)
+                    return
+                raise _explained(error, f"the listing of bucket {bucket}") from error
+            except (BotoCoreError, HTTPClientError) as error:
+                raise _explained(error, f"the listing of bucket {bucket}") from error
+            versions = [_version(bucket, entry) for entry in answer.get("Versions", [])]
+            markers = [
+                DeleteMarker(bucket, e["Key"], e.get("VersionId") or "null", bool(e.get("IsLatest")), e["LastModified"])
+                for e in answer.get("DeleteMarkers", [])
+            ]
+            following = None
+            if answer.get("IsTruncated"):
+                following = (answer.get("NextKeyMarker", ""), answer.get("NextVersionIdMarker", ""))
+            tail = _sane_page(bucket, answer, versions, markers, last, following, tail)
+            yield Page(tuple(versions), tuple(markers), following)
+            if following is None:
+                return
+            last = following
+
+    def _objects(self, bucket: str) -> Iterator[Page]:
+        client = self._for(bucket)
+        token: str | None = None
+        last_key: tuple[str, str] | None = None
+        tail: set[tuple[str, str]] = set()
+        while True:
+            arguments: dict[str, Any] = {
+                "Bucket": bucket,
+                "OptionalObjectAttributes": ["RestoreStatus"],
+                **self._owner(),
+            }
+            if token is not None:
+                arguments["ContinuationToken"] = token
+            with _explaining(f"the listing of bucket {bucket}"):
+                answer: Mapping[str, Any] = client.list_objects_v2(**arguments)
+            versions = [_version(bucket, entry) for entry in answer.get("Contents", [])]
+            following = None
+            if answer.get("IsTruncated"):
+                following_token = answer.get("NextContinuationToken")
+                if not following_token or following_token == token:
+                    raise _insane(bucket, "a page says that more follows and does not say where")
+                token = following_token
+                following = (versions[-1].key, "") if versions else last_key
+            tail = _sane_page(bucket, answer, versions, [], last_key, following, tail)
+            # No marker: this listing cannot be taken up in the middle by key and version.
+            yield Page(tuple(versions), (), None)
+            if following is None:
+                return
+            last_key = following
+
+    # -- one object
+
+    def head(self, version: ObjectVersion, *, part: int | None = None) -> tuple[Head, int]:
+        """HEAD with checksums; with `part`, of that part alone. Returns the number of parts too (0: S3 did not say)."""
+        arguments: dict[str, Any] = {"ChecksumMode": "ENABLED", **_named(version), **self._owner()}
+        if part is not None:
+            arguments["PartNumber"] = part
+        with _explaining(show(version.key), of=version):
+            answer: Mapping[str, Any] = self._for(version.bucket).head_object(**arguments)
+        head = _head(answer)
+        if "VersionId" not in arguments and head.etag != version.etag:
+            raise Moved(show(version.key))
+        return head, int(answer.get("PartsCount") or 0)
+
+    def part_sizes(self, version: ObjectVersion, count: int) -> tuple[int, ...]:
+        """Sizes of all parts in order, one HEAD each; () where the endpoint does not tell parts apart."""
+        sizes = []
+        for part in range(1, count + 1):
+            head, said = self.head(version, part=part)
+            if said != count:
+                return ()
+            sizes.append(head.size)
+            if part == 2 and sizes[0] == sizes[1] and 0 < version.size - sizes[0] * (count - 1) <= sizes[0]:
+                # Equal parts but for the last, as every uploader but hand-made ones makes them; the match confirms it.
+                return (sizes[0],) * (count - 1) + (version.size - sizes[0] * (count - 1),)
+        return tuple(sizes) if sum(sizes) == version.size else ()
+
+    def get(self, version: ObjectVersion, block_size: int) -> Iterator[bytes]:
+        """The bytes of exactly this version, block by block: by VersionId, or by If-Match where `null` may have moved on.
+
+        Ends early only with an exception: a body shorter than its Content-Length is Unreachable.
+        """
+        named = _named(version)
+        if "VersionId" not in named:
+            named["IfMatch"] = f'"{version.etag}"'
+        with _explaining(show(version.key), of=version):
+            body = self._for(version.bucket).get_object(**named, **self._owner())["Body"]
+            try:
+                yield from body.iter_chunks(block_size)
+            finally:
+                body.close()
+
+    def is_there(self, bucket: str, key: str, version_id: str, etag: str) -> bool | None:
+        """Is exactly this version (or delete marker) still in S3? None where the answer does not tell."""
+        arguments: dict[str, Any] = {"Bucket": bucket, "Key": key, **self._owner()}
+        if version_id != "null":
+            arguments["VersionId"] = version_id
+        try:
+            answer = self._for(bucket).head_object(**arguments)
+        except ClientError as error:
+            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+            if status == 405:  # a delete marker, named by its id
+                return True
+            return False if status == 404 else None
+        except (BotoCoreError, HTTPClientError):
+            return None
+        return answer.get("ETag", "").strip('"') == etag if version_id == "null" else True
+
+    # -- clients
+
+    def _owner(self) -> dict[str, Any]:
+        owner = self._expected_owner or (self._identity.account if self._identity else "")
+        return {"ExpectedBucketOwner": owner} if owner else {}
+
+    def _client(self, region: str, *, attempts: int = 5) -> S3Client:
+        name = f"{region}/{attempts}"
+        if name not in self._clients:
+            style: Any = {"addressing_style": self._style} if self._style else {}
+            try:
+                self._clients[name] = self._session.client(
+                    "s3",
+                    region_name=region,
+                    endpoint_url=self._endpoint_url,
+                    config=Config(**_limits(self._connections, attempts), s3=style),
+                )
+            except (BotoCoreError, ValueError) as error:
+                raise BadUsage(f"no S3 client can be made: {show(str(error))}") from error
+        return self._clients[name]
+
+    def _for(self, bucket: str) -> S3Client:
+        return self._client(self.region_of(bucket))
+
+
+class Restorer:
+    """May ask for temporary copies of what is archived; that costs money and changes nothing else."""
+
+    def __init__(self, s3: S3) -> None:
+        self.s3 = s3
+
+    def restore(self, version: ObjectVersion, *, days: int, tier: str) -> str:
+        """Asks for a temporary copy; returns the tier asked for. Started, already back and under way are all success."""
+        tier = "Standard" if tier == "Expedited" and version.storage_class == "DEEP_ARCHIVE" else tier
+        try:
+            self._ask(version, days, tier)
+        except ClientError as error:
+            code = _code(error)
+            if code == "GlacierExpeditedRetrievalNotAvailable":
+                return self.restore(version, days=days, tier="Standard")
+            if code not in ("RestoreAlreadyInProgress", "ObjectAlreadyInActiveTierError"):
+                raise _explained(error, f"the restore of {version.key}", version) from error
+        except (BotoCoreError, HTTPClientError) as error:
+            raise _explained(error, f"the restore of {version.key}") from error
+        return tier
+
+    def _ask(self, version: ObjectVersion, days: int, tier: str) -> None:
+        request: Any = {"GlacierJobParameters": {"Tier": tier}}
+        if version.storage_class != "INTELLIGENT_TIERING":
+            request["Days"] = days
+        self.s3._for(version.bucket).restore_object(**_named(version), RestoreRequest=request, **self.s3._owner())
+
+
+class Deleter:
+    """The only hand that deletes, and it takes Proofs."""
+
+    def __init__(self, s3: S3) -> None:
+        self.s3 = s3
+        self._honest: set[str] = set()
+
+    def honours_if_match(self, bucket: str) -> bool:
+        """Does this endpoint look at If-Match on a DELETE? Asked with a key that cannot exist and an ETag that cannot match.
+
+        S3 answers 404 (or 412); a server that ignores the header answers 204, and then an ETag protects nothing.
+        """
+        key = f".migrate-v2-canary-{uuid.uuid4()}"
+        try:
+            self._deleting(bucket).delete_object(Bucket=bucket, Key=key, IfMatch=f'"{"0" * 32}"', **self.s3._owner())
+        except ClientError as error:
+            return error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") in (404, 412)
+        except (BotoCoreError, HTTPClientError) as error:
+            raise _explained(error, f"bucket {bucket}") from error
+        return False
+
+    def delete(self, proofs: Sequence[Proof]) -> list[Outcome]:
+        """Deletes what these proofs name, at most 1,000 of one bucket, and says what came of each, in their order.
+
+        The only way to a DELETE of an object in this program. By VersionId (S3 never reuses one), or, where a version has
+        the id `null`, by If-Match with the ETag that was verified, on an endpoint that was shown to honour it. Requests
+        are never repeated here: what a lost reply means is for the caller to find out.
+        """
+        if not proofs:
+            return []
+        site = proofs[0].site
+        if any(proof.site != site for proof in proofs) or len(proofs) > 1000:
+            raise ValueError("the proofs of one call are of one bucket, at most 1,000")
+        if site.endpoint != self.s3.endpoint_of(site.bucket) or site.account != self.s3.identity().account:
+            raise Refused(f"{show(site.bucket)} was proved at another endpoint or account; nothing is deleted here")
+        outcomes: dict[int, Outcome] = {}
+        exact = [index for index, proof in enumerate(proofs) if not proof.conditional]
+        for index, proof in enumerate(proofs):
+            if proof.conditional:
+                outcomes[index] = self._delete_if_match(proof)
+        if exact:
+            outcomes.update(zip(exact, self._delete_versions([proofs[index] for index in exact]), strict=True))
+        return [outcomes[index] for index in range(len(proofs))]
+
+    def _delete_if_match(self, proof: Proof) -> Outcome:
+        bucket = proof.site.bucket
+        if bucket not in self._honest:
+            if not self.honours_if_match(bucket):
+                raise Refused(
+                    f"{self.s3.endpoint_of(bucket)} ignores If-Match on DELETE: an object overwritten at the last moment would be lost, so"
+                    f" nothing in {bucket} is deleted; turn versioning on there, or delete by other means"
+                )
+            self._honest.add(bucket)
+        try:
+            self._deleting(bucket).delete_object(
+                Bucket=bucket, Key=proof.key, IfMatch=f'"{proof.etag}"', **self.s3._owner()
+            )
+        except ClientError as error:
+            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+            if status == 412:
+                return Outcome(False, CHANGED)
+            if _code(error) in ("NoSuchKey", "404"):
+                return Outcome(False, "not there", unknown=True)
+            return Outcome(False, f"S3 answered {show(_said(error))}", unknown=status >= 500 or status == 409)
+        except (BotoCoreError, HTTPClientError) as error:
+            return Outcome(False, f"no answer: {show(str(error))}", unknown=True)
+        return Outcome(True, "deleted")
+
+    def _delete_versions(self, proofs: Sequence[Proof]) -> list[Outcome]:
+        bucket = proofs[0].site.bucket
+        try:
+            answer: Mapping[str, Any] = self._deleting(bucket).delete_objects(
+                Bucket=bucket,
+                Delete={"Objects": [{"Key": p.key, "VersionId": p.version_id} for p in proofs], "Quiet": False},
+                **self.s3._owner(),
+            )
+        except ClientError as error:
+            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+            return [Outcome(False, f"S3 answered {show(_said(error))}", unknown=status >= 500)] * len(proofs)
+        except (BotoCoreError, HTTPClientError) as error:
+            return [Outcome(False, f"no answer: {show(str(error))}", unknown=True)] * len(proofs)
+        deleted = {(entry.get("Key"), entry.get("VersionId")) for entry in answer.get("Deleted", [])}
+        # DeleteObjects answers 200 whatever happened; what each key came to stands in its body.
+        errors = {(e.get("Key"), e.get("VersionId") or "null"): e for e in answer.get("Errors", [])}
+        outcomes = []
+        for proof in proofs:
+            name = (proof.key, proof.version_id)
+            if name in errors:
+                entry = errors[name]
+                gone = entry.get("Code") in ("NoSuchVersion", "NoSuchKey")
+                text = "not there" if gone else "S3 answered " + show(f"{entry.get('Code')}: {entry.get('Message')}")
+                outcomes.append(
+                    Outcome(False, text, unknown=gone or entry.get("Code") in ("InternalError", "SlowDown"))
+                )
+            elif name in deleted:
+                outcomes.append(Outcome(True, "deleted"))
+            else:
+                outcomes.append(Outcome(False, "the answer does not mention it", unknown=True))
+        return outcomes
+
+    def remove_bucket(self, bucket: str) -> None:
+        """S3 itself refuses unless nothing at all is left in the bucket."""
+        with _explaining(f"the removal of bucket {bucket}"):
+            self._deleting(bucket).delete_bucket(Bucket=bucket, **self.s3._owner())
+
+    def _deleting(self, bucket: str) -> S3Client:
+        """A client that sends each request once: every attempt at a delete is one that the ledger knows of."""
+        return self.s3._client(self.s3.region_of(bucket), attempts=1)
+
+
+def _limits(connections: int, attempts: int) -> dict[str, Any]:
+    return {
+        "max_pool_connections": connections,
+        "connect_timeout": 10,
+        "read_timeout": 60,
+        "retries": {"mode": "standard", "total_max_attempts": attempts},
+        "user_agent_extra": "migrate-v2",
+    }
+
+
+def _named(version: ObjectVersion) -> dict[str, Any]:
+    """How a request names a version. The id `null` is left out: where versioning is off or suspended some servers refuse
+    it, and it would pin nothing."""
+    named = {"Bucket": version.bucket, "Key": version.key}
+    if version.version_id != "null" or not version.is_latest:
+        named["VersionId"] = version.version_id
+    return named
+
+
+def _version(bucket: str, entry: Mapping[str, Any]) -> ObjectVersion:
+    restore = entry.get("RestoreStatus") or {}
+    return ObjectVersion(
+        bucket=bucket,
+        key=entry["Key"],
+        version_id=entry.get("VersionId") or "null",
+        size=entry["Size"],
+        etag=entry.get("ETag", "").strip('"'),
+        storage_class=entry.get("StorageClass") or "STANDARD",
+        last_modified=entry["LastModified"].astimezone(UTC),
+        is_latest=bool(entry.get("IsLatest", True)),
+        checksum_algorithm=",".join(entry.get("ChecksumAlgorithm", ())),
+        checksum_type=entry.get("ChecksumType", ""),
+        restore_ongoing=restore.get("IsRestoreInProgress"),
+        restore_expiry=restore.get("RestoreExpiryDate"),
+    )
+
+
+def _head(answer: Mapping[str, Any]) -> Head:
+    ongoing, expiry = _restore_header(answer.get("Restore", ""))
+    encryption = answer.get("ServerSideEncryption", "")
+    if answer.get("SSECustomerAlgorithm"):
+        encryption = "SSE-C"
+    return Head(
+        etag=answer.get("ETag", "").strip('"'),
+        size=answer["ContentLength"],
+        last_modified=answer["LastModified"].astimezone(UTC),
+        version_id=answer.get("VersionId") or "null",
+        storage_class=answer.get("StorageClass") or "STANDARD",
+        checksums={
+            match[1]: value
+            for name, value in answer.items()
+            if (match := _CHECKSUM_FIELD.fullmatch(name)) and isinstance(value, str)
+        },
+        checksum_type=answer.get("ChecksumType", ""),
+        encryption=encryption,
+        restore_ongoing=ongoing,
+        restore_expiry=expiry,
+        archive_status=answer.get("ArchiveStatus", ""),
+    )
+
+
+def _restore_header(text: str) -> tuple[bool | None, datetime | None]:
+    """`ongoing-request="false", expiry-date="Fri, 21 Dec 2012 00:00:00 GMT"`."""
+    if not text:
+        return None, None
+    expiry = None
+    if match := re.search(r'expiry-date="([^"]+)"', text):
+        try:
+            expiry = parsedate_to_datetime(match[1]).astimezone(UTC)
+        except ValueError:
+            expiry = None
+    return 'ongoing-request="true"' in text, expiry
+
+
+# -- a listing that can be believed
+
+
+def _insane(bucket: str, what: str) -> Failure:
+    return Failure(
+        f"the listing of bucket {show(bucket)} cannot be believed: {what}; nothing was concluded from it."
+        " Look for a proxy or a login page between here and S3"
+    )
+
+
+def _sane_page(
+    bucket: str,
+    answer: Mapping[str, Any],
+    versions: list[ObjectVersion],
+    markers: list[DeleteMarker],
+    start: tuple[str, str] | None,
+    following: tuple[str, str] | None,
+    tail: set[tuple[str, str]],
+) -> set[tuple[str, str]]:
+    """Raises unless the page is one that S3 can have sent. Returns the identities under the page's last key.
+
+    `tail` holds those of the page before. MiniStack and others begin a page with the very entry that the marker names;
+    such repeats at the seam are dropped from the lists, any other repeat is refused.
+    """
+    if answer.get("Name") != bucket:
+        raise _insane(bucket, f"it calls itself {show(str(answer.get('Name')))!s}")
+    if "IsTruncated" not in answer:
+        raise _insane(bucket, "it does not say whether more follows")
+    versions[:] = [v for v in versions if (v.key, v.version_id) not in tail]
+    markers[:] = [m for m in markers if (m.key, m.version_id) not in tail]
+    seen: set[tuple[str, str]] = set()
+    floor = start[0].encode("utf-8", "surrogatepass") if start else b""
+    last_key = start[0] if start else ""
+    lists: tuple[Sequence[ObjectVersion | DeleteMarker], ...] = (versions, markers)
+    for entries in lists:
+        before = floor
+        for entry in entries:
+            key = entry.key.encode("utf-8", "surrogatepass")
+            if key < before:
+                raise _insane(bucket, f"key {show(entry.key)} comes out of order")
+            if (entry.key, entry.version_id) in seen:
+                raise _insane(bucket, f"version {show(entry.version_id)} of {show(entry.key)} comes twice")
+            seen.add((entry.key, entry.version_id))
+            before = key
+        if entries and before >= last_key.encode("utf-8", "surrogatepass"):
+            last_key = entries[-1].key
+    if following is not None:
+        if following == start:
+            raise _insane(bucket, "a page says that more follows and does not move on")
+        if not following[0] or following[0].encode("utf-8", "surrogatepass") < last_key.encode(
+            "utf-8", "surrogatepass"
+        ):
+            raise _insane(bucket, "a page says that more follows and does not say where")
+        last_key = following[0]
+    kept = {name for name in seen if name[0] == last_key}
+    return kept | (tail if start and start[0] == last_key else set())
+
+
+# -- errors, in one line each
+
+_BAD_CREDENTIALS = (
+    "ExpiredToken",
+    "ExpiredTokenException",
+    "RequestExpired",
+    "InvalidAccessKeyId",
+    "InvalidClientTokenId",
+    "SignatureDoesNotMatch",
+    "InvalidToken",
+    "AuthFailure",
+    "UnrecognizedClientException",
+)
+_THROTTLED = ("SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "ServiceUnavailable", "503")
+
+
+def _code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _said(error: ClientError) -> str:
+    said = error.response.get("Error", {})
+    return f"{said.get('Code', '?')}: {said.get('Message', '')}"
+
+
+def _explained(error: Exception, what: str, of: ObjectVersion | None = None) -> Failure:
+    """The Failure that says what went wrong with `what`, and what to do about it."""
+    if isinstance(error, ClientError):
+        code = _code(error)
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        if code in _BAD_CREDENTIALS:
+            return Failure(
+                f"S3 refuses these credentials ({code}): renew them, e.g. `aws sso login`, and run the same again"
+            )
+        if of is not None:
+            if code in ("NoSuchKey", "NoSuchVersion") or (status == 404 and code != "NoSuchBucket"):
+                return Gone(show(of.key))
+            if status == 412:
+                return Moved(show(of.key))
+            if code == "InvalidObjectState":
+                return Archived(show(of.key))
+        if code in ("NoSuchBucket", "404") or status == 404:
+            return Gone(f"{show(what)}")
+        if status == 403:
+            return Denied(
+                f"access to {show(what)} is denied ({show(_said(error))}): the identity lacks a permission,"
+                " or the bucket belongs to an account other than `expected_bucket_owner`"
+            )
+        if code in _THROTTLED or status == 503:
+            return Unreachable(f"S3 asks to slow down at {show(what)}; run the same again later")
+        return Failure(f"S3 refused {show(what)}: {show(_said(error))}")
+    if isinstance(error, (NoCredentialsError, PartialCredentialsError)):
+        return Failure(
+            "no AWS credentials found; set AWS_PROFILE, name --profile, or run `aws configure` or `aws sso login`"
+        )
+    if isinstance(error, EndpointConnectionError):
+        return Unreachable(
+            f"cannot reach {show(str(error.kwargs.get('endpoint_url', 'S3')))}: is the network up, is --endpoint-url right?"
+        )
+    return Unreachable(f"no proper answer for {show(what)}: {show(str(error))}; run the same again")
+
+
+@contextmanager
+def _explaining(what: str, absent: Sequence[str] = (), of: ObjectVersion | None = None) -> Iterator[None]:
+    """Turns what botocore raises into one line; error codes in `absent` are no errors."""
+    try:
+        yield
+    except ClientError as error:
+        if _code(error) not in absent:
+            raise _explained(error, what, of) from error
+    except (BotoCoreError, HTTPClientError, OSError) as error:
+        raise _explained(error, what, of) from error

@@ -1,0 +1,172 @@
+"""The tables of the state file, change by change; a change and the record of it commit together."""
+
+from __future__ import annotations
+
+from sqlite_utils import Database, Migrations
+
+APPLICATION_ID = 0x4D475632  # "MGV2"
+# Raised with every migration: an older program refuses a file whose number it does not know.
+USER_VERSION = 1
+
+migrations = Migrations("migrate-v2")
+
+_STATES = [
+    "discovered",
+    "glacier_restore_requested",
+    "glacier_restoring",
+    "downloading",
+    "downloaded",
+    "verified",
+    "deleted",
+    "error",
+]
+_PHASES = ["scanning", "glacier_restore", "glacier_wait", "syncing", "verifying", "deleting", "complete"]
+
+
+def _one_of(words: list[str]) -> str:
+    return ", ".join(f"'{word}'" for word in words)
+
+
+@migrations()
+def m001_tables(db: Database) -> None:
+    # Both numbers are part of the transaction: there is no moment at which a file of ours looks foreign.
+    db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    db.execute("PRAGMA user_version = 1")
+    # WITHOUT ROWID keeps rows in listing order, so that a scan appends and a join with a listing streams.
+    db.execute(f"""
+        CREATE TABLE files (
+            bucket TEXT NOT NULL,
+            key TEXT NOT NULL,
+            version_id TEXT NOT NULL,
+            is_latest INTEGER NOT NULL,
+            size INTEGER NOT NULL,
+            etag TEXT NOT NULL,
+            storage_class TEXT NOT NULL,
+            last_modified TEXT NOT NULL,
+            checksum_algorithm TEXT NOT NULL DEFAULT '',
+            checksum_type TEXT NOT NULL DEFAULT '',
+            state TEXT NOT NULL DEFAULT 'discovered' CHECK (state IN ({_one_of(_STATES)})),
+            verdict TEXT,
+            reason TEXT,
+            archived INTEGER NOT NULL DEFAULT 0,
+            restore_requested_at TEXT,
+            restore_tier TEXT,
+            restore_expiry TEXT,
+            place TEXT,
+            local_path TEXT,
+            fold TEXT,
+            sha256 TEXT,
+            evidence TEXT,
+            device INTEGER,
+            inode INTEGER,
+            mtime_ns INTEGER,
+            ctime_ns INTEGER,
+            read_run TEXT,
+            verified_at TEXT,
+            scan INTEGER NOT NULL,
+            created_at TEXT NOT NULL,
+            updated_at TEXT NOT NULL,
+            PRIMARY KEY (bucket, key, version_id)
+        ) STRICT, WITHOUT ROWID
+    """)
+    db.execute("CREATE INDEX files_state ON files (bucket, state, key, version_id)")
+    # Only rows at a plain path of a file system that folds case or normalises carry a fold.
+    db.execute("CREATE INDEX files_fold ON files (bucket, fold) WHERE fold IS NOT NULL")
+    db.execute("""
+        CREATE TABLE delete_markers (
+            bucket TEXT NOT NULL,
+            key TEXT NOT NULL,
+            version_id TEXT NOT NULL,
+            is_latest INTEGER NOT NULL,
+            last_modified TEXT NOT NULL,
+            state TEXT NOT NULL DEFAULT 'listed' CHECK (state IN ('listed', 'deleted')),
+            reason TEXT,
+            scan INTEGER NOT NULL,
+            PRIMARY KEY (bucket, key, version_id)
+        ) STRICT, WITHOUT ROWID
+    """)
+    db.execute(f"""
+        CREATE TABLE bucket_status (
+            bucket TEXT PRIMARY KEY,
+            phase TEXT NOT NULL DEFAULT 'scanning' CHECK (phase IN ({_one_of(_PHASES)})),
+            account TEXT NOT NULL DEFAULT '',
+            region TEXT NOT NULL DEFAULT '',
+            endpoint TEXT NOT NULL DEFAULT '',
+            versioning TEXT NOT NULL DEFAULT '',
+            uploads INTEGER,
+            scan INTEGER NOT NULL DEFAULT 0,
+            scan_complete INTEGER NOT NULL DEFAULT 0,
+            scan_key_marker TEXT,
+            scan_version_marker TEXT,
+            scanned_at TEXT,
+            base_id TEXT,
+            fetched_bytes INTEGER NOT NULL DEFAULT 0,
+            fetch_seconds REAL NOT NULL DEFAULT 0,
+            session TEXT,
+            session_bytes INTEGER NOT NULL DEFAULT 0,
+            session_seconds REAL NOT NULL DEFAULT 0,
+            created_at TEXT NOT NULL,
+            updated_at TEXT NOT NULL,
+            completed_at TEXT
+        ) STRICT
+    """)
+    db.execute("""
+        CREATE TABLE migration_metadata (
+            key TEXT PRIMARY KEY,
+            value TEXT NOT NULL,
+            updated_at TEXT NOT NULL
+        ) STRICT
+    """)
+    # What was about to be deleted, committed before the request; what came of it, after.
+    db.execute("""
+        CREATE TABLE deletions (
+            id INTEGER PRIMARY KEY,
+            bucket TEXT NOT NULL,
+            key TEXT NOT NULL,
+            version_id TEXT NOT NULL,
+            kind TEXT NOT NULL CHECK (kind IN ('version', 'marker')),
+            etag TEXT NOT NULL,
+            size INTEGER NOT NULL,
+            sha256 TEXT NOT NULL,
+            token TEXT NOT NULL,
+            intent_at TEXT NOT NULL,
+            outcome TEXT,
+            outcome_at TEXT
+        ) STRICT
+    """)
+    db.execute("CREATE INDEX deletions_open ON deletions (bucket, key, version_id) WHERE outcome IS NULL")
+    # Counted by the engine in the transaction that changes a row, so that `status` reads a few
+    # lines however many rows there are, and no caller can forget to count.
+    db.execute("""
+        CREATE TABLE tallies (
+            bucket TEXT NOT NULL,
+            state TEXT NOT NULL,
+            verdict TEXT NOT NULL,
+            archived INTEGER NOT NULL,
+            storage_class TEXT NOT NULL,
+            objects INTEGER NOT NULL,
+            bytes INTEGER NOT NULL,
+            PRIMARY KEY (bucket, state, verdict, archived, storage_class)
+        ) STRICT, WITHOUT ROWID
+    """)
+    for name, event, signs in (
+        ("insert", "INSERT", (("NEW", "+"),)),
+        ("delete", "DELETE", (("OLD", "-"),)),
+        ("update", "UPDATE OF state, verdict, archived, storage_class, size", (("OLD", "-"), ("NEW", "+"))),
+    ):
+        changes = "".join(
+            f"""
+            INSERT INTO tallies VALUES ({row}.bucket, {row}.state, ifnull({row}.verdict, ''), {row}.archived,
+                {row}.storage_class, {sign}1, {sign}{row}.size)
+            ON CONFLICT DO UPDATE SET objects = objects + excluded.objects, bytes = bytes + excluded.bytes;
+            """
+            for row, sign in signs
+        )
+        same = (
+            ""
+            if name != "update"
+            else """
+            WHEN OLD.state IS NOT NEW.state OR OLD.verdict IS NOT NEW.verdict OR OLD.archived IS NOT NEW.archived
+            OR OLD.storage_class IS NOT NEW.storage_class OR OLD.size IS NOT NEW.size"""
+        )
+        db.execute(f"CREATE TRIGGER files_{name} AFTER {event} ON files {same} BEGIN {changes} END")

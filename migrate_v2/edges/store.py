@@ -1,0 +1,877 @@
+"""The one memory: rows in, rows out, in transactions; all that outlives a process is in this SQLite file."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from sqlite_utils import Database
+
+from migrate_v2.edges import schema
+from migrate_v2.errors import Failure, Refused
+from migrate_v2.keys import show
+from migrate_v2.model import (
+    ARCHIVED_CLASSES,
+    CHANGED,
+    VANISHED,
+    Counts,
+    DeleteMarker,
+    FileIdentity,
+    FileState,
+    ObjectVersion,
+    Phase,
+    Place,
+    Row,
+    Verdict,
+    Witness,
+)
+
+PAGE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class BucketRow:
+    """One row of `bucket_status`; times are ISO 8601 in UTC, empty where there is none yet."""
+
+    bucket: str
+    phase: Phase
+    account: str
+    region: str
+    endpoint: str
+    versioning: str  # "", "Enabled" or "Suspended"
+    uploads: int | None
+    scan: int
+    scan_complete: bool
+    scan_key_marker: str | None
+    scan_version_marker: str | None
+    scanned_at: str
+    base_id: str
+    fetched_bytes: int
+    fetch_seconds: float
+    session: str
+    session_bytes: int
+    session_seconds: float
+    created_at: str
+    completed_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Rows of `files` that agree in all of this, counted; bytes are their listed sizes."""
+
+    state: FileState
+    verdict: str
+    archived: bool
+    storage_class: str
+    objects: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a step found out about one version; None leaves a column as it is."""
+
+    version: ObjectVersion
+    state: FileState
+    verdict: Verdict | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What one reading of a local copy came to."""
+
+    version: ObjectVersion
+    state: FileState
+    verdict: Verdict | None
+    reason: str
+    sha256: str
+    witnesses: tuple[Witness, ...]
+    identity: FileIdentity | None
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _text(moment: datetime | None) -> str | None:
+    return moment.astimezone(UTC).isoformat() if moment else None
+
+
+def _moment(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None
+
+
+def _runs(parts: Sequence[int]) -> list[list[int]]:
+    """Part sizes as [size, how many] runs: 10,000 equal parts are one pair."""
+    runs: list[list[int]] = []
+    for size in parts:
+        if runs and runs[-1][0] == size:
+            runs[-1][1] += 1
+        else:
+            runs.append([size, 1])
+    return runs
+
+
+def evidence_text(witnesses: Sequence[Witness]) -> str:
+    return json.dumps(
+        [
+            {"kind": w.kind, "value": w.value, "bits": w.bits, **({"parts": _runs(w.parts)} if w.parts else {})}
+            for w in witnesses
+        ]
+    )
+
+
+def evidence_of(text: str | None) -> tuple[Witness, ...]:
+    return tuple(
+        Witness(
+            w["kind"], w["value"], w["bits"], tuple(size for size, count in w.get("parts", ()) for _ in range(count))
+        )
+        for w in json.loads(text or "[]")
+    )
+
+
+_COLUMNS = (
+    "bucket, key, version_id, size, etag, storage_class, last_modified, is_latest, checksum_algorithm, checksum_type,"
+    " restore_expiry, state, verdict, reason, place, local_path, sha256, evidence, device, inode, mtime_ns, ctime_ns,"
+    " archived, read_run"
+)
+
+
+def _row(r: sqlite3.Row) -> Row:
+    identity = None
+    if r["inode"] is not None:
+        identity = FileIdentity(r["device"], r["inode"], r["size"], r["mtime_ns"], r["ctime_ns"])
+    return Row(
+        version=ObjectVersion(
+            bucket=r["bucket"],
+            key=r["key"],
+            version_id=r["version_id"],
+            size=r["size"],
+            etag=r["etag"],
+            storage_class=r["storage_class"],
+            last_modified=datetime.fromisoformat(r["last_modified"]),
+            is_latest=bool(r["is_latest"]),
+            checksum_algorithm=r["checksum_algorithm"],
+            checksum_type=r["checksum_type"],
+            restore_expiry=_moment(r["restore_expiry"]),
+        ),
+        state=FileState(r["state"]),
+        verdict=Verdict(r["verdict"]) if r["verdict"] else None,
+        reason=r["reason"] or "",
+        place=Place(r["place"]) if r["place"] else None,
+        path=r["local_path"] or "",
+        sha256=r["sha256"] or "",
+        witnesses=evidence_of(r["evidence"]),
+        identity=identity,
+        archived=bool(r["archived"]),
+        read_run=r["read_run"] or "",
+    )
+
+
+# A version that S3 lists differently from the row is another object under the same name: what was known of the old one
+# is forgotten. The same goes for the copy at the plain path once a newer version owns that path.
+_NEWS = """(
+    files.etag IS NOT excluded.etag OR files.size IS NOT excluded.size OR files.last_modified IS NOT excluded.last_modified
+    OR (files.state = 'error' AND files.reason IN (:vanished, :changed))
+    OR (files.is_latest AND NOT excluded.is_latest AND files.place IS NOT NULL AND files.place <> 'side')
+)"""
+_FORGOTTEN = [
+    "verdict",
+    "reason",
+    "place",
+    "local_path",
+    "fold",
+    "sha256",
+    "evidence",
+    "device",
+    "inode",
+    "mtime_ns",
+    "ctime_ns",
+    "read_run",
+    "verified_at",
+]
+
+_UPSERT = f"""
+INSERT INTO files (bucket, key, version_id, is_latest, size, etag, storage_class, last_modified, checksum_algorithm,
+    checksum_type, state, archived, restore_expiry, scan, created_at, updated_at)
+VALUES (:bucket, :key, :version_id, :is_latest, :size, :etag, :storage_class, :last_modified, :algorithm, :type,
+    :state, :archived, :restore_expiry, :scan, :now, :now)
+ON CONFLICT DO UPDATE SET
+    {"".join(f"{column} = CASE WHEN {_NEWS} THEN NULL ELSE {column} END, " for column in _FORGOTTEN)}
+    state = CASE WHEN {_NEWS} THEN excluded.state
+        WHEN files.state IN ('discovered', 'glacier_restore_requested', 'glacier_restoring')
+            AND (NOT :silent OR (excluded.archived AND files.storage_class <> excluded.storage_class)) THEN excluded.state
+        ELSE files.state END,
+    archived = CASE WHEN {_NEWS} OR NOT :silent OR files.storage_class <> excluded.storage_class THEN excluded.archived
+        ELSE files.archived END,
+    restore_expiry = CASE WHEN {_NEWS} OR NOT :silent THEN excluded.restore_expiry ELSE files.restore_expiry END,
+    is_latest = excluded.is_latest, size = excluded.size, etag = excluded.etag,
+    storage_class = excluded.storage_class, last_modified = excluded.last_modified,
+    checksum_algorithm = excluded.checksum_algorithm, checksum_type = excluded.checksum_type, scan = excluded.scan,
+    updated_at = CASE WHEN {_NEWS} THEN excluded.updated_at ELSE files.updated_at END
+"""
+
+
+class Store:
+    """An open state file. One process writes a bucket's rows at a time; its lock is the caller's business."""
+
+    def __init__(self, path: Path, database: Database) -> None:
+        self.path = path
+        self._db = database
+        self._conn = database.conn
+
+    @classmethod
+    def open(cls, path: Path) -> Store:
+        """Opens the file, or makes it (0600). Refused: a file that is not ours, an older program's, a newer program's."""
+        path = path.absolute()
+        fresh = False
+        try:
+            if path.is_symlink():
+                raise Refused(f"the state file {show(str(path))} is a symbolic link; name the file it points to")
+            if not path.exists() or (path.stat().st_size == 0 and not path.with_name(path.name + "-wal").exists()):
+                # A zero-length file is what a crash right after creation leaves.
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+                fresh = True
+            conn = sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=30, isolation_level=None)
+        except (OSError, sqlite3.Error) as error:
+            raise Failure(f"cannot open the state file {show(str(path))}: {_cause(error)}") from error
+        conn.row_factory = sqlite3.Row
+        try:
+            if not fresh:
+                _refuse_foreign(conn, path)
+            conn.execute("PRAGMA journal_mode = WAL")
+            # WAL with NORMAL lost 300 of 300 commits at a power cut, FULL none.
+            conn.execute("PRAGMA synchronous = FULL")
+            conn.execute("PRAGMA temp_store = MEMORY")
+            conn.execute("PRAGMA foreign_keys = ON")
+            database = Database(conn)
+            if schema.migrations.pending(database):
+                schema.migrations.apply(database)
+        except sqlite3.DatabaseError as error:
+            conn.close()
+            raise Refused(f"{show(str(path))} is not a state file of this program: {_cause(error)}") from error
+        except BaseException:
+            conn.close()
+            raise
+        return cls(path, database)
+
+    def close(self) -> None:
+        self._conn.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- buckets and metadata
+
+    def buckets(self) -> list[str]:
+        return [r[0] for r in self._conn.execute("SELECT bucket FROM bucket_status ORDER BY bucket")]
+
+    def bucket(self, bucket: str) -> BucketRow | None:
+        r = self._conn.execute("SELECT * FROM bucket_status WHERE bucket = ?", (bucket,)).fetchone()
+        if r is None:
+            return None
+        return BucketRow(
+            bucket=r["bucket"],
+            phase=Phase(r["phase"]),
+            account=r["account"],
+            region=r["region"],
+            endpoint=r["endpoint"],
+            versioning=r["versioning"],
+            uploads=r["uploads"],
+            scan=r["scan"],
+            scan_complete=bool(r["scan_complete"]),
+            scan_key_marker=r["scan_key_marker"],
+            scan_version_marker=r["scan_version_marker"],
+            scanned_at=r["scanned_at"] or "",
+            base_id=r["base_id"] or "",
+            fetched_bytes=r["fetched_bytes"],
+            fetch_seconds=r["fetch_seconds"],
+            session=r["session"] or "",
+            session_bytes=r["session_bytes"],
+            session_seconds=r["session_seconds"],
+            created_at=r["created_at"],
+            completed_at=r["completed_at"] or "",
+        )
+
+    def set_phase(self, bucket: str, phase: Phase) -> None:
+        with self._db.atomic():
+            self._conn.execute(
+                "UPDATE bucket_status SET phase = :phase, updated_at = :now, completed_at = CASE WHEN :phase = 'complete'"
+                " THEN ifnull(completed_at, :now) END WHERE bucket = :bucket",
+                {"bucket": bucket, "phase": phase, "now": now()},
+            )
+            furthest_behind = self._conn.execute("SELECT DISTINCT phase FROM bucket_status").fetchall()
+            order = list(Phase)
+            self._remember("current_phase", min((r[0] for r in furthest_behind), key=order.index))
+
+    def set_base(self, bucket: str, base_id: str) -> None:
+        self._conn.execute("UPDATE bucket_status SET base_id = ? WHERE bucket = ?", (base_id, bucket))
+
+    def remember(self, key: str, value: str, *, once: bool = False) -> None:
+        with self._db.atomic():
+            self._remember(key, value, once=once)
+
+    def _remember(self, key: str, value: str, *, once: bool = False) -> None:
+        conflict = "NOTHING" if once else "UPDATE SET value = excluded.value, updated_at = excluded.updated_at"
+        self._conn.execute(
+            f"INSERT INTO migration_metadata VALUES (?, ?, ?) ON CONFLICT DO {conflict}",
+            (key, value, now()),
+        )
+
+    def recall(self, key: str) -> str:
+        r = self._conn.execute("SELECT value FROM migration_metadata WHERE key = ?", (key,)).fetchone()
+        return r[0] if r else ""
+
+    def tallies(self, bucket: str) -> list[Tally]:
+        return [
+            Tally(
+                FileState(r["state"]), r["verdict"], bool(r["archived"]), r["storage_class"], r["objects"], r["bytes"]
+            )
+            for r in self._conn.execute("SELECT * FROM tallies WHERE bucket = ? AND objects > 0", (bucket,))
+        ]
+
+    def counts(self, bucket: str) -> Counts:
+        """What is left to do, by counting; markers are looked for only when everything else is done."""
+        held = self.bucket(bucket)
+        if held is None or not held.scan_complete:
+            return Counts()
+        n = dict.fromkeys(
+            ("to_request", "restoring", "to_fetch", "to_verify", "fetch_errors", "verify_errors", "verified"), 0
+        )
+        for tally in self.tallies(bucket):
+            if (name := _left_to_do(tally)) is not None:
+                n[name] += tally.objects
+        return Counts(scanned=True, markers=int(self._marker_may_go(bucket)), **n)
+
+    def _marker_may_go(self, bucket: str) -> bool:
+        return bool(self._conn.execute(f"SELECT EXISTS ({_LOOSE_MARKERS} LIMIT 1)", {"bucket": bucket}).fetchone()[0])
+
+    def marker_count(self, bucket: str) -> int:
+        sql = "SELECT count(*) FROM delete_markers WHERE bucket = ? AND state = 'listed'"
+        return int(self._conn.execute(sql, (bucket,)).fetchone()[0])
+
+    # -- scan
+
+    def begin_scan(
+        self, bucket: str, *, account: str, region: str, endpoint: str, versioning: str, uploads: int | None
+    ) -> BucketRow:
+        """Starts a new listing of the bucket, or takes up an unfinished one where it stopped."""
+        with self._db.atomic():
+            self._conn.execute(
+                "INSERT INTO bucket_status (bucket, created_at, updated_at) VALUES (:bucket, :now, :now)"
+                " ON CONFLICT DO NOTHING",
+                {"bucket": bucket, "now": now()},
+            )
+            held = self.bucket(bucket)
+            assert held is not None
+            if held.scan == 0 or held.scan_complete:
+                self._conn.execute(
+                    "UPDATE bucket_status SET scan = scan + 1, scan_complete = 0, scan_key_marker = NULL,"
+                    " scan_version_marker = NULL WHERE bucket = ?",
+                    (bucket,),
+                )
+            self._conn.execute(
+                "UPDATE bucket_status SET account = ?, region = ?, endpoint = ?, versioning = ?, uploads = ?,"
+                " updated_at = ? WHERE bucket = ?",
+                (account, region, endpoint, versioning, uploads, now(), bucket),
+            )
+            self._remember("started_at", now(), once=True)
+            held = self.bucket(bucket)
+            assert held is not None
+        return held
+
+    def add_listed(
+        self,
+        bucket: str,
+        scan: int,
+        versions: Sequence[ObjectVersion],
+        markers: Sequence[DeleteMarker],
+        next_marker: tuple[str, str] | None,
+    ) -> None:
+        """One page or several of a listing, and how far it has come, in one transaction."""
+        moment = now()
+        with self._db.atomic():
+            if any(tally.state is FileState.DELETED for tally in self.tallies(bucket)):
+                self._keep_deleted_apart(bucket, versions, moment)
+            self._conn.executemany(_UPSERT, (_listed(version, scan, moment) for version in versions))
+            self._conn.executemany(
+                "INSERT INTO delete_markers (bucket, key, version_id, is_latest, last_modified, scan)"
+                " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET is_latest = excluded.is_latest,"
+                " last_modified = excluded.last_modified, scan = excluded.scan, state = 'listed', reason = NULL",
+                ((bucket, m.key, m.version_id, int(m.is_latest), _text(m.last_modified), scan) for m in markers),
+            )
+            if next_marker is not None:
+                self._conn.execute(
+                    "UPDATE bucket_status SET scan_key_marker = ?, scan_version_marker = ?, updated_at = ? WHERE bucket = ?",
+                    (*next_marker, moment, bucket),
+                )
+
+    def _keep_deleted_apart(self, bucket: str, versions: Sequence[ObjectVersion], moment: str) -> None:
+        """An object put anew under the identity of one that was deleted ("null") gets a row of its own: the deleted one's
+        local copy is the only copy there is, and its row keeps the claim on its path."""
+        for version in versions:
+            self._conn.execute(
+                "UPDATE files SET version_id = version_id || '+deleted-' || :now WHERE bucket = :bucket AND key = :key"
+                " AND version_id = :version AND state = 'deleted'"
+                " AND NOT (etag = :etag AND size = :size AND last_modified = :modified)",
+                {
+                    "now": moment,
+                    "bucket": bucket,
+                    "key": version.key,
+                    "version": version.version_id,
+                    "etag": version.etag,
+                    "size": version.size,
+                    "modified": _text(version.last_modified),
+                },
+            )
+            # Listed unchanged after a delete that the server took for done: it is still there.
+            self._conn.execute(
+                "UPDATE files SET state = 'downloaded', verdict = NULL, reason = 'deleted, and still listed'"
+                " WHERE bucket = ? AND key = ? AND version_id = ? AND state = 'deleted'",
+                (bucket, version.key, version.version_id),
+            )
+
+    def end_scan(self, bucket: str, scan: int) -> int:
+        """Closes the listing; what it did not show has vanished. Returns how many versions vanished with it."""
+        moment = now()
+        with self._db.atomic():
+            where = "bucket = :bucket AND scan < :scan AND state <> 'deleted'"
+            arguments = {"bucket": bucket, "scan": scan, "now": moment, "vanished": VANISHED}
+            vanished = self._conn.execute(
+                f"UPDATE files SET state = CASE WHEN verdict = 'kept' THEN state ELSE 'error' END, reason = :vanished,"
+                f" verdict = CASE WHEN verdict = 'kept' THEN verdict END, updated_at = :now"
+                f" WHERE {where} AND reason IS NOT :vanished",
+                arguments,
+            ).rowcount
+            self._conn.execute(
+                "DELETE FROM delete_markers WHERE bucket = ? AND scan < ? AND state = 'listed'", (bucket, scan)
+            )
+            self._conn.execute(
+                "UPDATE bucket_status SET scan_complete = 1, scan_key_marker = NULL, scan_version_marker = NULL,"
+                " scanned_at = ?, updated_at = ? WHERE bucket = ?",
+                (moment, moment, bucket),
+            )
+        return vanished
+
+    # -- rows
+
+    def rows(self, bucket: str, where: str, *arguments: object) -> Iterator[Row]:
+        """Rows in key order, read a page at a time so that the caller may change rows while it reads.
+
+        `where` is SQL of this module's own making. A "+state" keeps SQLite from sorting: it walks in key order instead."""
+        key, version = "", ""
+        sql = (
+            f"SELECT {_COLUMNS} FROM files WHERE bucket = ? AND (key, version_id) > (?, ?) AND {where}"
+            f" ORDER BY key, version_id LIMIT {PAGE}"
+        )
+        while True:
+            page = self._conn.execute(sql, (bucket, key, version, *arguments)).fetchall()
+            yield from map(_row, page)
+            if len(page) < PAGE:
+                return
+            key, version = page[-1]["key"], page[-1]["version_id"]
+
+    def in_state(self, bucket: str, state: FileState, also: str = "1") -> Iterator[Row]:
+        return self.rows(bucket, f"state = '{state.value}' AND {also}")
+
+    def left_to_request(self, bucket: str) -> Iterator[Row]:
+        return self.in_state(bucket, FileState.DISCOVERED, "archived AND verdict IS NULL")
+
+    def asked_for(self, bucket: str) -> Iterator[Row]:
+        """Everything that Glacier was asked for and has not brought back."""
+        return self.rows(bucket, "+state IN ('glacier_restore_requested', 'glacier_restoring')")
+
+    def outstanding_restores(self) -> int:
+        """Over all buckets: the limits of Glacier are an account's."""
+        sql = "SELECT ifnull(sum(objects), 0) FROM tallies WHERE state IN ('glacier_restore_requested', 'glacier_restoring')"
+        return int(self._conn.execute(sql).fetchone()[0])
+
+    def left_to_fetch(self, bucket: str, place: Place | None = None) -> Iterator[Row]:
+        placed = f" AND place = '{place.value}'" if place else ""
+        return self.rows(
+            bucket, f"+state IN ('discovered', 'downloading') AND NOT archived AND verdict IS NULL{placed}"
+        )
+
+    def left_to_verify(self, bucket: str) -> Iterator[Row]:
+        return self.in_state(bucket, FileState.DOWNLOADED, "verdict IS NULL")
+
+    def with_local_copy(self, bucket: str) -> Iterator[Row]:
+        """Every row that claims to have a copy on disk, deleted ones too: there the copy is all there is."""
+        return self.rows(bucket, f"+state IN {_SETTLED} AND place IS NOT NULL")
+
+    def verified(self, bucket: str) -> Iterator[Row]:
+        return self.in_state(bucket, FileState.VERIFIED)
+
+    def not_deleted(self, bucket: str) -> Iterator[Row]:
+        return self.rows(bucket, "state <> 'deleted'")
+
+    def change(self, changes: Iterable[Change]) -> None:
+        moment = now()
+        with self._db.atomic():
+            self._conn.executemany(
+                "UPDATE files SET state = ?, verdict = ?, reason = ?, updated_at = ?"
+                " WHERE bucket = ? AND key = ? AND version_id = ?",
+                ((c.state, c.verdict, c.reason or None, moment, *_identity(c.version)) for c in changes),
+            )
+
+    # -- restore
+
+    def restore_asked(self, versions: Iterable[ObjectVersion], tier: str) -> None:
+        moment = now()
+        with self._db.atomic():
+            self._conn.executemany(
+                "UPDATE files SET state = 'glacier_restore_requested', restore_requested_at = ?, restore_tier = ?,"
+                " reason = NULL, updated_at = ? WHERE bucket = ? AND key = ? AND version_id = ?",
+                ((moment, tier, moment, *_identity(version)) for version in versions),
+            )
+
+    def restore_seen(self, seen: Iterable[tuple[ObjectVersion, bool, datetime | None]]) -> None:
+        """(version, is it back, until when): a copy that is back is `discovered` again, now fit to be fetched."""
+        moment = now()
+        with self._db.atomic():
+            self._conn.executemany(
+                "UPDATE files SET state = CASE WHEN ? THEN 'discovered' ELSE 'glacier_restoring' END, archived = NOT ?,"
+                " restore_expiry = ?, updated_at = ? WHERE bucket = ? AND key = ? AND version_id = ?",
+                ((int(back), int(back), _text(expiry), moment, *_identity(v)) for v, back, expiry in seen),
+            )
+
+    def restore_gone(self, versions: Iterable[ObjectVersion]) -> None:
+        """Archived, and no restore under way or at hand: to be asked for (again)."""
+        moment = now()
+        with self._db.atomic():
+            self._conn.executemany(
+                "UPDATE files SET state = 'discovered', archived = 1, restore_expiry = NULL, updated_at = ?"
+                " WHERE bucket = ? AND key = ? AND version_id = ?",
+                ((moment, *_identity(version)) for version in versions),
+            )
+
+    # -- places
+
+    def release_kept(self, bucket: str) -> None:
+        """Forgets which versions a setting had kept in S3; the setting is asked again."""
+        with self._db.atomic():
+            self._conn.execute(
+                "UPDATE files SET verdict = NULL, reason = NULL WHERE bucket = ? AND state = 'discovered' AND verdict = 'kept'"
+                " AND reason IS NOT ?",
+                (bucket, VANISHED),
+            )
+
+    def keep_noncurrent(self, bucket: str, reason: str) -> None:
+        with self._db.atomic():
+            self._conn.execute(
+                "UPDATE files SET verdict = 'kept', reason = ? WHERE bucket = ? AND NOT is_latest AND verdict IS NULL"
+                " AND state IN ('discovered', 'glacier_restore_requested', 'glacier_restoring', 'downloading')",
+                (reason, bucket),
+            )
+
+    def without_place(self, bucket: str) -> Iterator[Row]:
+        return self.rows(bucket, "place IS NULL AND +state IN ('discovered', 'downloading') AND verdict IS NULL")
+
+    def give_places(self, places: Iterable[tuple[ObjectVersion, Place, str, str | None]]) -> None:
+        """(version, place, path, fold): fold is None where nothing on this file system can contest the path."""
+        with self._db.atomic():
+            self._conn.executemany(
+                "UPDATE files SET place = ?, local_path = ?, fold = ? WHERE bucket = ? AND key = ? AND version_id = ?",
+                ((place, path, fold, *_identity(version)) for version, place, path, fold in places),
+            )
+
+    def contested(self, bucket: str, folds: bool) -> Iterator[Row]:
+        """Unfetched versions whose plain path another row contests; found by index probes over the whole bucket.
+
+        this row | another row at a plain path                 | yields
+        ---------|---------------------------------------------|-------------------------------
+        file     | lies beneath this path, or is its folder     | this one
+        file     | has the same path                           | both; a copy already there stays
+        folder   | is a file already there at this path        | this one
+        any      | is a file already there above this path     | this one (see `buried`)
+        """
+        name = "fold" if folds else "key"
+        path = "files.fold" if folds else "rtrim(files.key, '/')"
+        other = (
+            "EXISTS (SELECT 1 FROM files o WHERE o.bucket = files.bucket AND o.place IN ('plain', 'folder')"
+            " AND NOT (o.key = files.key AND o.version_id = files.version_id)"
+        )
+        return self.rows(
+            bucket,
+            f"""+state IN ('discovered', 'downloading') AND (
+                (place = 'plain' AND {other} AND o.{name} = {path}))
+                OR (place = 'plain' AND {other} AND o.{name} >= {path} || '/' AND o.{name} < {path} || '0'))
+                OR (place = 'folder' AND {other} AND o.{name} = {path} AND o.place = 'plain' AND o.state IN {_SETTLED})))""",
+        )
+
+    def buried(self, bucket: str, folds: bool, paths: Sequence[str]) -> bool:
+        """Is there a file already at one of these paths (folds of paths, where the file system folds)?"""
+        marks = ", ".join("?" * len(paths))
+        sql = (
+            f"SELECT EXISTS (SELECT 1 FROM files WHERE bucket = ? AND {'fold' if folds else 'key'} IN ({marks})"
+            f" AND place = 'plain' AND state IN {_SETTLED})"
+        )
+        return bool(self._conn.execute(sql, (bucket, *paths)).fetchone()[0])
+
+    # -- fetch
+
+    def start_fetching(self, bucket: str) -> tuple[int, int]:
+        """Hands out everything that the CLI will bring; how many objects and bytes that is."""
+        where = "bucket = ? AND state IN ('discovered', 'downloading') AND NOT archived AND verdict IS NULL AND place = 'plain'"
+        with self._db.atomic():
+            self._conn.execute(
+                f"UPDATE files SET state = 'downloading' WHERE {where} AND state = 'discovered'",
+                (bucket,),
+            )
+            r = self._conn.execute(
+                f"SELECT count(*), ifnull(sum(size), 0) FROM files WHERE {where}", (bucket,)
+            ).fetchone()
+        return int(r[0]), int(r[1])
+
+    def fetched(self, bucket: str, versions: Sequence[ObjectVersion]) -> None:
+        moment = now()
+        with self._db.atomic():
+            self._conn.executemany(
+                "UPDATE files SET state = 'downloaded', verdict = NULL, reason = NULL, updated_at = ?"
+                " WHERE bucket = ? AND key = ? AND version_id = ?",
+                ((moment, *_identity(version)) for version in versions),
+            )
+
+    def add_throughput(self, bucket: str, session: str, received: int, seconds: float) -> None:
+        """Bytes that came down in so many seconds of fetching; `session` is this process."""
+        with self._db.atomic():
+            self._conn.execute(
+                "UPDATE bucket_status SET fetched_bytes = fetched_bytes + :bytes, fetch_seconds = fetch_seconds + :seconds,"
+                " session_bytes = :bytes + CASE WHEN session = :session THEN session_bytes ELSE 0 END,"
+                " session_seconds = :seconds + CASE WHEN session = :session THEN session_seconds ELSE 0 END,"
+                " session = :session WHERE bucket = :bucket",
+                {"bucket": bucket, "session": session, "bytes": received, "seconds": seconds},
+            )
+
+    # -- verify
+
+    def record(self, evidence: Iterable[Evidence], run: str) -> None:
+        """The outcome of readings; `run` names the process that read, for a proof is worth no more than its reading."""
+        moment = now()
+        with self._db.atomic():
+            self._conn.executemany(
+                "UPDATE files SET state = ?, verdict = ?, reason = ?, sha256 = ?, evidence = ?, device = ?, inode = ?,"
+                " mtime_ns = ?, ctime_ns = ?, read_run = ?, verified_at = ?, updated_at = ?"
+                " WHERE bucket = ? AND key = ? AND version_id = ?",
+                (
+                    (
+                        e.state,
+                        e.verdict,
+                        e.reason or None,
+                        e.sha256 or None,
+                        evidence_text(e.witnesses) if e.witnesses else None,
+                        *((i.device, i.inode, i.mtime_ns, i.ctime_ns) if (i := e.identity) else (None,) * 4),
+                        run,
+                        moment,
+                        moment,
+                        *_identity(e.version),
+                    )
+                    for e in evidence
+                ),
+            )
+
+    def missing_copy(self, versions: Iterable[ObjectVersion], reason: str) -> None:
+        """The local copy is gone or was put into quarantine: to be fetched again, at the same place."""
+        moment = now()
+        with self._db.atomic():
+            self._conn.executemany(
+                "UPDATE files SET state = 'discovered', verdict = NULL, reason = ?, sha256 = NULL, evidence = NULL,"
+                " device = NULL, inode = NULL, mtime_ns = NULL, ctime_ns = NULL, updated_at = ?,"
+                " archived = storage_class IN ({}) AND ifnull(restore_expiry, '') < ?"
+                " WHERE bucket = ? AND key = ? AND version_id = ?".format(
+                    ", ".join(f"'{c}'" for c in ARCHIVED_CLASSES)
+                ),
+                ((reason, moment, moment, *_identity(version)) for version in versions),
+            )
+
+    # -- delete
+
+    def proved_in(self, bucket: str, run: str) -> Iterator[Row]:
+        """Verified rows whose copy was read again by this run."""
+        return self.rows(bucket, "state = 'verified' AND read_run = ?", run)
+
+    def loose_markers(self, bucket: str) -> Iterator[DeleteMarker]:
+        """Delete markers with nothing left beneath them: every data version of their key is gone."""
+        key, version = "", ""
+        while True:
+            page = self._conn.execute(
+                f"{_LOOSE_MARKERS} AND (m.key, m.version_id) > (:key, :version) ORDER BY m.key, m.version_id LIMIT {PAGE}",
+                {"bucket": bucket, "key": key, "version": version},
+            ).fetchall()
+            for r in page:
+                yield _marker(r)
+            if len(page) < PAGE:
+                return
+            key, version = page[-1]["key"], page[-1]["version_id"]
+
+    def listed_markers(self, bucket: str) -> Iterator[DeleteMarker]:
+        key, version = "", ""
+        while True:
+            page = self._conn.execute(
+                "SELECT * FROM delete_markers WHERE bucket = ? AND state = 'listed' AND (key, version_id) > (?, ?)"
+                f" ORDER BY key, version_id LIMIT {PAGE}",
+                (bucket, key, version),
+            ).fetchall()
+            for r in page:
+                yield _marker(r)
+            if len(page) < PAGE:
+                return
+            key, version = page[-1]["key"], page[-1]["version_id"]
+
+    def intend(self, bucket: str, doomed: Sequence[Doomed], token: str) -> None:
+        moment = now()
+        with self._db.atomic():
+            self._conn.executemany(
+                "INSERT INTO deletions (bucket, key, version_id, kind, etag, size, sha256, token, intent_at)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                ((bucket, d.key, d.version_id, d.kind, d.etag, d.size, d.sha256, token, moment) for d in doomed),
+            )
+
+    def concluded(self, bucket: str, outcomes: Iterable[tuple[Doomed, str, bool]]) -> None:
+        """(what, the outcome in a word or a sentence, is it gone): closes the intents and moves the rows that are gone."""
+        moment = now()
+        with self._db.atomic():
+            for doomed, outcome, gone in outcomes:
+                identity = (bucket, doomed.key, doomed.version_id)
+                self._conn.execute(
+                    "UPDATE deletions SET outcome = ?, outcome_at = ?"
+                    " WHERE bucket = ? AND key = ? AND version_id = ? AND outcome IS NULL",
+                    (outcome, moment, *identity),
+                )
+                table = "files" if doomed.kind == "version" else "delete_markers"
+                if gone:
+                    self._conn.execute(
+                        f"UPDATE {table} SET state = 'deleted' WHERE bucket = ? AND key = ? AND version_id = ?",
+                        identity,
+                    )
+                else:
+                    self._conn.execute(
+                        f"UPDATE {table} SET reason = ? WHERE bucket = ? AND key = ? AND version_id = ?",
+                        (outcome, *identity),
+                    )
+
+    def open_intents(self, bucket: str) -> list[Doomed]:
+        """Deletes that were about to be sent when a process died; there are never more than were in flight."""
+        return [
+            Doomed(r["key"], r["version_id"], r["kind"], r["etag"], r["size"], r["sha256"])
+            for r in self._conn.execute("SELECT * FROM deletions WHERE bucket = ? AND outcome IS NULL", (bucket,))
+        ]
+
+    def snapshot(self, bucket: str, target: Path) -> None:
+        """Writes this bucket's rows to a state file of their own; `target` must not exist."""
+        with Store.open(target):
+            pass
+        self._conn.execute("ATTACH DATABASE ? AS snapshot", (str(target),))
+        try:
+            with self._db.atomic():
+                for table in ("bucket_status", "files", "delete_markers", "deletions"):
+                    self._conn.execute(
+                        f"INSERT INTO snapshot.{table} SELECT * FROM main.{table} WHERE bucket = ?",
+                        (bucket,),
+                    )
+                self._conn.execute("INSERT INTO snapshot.migration_metadata SELECT * FROM main.migration_metadata")
+        finally:
+            self._conn.execute("DETACH DATABASE snapshot")
+
+
+@dataclass(frozen=True, slots=True)
+class Doomed:
+    """What a delete names: a data version with what was proved of it, or a delete marker."""
+
+    key: str
+    version_id: str
+    kind: str  # "version" or "marker"
+    etag: str = ""
+    size: int = 0
+    sha256: str = ""
+
+
+_SETTLED = "('downloaded', 'verified', 'deleted')"
+_LOOSE_MARKERS = """SELECT * FROM delete_markers m WHERE m.bucket = :bucket AND m.state = 'listed' AND NOT EXISTS (
+    SELECT 1 FROM files f WHERE f.bucket = m.bucket AND f.key = m.key AND f.state <> 'deleted')"""
+
+
+def _identity(version: ObjectVersion) -> tuple[str, str, str]:
+    return version.bucket, version.key, version.version_id
+
+
+def _marker(r: sqlite3.Row) -> DeleteMarker:
+    return DeleteMarker(
+        r["bucket"], r["key"], r["version_id"], bool(r["is_latest"]), datetime.fromisoformat(r["last_modified"])
+    )
+
+
+def _left_to_do(tally: Tally) -> str | None:
+    """Which of the counts a group of rows belongs to, if any."""
+    match tally.state, tally.verdict:
+        case FileState.DISCOVERED, "":
+            return "to_request" if tally.archived else "to_fetch"
+        case FileState.DOWNLOADING, "":
+            return "to_fetch"
+        case ((FileState.RESTORE_REQUESTED | FileState.RESTORING), ""):
+            return "restoring"
+        case FileState.DOWNLOADED, "":
+            return "to_verify"
+        case FileState.VERIFIED, _:
+            return "verified"
+        case FileState.ERROR, (Verdict.UNREADABLE | Verdict.DIFFERS):
+            return "verify_errors"
+        case FileState.ERROR, _:
+            return "fetch_errors"
+        case _:
+            return None
+
+
+def _listed(version: ObjectVersion, scan: int, moment: str) -> dict[str, object]:
+    """The arguments of _UPSERT. A listing that says nothing of restores is `silent`: what is known of them stays."""
+    archived = version.storage_class in ARCHIVED_CLASSES and version.restore_expiry is None
+    state = FileState.RESTORING if archived and version.restore_ongoing else FileState.DISCOVERED
+    return {
+        "bucket": version.bucket,
+        "key": version.key,
+        "version_id": version.version_id,
+        "is_latest": int(version.is_latest),
+        "size": version.size,
+        "etag": version.etag,
+        "storage_class": version.storage_class,
+        "last_modified": _text(version.last_modified),
+        "algorithm": version.checksum_algorithm,
+        "type": version.checksum_type,
+        "state": state,
+        "archived": int(archived),
+        "restore_expiry": _text(version.restore_expiry),
+        "silent": int(version.restore_ongoing is None and version.restore_expiry is None),
+        "scan": scan,
+        "now": moment,
+        "vanished": VANISHED,
+        "changed": CHANGED,
+    }
+
+
+def _cause(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _refuse_foreign(conn: sqlite3.Connection, path: Path) -> None:
+    name = show(str(path))
+    application = conn.execute("PRAGMA application_id").fetchone()[0]
+    version = conn.execute("PRAGMA user_version").fetchone()[0]
+    if application == schema.APPLICATION_ID:
+        if version > schema.USER_VERSION:
+            raise Refused(f"{name} was written by a newer version of this program; use that version")
+        return
+    tables = {r[0] for r in conn.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if tables <= {"_sqlite_migrations"}:  # a crash right after the birth of the file
+        return
+    if application == 0 and "files" in tables and "migration_metadata" in tables:
+        raise Refused(f"{name} is a state file of the older toolkit; name another one with --state")
+    raise Refused(f"{name} is not a state file of this program; name another one with --state")

@@ -46,6 +46,10 @@ INTERRUPTED = 130
 
 
 def worst(codes: list[int]) -> int:
-    """The exit status of several buckets' worth of work: a difference outranks a failure, and both outrank waiting."""
-    order = (INTERRUPTED, 4, 1, 5, 6, 2, 3)
+    """The exit status of several buckets' worth of work.
+
+    A difference outranks all. Waiting for Glacier comes before failures: what `until migrate` loops for is not over, and
+    when it is, the failures are still there to be told.
+    """
+    order = (INTERRUPTED, 4, 3, 6, 5, 2, 1)
     return next((code for code in order if code in codes), 0)

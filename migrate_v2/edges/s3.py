@@ -43,6 +43,10 @@ class Denied(Failure):
     """{}"""
 
 
+class BadCredentials(Failure):
+    """{}"""
+
+
 class Archived(Failure):
     """{} is in an archive tier; a restore has to bring it back first"""
 
@@ -52,6 +56,10 @@ class Moved(Failure):
 
 
 class Unreachable(Failure):
+    """{}"""
+
+
+class Refusal(Failure):
     """{}"""
 
 
@@ -128,6 +136,7 @@ class S3:
         except BotoCoreError as error:
             raise BadUsage(f"the AWS configuration cannot be read: {show(str(error))}") from error
         self.profile = profile
+        self.profile_in_use = self._session.profile_name
         self.region = region or self._session.region_name
         self._endpoint_url = endpoint_url
         self._expected_owner = expected_owner
@@ -362,10 +371,13 @@ class S3:
             finally:
                 body.close()
 
-    def is_there(self, bucket: str, key: str, version_id: str, etag: str) -> bool | None:
-        """Is exactly this version (or delete marker) still in S3? None where the answer does not tell."""
+    def is_there(self, bucket: str, key: str, version_id: str, etag: str, *, by_id: bool) -> bool | None:
+        """Is exactly this version (or delete marker) still in S3? None where the answer does not tell.
+
+        `by_id`: the bucket is or was versioned, so that even `null` names one version and not just the current object.
+        """
         arguments: dict[str, Any] = {"Bucket": bucket, "Key": key, **self._owner()}
-        if version_id != "null":
+        if by_id:
             arguments["VersionId"] = version_id
         try:
             answer = self._for(bucket).head_object(**arguments)
@@ -452,6 +464,17 @@ class Deleter:
             raise _explained(error, f"bucket {bucket}") from error
         return False
 
+    def must_honour_if_match(self, bucket: str) -> None:
+        """Refused unless the endpoint was shown to honour If-Match on DELETE; asked once."""
+        if bucket in self._honest:
+            return
+        if not self.honours_if_match(bucket):
+            raise Refused(
+                f"{self.s3.endpoint_of(bucket)} ignores If-Match on DELETE: an object overwritten at the last moment would"
+                f" be lost, so nothing in {bucket} is deleted; turn versioning on there, or delete by other means"
+            )
+        self._honest.add(bucket)
+
     def delete(self, proofs: Sequence[Proof]) -> list[Outcome]:
         """Deletes what these proofs name, at most 1,000 of one bucket, and says what came of each, in their order.
 
@@ -477,13 +500,7 @@ class Deleter:
 
     def _delete_if_match(self, proof: Proof) -> Outcome:
         bucket = proof.site.bucket
-        if bucket not in self._honest:
-            if not self.honours_if_match(bucket):
-                raise Refused(
-                    f"{self.s3.endpoint_of(bucket)} ignores If-Match on DELETE: an object overwritten at the last moment would be lost, so"
-                    f" nothing in {bucket} is deleted; turn versioning on there, or delete by other means"
-                )
-            self._honest.add(bucket)
+        self.must_honour_if_match(bucket)
         try:
             self._deleting(bucket).delete_object(
                 Bucket=bucket, Key=proof.key, IfMatch=f'"{proof.etag}"', **self.s3._owner()
@@ -723,7 +740,7 @@ def _explained(error: Exception, what: str, of: ObjectVersion | None = None) -> 
             )
         if code in _THROTTLED or status == 503:
             return Unreachable(f"S3 asks to slow down at {show(what)}; run the same again later")
-        return Failure(f"S3 refused {show(what)}: {show(_said(error))}")
+        return Refusal(f"S3 refused {show(what)}: {show(_said(error))}")
     if isinstance(error, (NoCredentialsError, PartialCredentialsError)):
         return Failure(
             "no AWS credentials found; set AWS_PROFILE, name --profile, or run `aws configure` or `aws sso login`"

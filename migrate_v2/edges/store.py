@@ -501,6 +501,11 @@ class Store:
             bucket, f"+state IN ('discovered', 'downloading') AND NOT archived AND verdict IS NULL{placed}"
         )
 
+    def any_changed(self, bucket: str) -> bool:
+        """Are there rows whose object turned out to be another one, or gone, while it was being fetched or checked?"""
+        sql = "SELECT EXISTS (SELECT 1 FROM files WHERE bucket = ? AND state = 'error' AND reason = ?)"
+        return bool(self._conn.execute(sql, (bucket, CHANGED)).fetchone()[0])
+
     def left_to_verify(self, bucket: str) -> Iterator[Row]:
         return self.in_state(bucket, FileState.DOWNLOADED, "verdict IS NULL")
 
@@ -619,18 +624,33 @@ class Store:
 
     # -- fetch
 
-    def start_fetching(self, bucket: str) -> tuple[int, int]:
-        """Hands out everything that the CLI will bring; how many objects and bytes that is."""
-        where = "bucket = ? AND state IN ('discovered', 'downloading') AND NOT archived AND verdict IS NULL AND place = 'plain'"
+    def start_fetching(self, bucket: str, *, everything: bool = False) -> tuple[int, int]:
+        """Hands out what the CLI can bring, or everything that is left; how many objects and bytes that is."""
+        where = "bucket = ? AND state IN ('discovered', 'downloading') AND NOT archived AND verdict IS NULL"
+        where += "" if everything else " AND place = 'plain'"
         with self._db.atomic():
             self._conn.execute(
-                f"UPDATE files SET state = 'downloading' WHERE {where} AND state = 'discovered'",
-                (bucket,),
+                f"UPDATE files SET state = 'downloading' WHERE {where} AND state = 'discovered'", (bucket,)
             )
             r = self._conn.execute(
                 f"SELECT count(*), ifnull(sum(size), 0) FROM files WHERE {where}", (bucket,)
             ).fetchone()
         return int(r[0]), int(r[1])
+
+    def not_for_the_cli(self, bucket: str, archived_too: bool) -> Iterator[Row]:
+        """Current objects that the CLI must not bring: their copy belongs elsewhere, or is not to be had yet."""
+        archived = " OR archived" if archived_too else ""
+        return self.rows(bucket, f"is_latest AND (place = 'side' OR verdict = 'kept'{archived})")
+
+    def archived_counts(self, bucket: str) -> tuple[int, int]:
+        """(restored and waiting to be fetched, not restored), objects."""
+        restored = archived = 0
+        for tally in self.tallies(bucket):
+            if tally.archived:
+                archived += tally.objects
+            elif tally.storage_class in ARCHIVED_CLASSES and tally.state is FileState.DOWNLOADING:
+                restored += tally.objects
+        return restored, archived
 
     def fetched(self, bucket: str, versions: Sequence[ObjectVersion]) -> None:
         moment = now()

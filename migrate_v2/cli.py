@@ -1,0 +1,504 @@
+"""Bring S3 buckets home: every byte on a local disk, proof of that, and only then, by your own word, the bucket empty.
+
+Usage:
+  migrate-v2 [options] migrate [--wait] [<bucket>...]
+  migrate-v2 [options] scan [--rescan] [<bucket>...]
+  migrate-v2 [options] (restore | glacier) [--wait] [<bucket>...]
+  migrate-v2 [options] sync [<bucket>...]
+  migrate-v2 [options] verify [<bucket>...]
+  migrate-v2 [options] confirm-delete [--dry-run] [--confirm=TOKEN] [--remove-bucket] <name>
+  migrate-v2 [options] status [--watch] [<bucket>...]
+  migrate-v2 [options] buckets
+  migrate-v2 [options] whoami
+  migrate-v2 [options] config
+  migrate-v2 -h | --help
+  migrate-v2 --version
+
+Commands:
+  migrate         Scan, restore, wait, sync and verify, from wherever each bucket stands; never deletes.
+  scan            List every version of every object into the state file.
+  restore         Ask Glacier for what is archived, and how far it is; `glacier` is the same word.
+  sync            Fetch until nothing is left to fetch.
+  verify          Read every local byte again and compare it with what S3 says of it.
+  confirm-delete  Show what is proved, ask for the bucket's name, and delete exactly that.
+  status          Where each bucket stands.
+  buckets         The buckets of this account.
+  whoami          The account, the identity, the endpoint and the AWS CLI in use.
+  config          The settings in force, and where each comes from.
+
+No bucket named means every bucket that is not excluded; a bucket that is named is taken even if it is. `-` reads names
+from standard input, one a line, the first tab-separated field of each.
+
+Options:
+  --dest=DIR          The folder that the buckets come to: DIR/<bucket>/<key>.
+  --state=FILE        The state file.
+  --config=FILE       The settings file.
+  --engine=ENGINE     What does the bulk transfer: cli.
+  --profile=NAME      The AWS profile.
+  --region=NAME       The AWS region.
+  --endpoint-url=URL  An endpoint other than AWS's, for all services.
+  --wait              Stay until Glacier has brought everything back (on a terminal: always).
+  --rescan            List anew what was listed before.
+  --dry-run           Print the plan and its token, and delete nothing.
+  --confirm=TOKEN     In place of the typed name: the token of exactly the plan that is to be carried out.
+  --remove-bucket     Remove the bucket too, once nothing at all is left in it.
+  --watch             Show it again every two seconds.
+  --json              JSON on standard output: a line an event, or one document.
+  -q --quiet          Say nothing but warnings and errors.
+  -v --verbose        Say more.
+  -h --help           Show this.
+  --version           Show the version.
+
+Exit status:
+  0    done
+  1    failed: what, and what to do, was said
+  2    the command line or the settings make no sense
+  3    not finished (Glacier is not back yet): run the same command again
+  4    verification found a difference
+  5    refused: no proof, a wrong name or token, not a terminal
+  6    another process is at work on this bucket
+  130  interrupted: run the same command again
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from docopt import DocoptExit, docopt
+
+from migrate_v2 import __version__, pipeline, settings
+from migrate_v2.edges.s3 import S3, check_bucket_name
+from migrate_v2.errors import INTERRUPTED, BadUsage, Failure, Refused, worst
+from migrate_v2.events import Event
+from migrate_v2.keys import show
+from migrate_v2.model import Phase
+from migrate_v2.pipeline import Events, Plan, Tools
+from migrate_v2.report import Bytes, Report, human, span
+from migrate_v2.steps.status import Amount, Standing, standing
+
+_FLAGS = {"--dest": "local_base_path", "--state": "state_db_path", "--engine": "engine"}
+_DOCUMENTS = ("status", "buckets", "whoami", "config")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command line; returns its exit status."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    os.umask(0o077)
+    try:
+        arguments = parse(sys.argv[1:] if argv is None else argv)
+        flags = {name: arguments[flag] for flag, name in _FLAGS.items()}
+        chosen = settings.load(flags, arguments["--config"], os.environ, Path.cwd())
+    except BadUsage as failure:
+        sys.stderr.write(f"migrate-v2: {failure}\n")
+        return failure.code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    if arguments["--help"]:
+        sys.stdout.write(__doc__ or "")
+        return 0
+    if arguments["--version"]:
+        sys.stdout.write(f"migrate-v2 {__version__}\n")
+        return 0
+    command = next(name for name in _COMMANDS if arguments[name])
+    document = command in _DOCUMENTS or arguments["--dry-run"]
+    log = chosen.state_db_path.with_suffix(".log")
+    with Report(
+        json=arguments["--json"],
+        quiet=arguments["--quiet"],
+        verbose=arguments["--verbose"],
+        log_path=None if document else log,
+        stdout=sys.stdout,
+        stderr=sys.stderr,
+        lines=not document,
+    ) as report:
+        try:
+            with Tools(chosen, partial(_connect, arguments, chosen), os.environ) as tools:
+                return _COMMANDS[command](arguments, tools, report)
+        except Failure as failure:
+            report.error(str(failure))
+            return failure.code
+        except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            report.error("interrupted; run the same command again to go on")
+            return INTERRUPTED
+        except BrokenPipeError:
+            return 0
+        except Exception as error:  # noqa: BLE001 - the one place where the unforeseen becomes a line
+            report.exception(error)
+            report.error(
+                f"unexpected {type(error).__name__}: {show(str(error))}"
+                + (f"; {log} has the details" if not document else "")
+            )
+            return 1
+
+
+def parse(argv: Sequence[str]) -> dict[str, Any]:
+    """The command line by docopt, which takes `--confir=T` for `--confirm=T`; a word that deletes is not abbreviated."""
+    known = set(re.findall(r"--[a-z][a-z-]*", __doc__ or ""))
+    for word in argv:
+        if word == "--":
+            break
+        if word.startswith("--") and word.partition("=")[0] not in known:
+            raise BadUsage(f"there is no option {show(word.partition('=')[0])}; see migrate-v2 --help")
+    try:
+        arguments: dict[str, Any] = docopt(__doc__ or "", list(argv), default_help=False)
+    except DocoptExit as exit_:
+        raise BadUsage(_usage(argv)) from exit_
+    return arguments
+
+
+def _usage(argv: Sequence[str]) -> str:
+    words = [word for word in argv if not word.startswith("-")]
+    lines = re.findall(r"^  (migrate-v2 .*)$", (__doc__ or "").partition("Commands:")[0], re.MULTILINE)
+    for word in words:
+        for line in lines:
+            if re.search(rf"[ (]{re.escape(word)}[ )]?", line):
+                return f"this command line makes no sense; usage: {line}"
+    said = f"there is no command {show(words[0])}" if words else "no command is named"
+    return f"{said}; see migrate-v2 --help"
+
+
+def _connect(arguments: Mapping[str, Any], chosen: settings.Settings) -> S3:
+    return S3(
+        profile=arguments["--profile"],
+        region=arguments["--region"],
+        endpoint_url=arguments["--endpoint-url"],
+        expected_owner=chosen.expected_bucket_owner,
+        connections=max(16, chosen.max_concurrent_downloads, chosen.max_concurrent_verifications),
+    )
+
+
+# -- which buckets
+
+
+def _named(arguments: Mapping[str, Any]) -> list[str] | None:
+    """The buckets that were named, once each; None where none was. An empty standard input names nothing: []."""
+    given: list[str] = arguments["<bucket>"]
+    if not given:
+        return None
+    names: list[str] = []
+    for name in given:
+        if name == "-":
+            names += [line.split("\t", 1)[0].strip() for line in sys.stdin]
+        else:
+            names.append(name)
+    return [check_bucket_name(name) for name in dict.fromkeys(names) if name]
+
+
+def _buckets(arguments: Mapping[str, Any], tools: Tools, report: Report) -> list[str]:
+    names = _named(arguments)
+    if names == []:
+        return []
+    identity = tools.s3.identity()
+    if not identity.account:
+        report.say(f"{tools.s3.endpoint} has no STS: the account is unknown")
+    if names is None:
+        excluded = set(tools.settings.excluded_buckets)
+        names = [bucket.name for bucket in tools.s3.buckets() if bucket.name not in excluded]
+        if not names:
+            report.say("this account has no buckets that are not excluded")
+    return names
+
+
+def _terminal() -> bool:
+    return sys.stderr.isatty()
+
+
+def _tell(events: Iterable[Event], report: Report) -> None:
+    for event in events:
+        report.tell(event)
+
+
+# -- commands
+
+
+def _on_each(
+    work: Callable[..., Events], arguments: Mapping[str, Any], tools: Tools, report: Report, **more: Any
+) -> int:
+    codes: list[int] = []
+    _tell(pipeline.each(_buckets(arguments, tools, report), partial(work, tools=tools, **more), codes), report)
+    return worst(codes)
+
+
+def _until_back(work: Callable[..., Events], arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
+    codes: list[int] = []
+    names = _buckets(arguments, tools, report)
+    wait = arguments["--wait"] or _terminal()
+    _tell(pipeline.until_back(names, partial(work, tools=tools), tools, codes, wait=wait), report)
+    return worst(codes)
+
+
+def _migrate(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
+    tools.settings.base()
+    return _until_back(pipeline.migrate_bucket, arguments, tools, report)
+
+
+def _scan(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
+    return _on_each(pipeline.scan_bucket, arguments, tools, report, rescan=arguments["--rescan"])
+
+
+def _restore(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
+    return _until_back(pipeline.restore_bucket, arguments, tools, report)
+
+
+def _sync(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
+    tools.settings.base()
+    return _on_each(pipeline.sync_bucket, arguments, tools, report)
+
+
+def _verify(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
+    tools.settings.base()
+    return _on_each(pipeline.verify_bucket, arguments, tools, report)
+
+
+def _confirm_delete(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
+    bucket = check_bucket_name(arguments["<name>"])
+    tools.settings.base()
+    dry_run, token = arguments["--dry-run"], arguments["--confirm"]
+    if not dry_run and token is None and not sys.stdin.isatty():
+        raise Refused("this is not a terminal: give --confirm=TOKEN with the token of `confirm-delete --dry-run`")
+    if not tools.settings.state_db_path.exists():
+        raise Refused(f"there is no state file {show(str(tools.settings.state_db_path))}, so nothing is proved")
+
+    def consent(plan: Plan) -> bool:
+        if dry_run:
+            _show_plan(plan, tools, report, arguments["--json"])
+            return False
+        if not plan.objects and not plan.markers:
+            return True
+        if token is not None:
+            if token != plan.token:
+                raise Refused(
+                    f"this token is not that of the plan as it is now; see `confirm-delete --dry-run {bucket}`"
+                )
+            return True
+        for line in _plan_lines(plan):
+            report.say("  ".join(line))
+        report.say(
+            "To delete exactly this, type the bucket's name; anything else deletes nothing. The name of the bucket:"
+        )
+        if sys.stdin.readline().strip() != bucket:
+            raise Refused("that is not the bucket's name; nothing was deleted")
+        return True
+
+    identity = tools.s3.identity()
+    if not identity.account:
+        report.say(f"{tools.s3.endpoint} has no STS: the account is unknown")
+    codes: list[int] = []
+    _tell(
+        pipeline.each(
+            [bucket],
+            lambda name: pipeline.confirm_delete(name, tools, consent, remove_bucket=arguments["--remove-bucket"]),
+            codes,
+        ),
+        report,
+    )
+    return worst(codes)
+
+
+def _plan_lines(plan: Plan) -> list[tuple[str, str]]:
+    evidence = ", ".join(f"{count:,} by {kind}" for kind, count in sorted(plan.evidence.items()))
+    return [
+        ("bucket", show(plan.site.bucket)),
+        ("account", plan.site.account or "unknown"),
+        ("endpoint", plan.site.endpoint),
+        ("versioning", plan.site.versioning or "never turned on"),
+        ("delete", f"{plan.objects:,} objects, {human(plan.bytes)}, {plan.markers:,} delete markers"),
+        ("proved", evidence or "nothing"),
+        ("keep", f"{plan.kept:,}"),
+        ("token", plan.token),
+    ]
+
+
+def _show_plan(plan: Plan, tools: Tools, report: Report, as_json: bool) -> None:
+    staying = pipeline.kept(tools.store, plan.site)
+    if as_json:
+        report.document(
+            {
+                "bucket": plan.site.bucket,
+                "token": plan.token,
+                "account": plan.site.account,
+                "endpoint": plan.site.endpoint,
+                "versioning": plan.site.versioning,
+                "delete": {"objects": plan.objects, "bytes": plan.bytes, "delete_markers": plan.markers},
+                "keep": [{"key": key, "version_id": version, "reason": reason} for key, version, reason in staying],
+                "evidence": dict(plan.evidence),
+            }
+        )
+        return
+    report.table(("plan", ""), _plan_lines(plan))
+    if plan.kept:
+        report.table(("kept", "key", "version", "reason"), (("kept", *line) for line in staying))
+
+
+def _status(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
+    names = _named(arguments)
+    path = tools.settings.state_db_path
+    if not path.exists():
+        report.say(f"there is no state file {show(str(path))} yet; `migrate` or `scan` makes it")
+    while True:
+        standings = []
+        if path.exists():
+            for name in tools.store.buckets() if names is None else names:
+                held = tools.store.bucket(name)
+                if held is None:
+                    raise Failure(f"{show(name)} is not in the state file; run `scan` for it")
+                standings.append(standing(held, tools.store, tools.session))
+        elif names:
+            raise Failure(f"{show(names[0])} is not in the state file; run `scan` for it")
+        if arguments["--watch"]:
+            report.clear()
+        if arguments["--json"]:
+            report.document({"buckets": [_standing_json(s) for s in standings], "totals": _totals(standings)})
+        else:
+            report.table(_STATUS_HEADERS, (_status_line(s) for s in standings), right=range(2, 10))
+        if not arguments["--watch"] or all(s.phase is Phase.COMPLETE for s in standings):
+            return 0
+        time.sleep(2)
+
+
+_STATUS_HEADERS = (
+    "bucket", "phase", "objects", "size", "verified", "unprovable", "kept", "in Glacier", "errors", "deleted", "rate", "left",
+)  # fmt: skip
+
+
+def _status_line(s: Standing) -> tuple[object, ...]:
+    rate = s.throughput.session or s.throughput.overall
+    return (
+        s.bucket,
+        s.phase.value,
+        s.objects,
+        Bytes(s.bytes),
+        s.verified.objects,
+        s.unprovable.objects,
+        s.kept.objects,
+        s.glacier.to_request.objects + s.glacier.restoring.objects,
+        s.errors,
+        s.deleted.objects,
+        f"{human(rate)}/s" if rate else "",
+        span(s.eta_seconds) if s.eta_seconds else "",
+    )
+
+
+def _standing_json(s: Standing) -> dict[str, Any]:
+    document = asdict(s)
+    document["phase"] = s.phase.value
+    document["states"] = {state.value: asdict(amount) for state, amount in s.states.items()}
+    return document
+
+
+def _totals(standings: Iterable[Standing]) -> dict[str, Any]:
+    standings = list(standings)
+    states: dict[str, Amount] = {}
+    for s in standings:
+        for state, amount in s.states.items():
+            total = states.setdefault(state.value, Amount())
+            total.objects += amount.objects
+            total.bytes += amount.bytes
+    return {
+        "buckets": len(standings),
+        "objects": sum(s.objects for s in standings),
+        "bytes": sum(s.bytes for s in standings),
+        "states": {state: asdict(amount) for state, amount in states.items()},
+    }
+
+
+def _list_buckets(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
+    tools.s3.identity()
+    known = tools.settings.state_db_path.exists()
+    excluded = set(tools.settings.excluded_buckets)
+
+    def lines() -> Iterator[dict[str, Any]]:
+        for bucket in tools.s3.buckets():
+            held = tools.store.bucket(bucket.name) if known else None
+            s = standing(held, tools.store, tools.session) if held else None
+            yield {
+                "bucket": bucket.name,
+                "region": bucket.region or (held.region if held else ""),
+                "created": bucket.created.isoformat(timespec="seconds") if bucket.created else "",
+                "excluded": bucket.name in excluded,
+                "phase": s.phase.value if s else "",
+                "objects": s.objects if s else None,
+                "bytes": s.bytes if s else None,
+            }
+
+    if arguments["--json"]:
+        report.document({"buckets": list(lines())})
+        return 0
+    report.table(
+        ("bucket", "region", "created", "excluded", "phase", "objects", "size"),
+        (
+            (
+                line["bucket"],
+                line["region"],
+                line["created"],
+                "excluded" if line["excluded"] else "",
+                line["phase"],
+                "" if line["objects"] is None else line["objects"],
+                "" if line["bytes"] is None else Bytes(line["bytes"]),
+            )
+            for line in lines()
+        ),
+        right=(5, 6),
+    )
+    return 0
+
+
+def _whoami(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
+    identity = tools.s3.identity()
+    try:
+        aws = {"path": tools.aws.path, "version": ".".join(map(str, tools.aws.version)), "note": tools.aws.cost}
+    except Failure as failure:
+        aws = {"path": "", "version": "", "note": str(failure)}
+    document = {
+        "account": identity.account,
+        "arn": identity.arn,
+        "credentials": identity.kind,
+        "profile": tools.s3.profile_in_use,
+        "region": tools.s3.region or "",
+        "endpoint": tools.s3.endpoint,
+        "aws_cli": aws,
+    }
+    if arguments["--json"]:
+        report.document(document)
+        return 0
+    rows = [(name, value or "unknown") for name, value in document.items() if isinstance(value, str)]
+    report.table(("", ""), [*rows, ("aws_cli", f"{aws['path']} {aws['version']} {aws['note']}".strip())])
+    return 0
+
+
+def _config(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
+    rows = list(settings.rows(tools.settings))
+    if arguments["--json"]:
+        report.document({row.name: {k: v for k, v in asdict(row).items() if k not in ("name", "text")} for row in rows})
+        return 0
+    report.table(
+        ("setting", "value", "from", "what it means with the cli engine"),
+        ((row.name, row.text, row.origin, row.meaning_cli) for row in rows),
+    )
+    return 0
+
+
+_COMMANDS: Mapping[str, Callable[[Mapping[str, Any], Tools, Report], int]] = {
+    "migrate": _migrate,
+    "scan": _scan,
+    "restore": _restore,
+    "glacier": _restore,
+    "sync": _sync,
+    "verify": _verify,
+    "confirm-delete": _confirm_delete,
+    "status": _status,
+    "buckets": _list_buckets,
+    "whoami": _whoami,
+    "config": _config,
+}

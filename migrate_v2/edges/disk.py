@@ -1,0 +1,1085 @@
+"""The destination is touched only here: no link is followed, nothing leaves the base folder, no file is ever half written.
+
+All paths are relative to the base folder, separated by "/", and reach the kernel as UTF-8 whatever the locale says.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import hashlib
+import itertools
+import json
+import os
+import re
+import secrets
+import stat
+import sys
+import time
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import NoReturn, Self
+
+import psutil
+
+from migrate_v2.errors import Busy, Failure, Refused
+from migrate_v2.keys import FileSystem, looks_temporary, show
+from migrate_v2.model import FileIdentity
+
+OWN = ".migrate-v2"  # no bucket has this name: theirs begin with a letter or a digit
+BLOCK = 1 << 20
+_MARKER = f"{OWN}/base.json"
+_MARKER_LOCK = f"{OWN}/.base.lock"
+
+_OURS = re.compile(r"\.mv2-[0-9a-f]{16}\Z")
+
+_DOUBTFUL = ':*?"<>|\\' + "".join(map(chr, range(1, 32))) + "\x7f"  # what FAT, NTFS or SMB refuse or replace
+
+_ADVICE = {
+    errno.ENOSPC: "the destination is full: free space and run the same command again",
+    errno.EDQUOT: "the quota is used up: free space or raise it, and run the same command again",
+    errno.EROFS: "the file system is mounted read-only: remount it writable and run the same command again",
+    errno.EACCES: "run as the owner of the destination, or correct the permissions, and run the same command again",
+    errno.EPERM: "run as the owner of the destination, or correct the permissions, and run the same command again",
+    errno.EIO: "the disk itself reports it: look at the system log, and trust nothing there until it is explained",
+    errno.EFBIG: "raise the limit (ulimit -f), or use a file system that holds files of this size",
+    errno.EMFILE: "raise the limit of open files (ulimit -n) and run the same command again",
+    errno.ENFILE: "too many files are open on this machine: close some and run the same command again",
+    errno.ENAMETOOLONG: "this file system holds no name or path of this length",
+    errno.ESTALE: "the network file system went away: mount it again and run the same command again",
+    errno.ENOTCONN: "the file system went away: mount it again and run the same command again",
+    errno.ENODEV: "the disk went away: mount it again and run the same command again",
+    errno.ENXIO: "the disk went away: mount it again and run the same command again",
+    errno.ENOLCK: "this file system cannot lock files: put this file on a local disk",
+    errno.EOPNOTSUPP: "this file system cannot do it: use a local disk",
+}
+_IN_THE_WAY = (
+    errno.ELOOP,
+    errno.ENOTDIR,
+    errno.EXDEV,
+    errno.EISDIR,
+    errno.ENOTEMPTY,
+    errno.EEXIST,
+    errno.EBUSY,
+    errno.ENXIO,
+)
+# What a disk in trouble answers, whatever name is asked of it.
+_TROUBLE = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EIO,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.ESTALE,
+    errno.ENOTCONN,
+    errno.ENODEV,
+)
+
+
+class DiskError(Failure):
+    """{0}"""
+
+    def __init__(self, text: str, number: int = 0) -> None:
+        super().__init__(text, number)
+        self.errno = number
+
+
+class Obstacle(Failure):
+    """{} is a {}: move it away and run the same command again"""
+
+    def __init__(self, path: str, kind: str, base: str = "") -> None:
+        """`path` is where the obstacle is: the path that was asked for, or a folder above it."""
+        super().__init__(path, kind, base)
+        self.path = path
+        self.kind = kind  # folder, file, symbolic link, FIFO, socket, device, mount point
+        self.base = base
+
+    def __str__(self) -> str:
+        return (type(self).__doc__ or "{} {}").format(
+            show(f"{self.base}/{self.path}" if self.base else self.path), self.kind
+        )
+
+
+class Changed(Failure):
+    """{} changed while it was in use: let nothing else write to the destination, and run the same command again"""
+
+
+@dataclass(frozen=True, slots=True)
+class Free:
+    """What an unprivileged user may still take. `inodes` is None where the file system has no fixed number of them."""
+
+    bytes: int
+    inodes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Stray:
+    """Something in a bucket's folder that is no plain file of one name. `kind` is one of Obstacle's, hard link or temporary."""
+
+    path: str
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """`cores` that this process may run on; memory in bytes."""
+
+    cores: int
+    memory_bytes: int
+    memory_available: int
+
+
+# openat2(2): one number on every architecture of Linux but alpha (include/uapi/asm-generic/unistd.h).
+_OPENAT2 = 437
+# NO_XDEV, NO_MAGICLINKS, NO_SYMLINKS, BENEATH. No other mount either: syncfs(2) reaches one file system only, and
+# what it did not reach is not safe.
+_RESOLVE = 0x01 | 0x02 | 0x04 | 0x08
+_O_PATH: int = getattr(os, "O_PATH", 0)
+_O_LARGEFILE: int = getattr(os, "O_LARGEFILE", 0)  # open(2) of the C library adds it, 32-bit systems need it
+_CAREFULLY = os.O_NOFOLLOW | os.O_CLOEXEC
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY
+
+
+class _How(ctypes.Structure):
+    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_syscall = _libc.syscall
+if sys.platform == "linux":
+    _syscall.restype = ctypes.c_long
+    _syscall.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.POINTER(_How), ctypes.c_size_t]
+_LOOK = _How(_O_PATH | _CAREFULLY, 0, _RESOLVE)
+
+
+def _openat2(folder: int, path: bytes, how: _How) -> int:
+    for _ in range(1000):
+        fd: int = _syscall(_OPENAT2, folder, path, ctypes.byref(how), ctypes.sizeof(_How))
+        if fd >= 0:
+            return fd
+        number = ctypes.get_errno()
+        if number not in (errno.EAGAIN, errno.EINTR):  # EAGAIN: something was renamed meanwhile, openat2(2)
+            break
+    raise OSError(number, os.strerror(number))
+
+
+def _has_openat2(folder: int) -> bool:
+    """Any error means no: old kernels answer ENOSYS, old container sandboxes EPERM."""
+    if sys.platform != "linux":
+        return False
+    try:
+        os.close(_openat2(folder, b".", _LOOK))
+    except OSError:
+        return False
+    return True
+
+
+def _walk(base: int, device: int, path: bytes, flags: int, mode: int = 0) -> int:
+    """openat2 for kernels without it: one component at a time, none of them a link or on another device."""
+    with _walked(base, device, path) as (folder, name):
+        fd = os.open(name, flags | _CAREFULLY, mode, dir_fd=folder)
+    try:
+        _same_device(os.fstat(fd), device)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+@contextmanager
+def _walked(base: int, device: int, path: bytes) -> Iterator[tuple[int, bytes]]:
+    *folders, name = path.split(b"/")
+    here = base
+    try:
+        for folder in folders:
+            there = os.open(folder, _FOLDER | _O_PATH | _CAREFULLY, dir_fd=here)
+            if here != base:
+                os.close(here)
+            here = there
+            _same_device(os.fstat(here), device)
+        yield here, name
+    finally:
+        if here != base:
+            os.close(here)
+
+
+def _same_device(facts: os.stat_result, device: int) -> None:
+    # Folders only: overlayfs shows its files, not its folders, with the devices of the layers below (kernel, overlayfs.rst).
+    if stat.S_ISDIR(facts.st_mode) and facts.st_dev != device:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+
+def _bytes(path: str) -> bytes:
+    framed = f"/{path}/"
+    if "//" in framed or "/./" in framed or "/../" in framed or "\0" in framed:
+        raise Refused(f"{show(path)} is no path below the destination")
+    try:
+        return path.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise Refused(f"{show(path)} cannot be written in UTF-8") from None
+
+
+def _text(path: bytes) -> str:
+    return path.decode("utf-8", "surrogateescape")
+
+
+def _identity(facts: os.stat_result) -> FileIdentity:
+    return FileIdentity(facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
+
+
+def _kind(mode: int) -> str:
+    kinds = {
+        stat.S_IFDIR: "folder",
+        stat.S_IFREG: "file",
+        stat.S_IFLNK: "symbolic link",
+        stat.S_IFIFO: "FIFO",
+        stat.S_IFSOCK: "socket",
+    }
+    return kinds.get(stat.S_IFMT(mode), "device")
+
+
+def _flush(fd: int) -> None:
+    """fsync that reaches the disk and not only the drive's memory (macOS: fcntl(2), F_FULLFSYNC)."""
+    if sys.platform == "darwin":
+        try:
+            fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOTTY):
+                raise
+    os.fsync(fd)
+
+
+def _flush_folder(fd: int) -> None:
+    try:
+        _flush(fd)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # network and FUSE file systems: nothing to flush
+            raise
+
+
+def _write_all(fd: int, block: bytes | bytearray | memoryview) -> int:
+    rest = memoryview(block).cast("B")
+    size = len(rest)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
+    return size
+
+
+class OpenFile:
+    """A regular file, open for reading. `identity` is what it was when it was opened."""
+
+    def __init__(self, disk: Disk, path: str, fd: int, identity: FileIdentity) -> None:
+        self._disk = disk
+        self._path = path
+        self._fd = fd
+        self.identity = identity
+
+    def blocks(self, size: int = BLOCK) -> Iterator[memoryview]:
+        """The whole file from its beginning; each block is valid until the next one.
+
+        Only who takes them all knows what was read: after the last block it is checked that this very file, unchanged,
+        is still what the path leads to, and Changed is raised if not.
+        """
+        room = memoryview(bytearray(min(size, max(self.identity.size, 1))))
+        total = 0
+        try:
+            os.lseek(self._fd, 0, os.SEEK_SET)
+        except OSError as error:
+            self._disk._explain(error, self._path, "read")
+        while True:
+            try:
+                length = os.readv(self._fd, [room])
+            except OSError as error:
+                self._disk._explain(error, self._path, "read")
+            if not length:
+                break
+            total += length
+            yield room[:length]
+        try:
+            now = _identity(os.fstat(self._fd))
+            there = self._disk.look(self._path)
+        except OSError as error:
+            self._disk._explain(error, self._path, "read")
+        except Obstacle as error:
+            raise Changed(self._disk._where(self._path)) from error
+        if not (now == there == self.identity and total == now.size):
+            raise Changed(self._disk._where(self._path))
+
+
+class Sink:
+    """A file in the making. `identity` is that of the finished file, None until then."""
+
+    def __init__(self, disk: Disk, path: str, fd: int) -> None:
+        self._disk = disk
+        self._path = path
+        self._fd = fd
+        self._error: OSError | None = None
+        self.written = 0
+        self.identity: FileIdentity | None = None
+
+    def write(self, block: bytes | bytearray | memoryview) -> int:
+        """All of it, or an error; after an error the file is never finished, even if the caller goes on."""
+        try:
+            if self._error is not None:
+                raise self._error
+            size = _write_all(self._fd, block)
+        except OSError as error:
+            self._error = error
+            self._disk._explain(error, self._path, "write")
+        self.written += size
+        return size
+
+    def _finish(self, folder: int, temporary: bytes, name: bytes, mtime: float | None, flush: bool) -> FileIdentity:
+        try:
+            identity = self._put(folder, temporary, name, mtime, flush)
+        except OSError as error:
+            self._disk._explain(error, self._path, "write")
+        if self._disk.look(self._path) != identity:  # its folder may have been moved away meanwhile
+            raise Changed(self._disk._where(self._path))
+        return identity
+
+    def _put(self, folder: int, temporary: bytes, name: bytes, mtime: float | None, flush: bool) -> FileIdentity:
+        if self._error is not None:
+            raise self._error
+        if os.fstat(self._fd).st_size != self.written:
+            raise Changed(self._disk._where(self._path))
+        if mtime is not None:
+            with suppress(PermissionError, OverflowError, ValueError):
+                os.utime(self._fd, ns=(round(mtime * 1e9), round(mtime * 1e9)))
+        if flush:
+            _flush(self._fd)
+        os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+        if flush:
+            _flush_folder(folder)
+        return _identity(os.fstat(self._fd))  # only now: the rename moves ctime
+
+
+class TextSink:
+    """What csv.writer, json.dump and print(file=) need of a text file: UTF-8, newlines as they come."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._waiting: list[bytes] = []
+        self._size = 0
+
+    def write(self, text: str) -> int:
+        encoded = text.encode("utf-8", "surrogateescape")
+        self._waiting.append(encoded)
+        self._size += len(encoded)
+        if self._size >= BLOCK:
+            self.flush()
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        block = b"".join(self._waiting)
+        self._waiting.clear()
+        self._size = 0
+        self._sink.write(block)
+
+
+class Disk:
+    """The base folder, held open. Methods may be called from several threads at once.
+
+    Errors: Obstacle where something else than a file or folder is in the way, DiskError for what the system refuses,
+    Refused for a path that does not stay below the base.
+    """
+
+    def __init__(self, base: Path, fd: int, walks: bool) -> None:
+        facts = os.fstat(fd)
+        self.base = base
+        self.device = facts.st_dev
+        self._inode = facts.st_ino
+        self._fd = fd
+        self._walks = walks or not _has_openat2(fd)
+        self._numbers = itertools.count(1)
+        self._file_system: FileSystem | None = None
+        self._unsettled: OSError | None = None
+
+    @classmethod
+    def open(cls, base: Path, create: bool = True, *, walks: bool = False) -> Self:
+        """`walks` does without openat2(2) even where it exists; it is as safe, and slower."""
+        base = Path(base).absolute()
+        where = show(str(base))
+        try:
+            if create:
+                _make_base(base)
+            fd = os.open(base, _FOLDER | _CAREFULLY)
+        except ValueError:
+            raise Refused(f"{where} is not the name of a folder") from None
+        except OSError as error:
+            with suppress(OSError):
+                mode = os.lstat(base).st_mode
+                if stat.S_ISLNK(mode):
+                    target = show(os.path.realpath(base))
+                    raise Refused(f"{where} is a symbolic link; name the folder it points to: {target}") from None
+                if not stat.S_ISDIR(mode):
+                    raise Refused(f"{where} is a {_kind(mode)}, not a folder: name a folder") from None
+            if error.errno == errno.ENOENT:
+                raise DiskError(f"there is no folder {where}: is its disk mounted?", errno.ENOENT) from error
+            raise _disk_error(error, "open", where) from error
+        try:
+            facts = os.fstat(fd)
+            if facts.st_uid != os.geteuid():
+                raise Refused(
+                    f"{where} belongs to user {facts.st_uid}, and this is user {os.geteuid()}: "
+                    "run as its owner, or name a folder of your own"
+                )
+            if facts.st_mode & stat.S_IWOTH:
+                raise Refused(f"{where} can be written by everybody: take that away (chmod o-w) or name another folder")
+            try:
+                if os.fstatvfs(fd).f_flag & os.ST_RDONLY:
+                    raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+                if not os.access(b".", os.R_OK | os.W_OK | os.X_OK, dir_fd=fd):
+                    raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+                return cls(base, fd, walks)
+            except OSError as error:
+                raise _disk_error(error, "write to", where) from error
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # The base itself
+
+    def same_place(self) -> None:
+        """Refused if the base path now leads elsewhere than when it was opened: unmounted, or replaced."""
+        try:
+            facts = os.lstat(self.base)
+        except OSError as error:
+            raise Refused(f"{show(str(self.base))} is gone ({error.strerror}): was its disk unmounted?") from error
+        if (facts.st_dev, facts.st_ino) != (self.device, self._inode):
+            raise Refused(
+                f"{show(str(self.base))} is not the folder any more that it was at the start: "
+                "was its disk unmounted, or the folder replaced? Put it back and run the same command again"
+            )
+
+    def claim(self, expected_id: str | None) -> str:
+        """The id of this base folder, from its marker file, which is written if no id is expected and none is there.
+
+        Refused if one is expected and the folder has none or another: an empty mount point looks just like that.
+        """
+        self.same_place()
+        found = self._marker()
+        if expected_id is None and found is None:
+            found = self._mark()
+        if found is None or expected_id not in (None, found):
+            lacks = "has no marker" if found is None else "has the marker of another folder"
+            raise Refused(
+                f"{show(str(self.base))} {lacks} ({_MARKER}), so it is not where this work began: is its disk not mounted?"
+            )
+        return found
+
+    def _marker(self) -> str | None:
+        try:
+            with self.reading(_MARKER) as file:
+                text = b"".join(map(bytes, file.blocks()))
+        except FileNotFoundError:
+            return None
+        try:
+            found = json.loads(text)["id"]
+        except (ValueError, KeyError, TypeError):
+            found = None
+        if not isinstance(found, str) or not found:
+            raise Refused(f"{self._where(_MARKER)} is damaged: it should hold the id of this folder")
+        return found
+
+    def _mark(self) -> str:
+        """Under a lock, since two processes that begin at the same time must agree."""
+        self.make_folder(OWN)
+        try:
+            lock = self._open(_bytes(_MARKER_LOCK), os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, 0o600)
+        except OSError as error:
+            self._explain(error, _MARKER_LOCK, "write")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            found = self._marker()
+            if found is None:
+                found = secrets.token_hex(16)
+                about = "migrate-v2 knows this folder by this file: leave it here"
+                with self.replace_text(_MARKER) as file:
+                    json.dump({"id": found, "about": about}, file)
+        except OSError as error:
+            self._explain(error, _MARKER_LOCK, "lock")
+        finally:
+            os.close(lock)
+        return found
+
+    def free(self) -> Free:
+        try:
+            facts = os.fstatvfs(self._fd)
+        except OSError as error:
+            raise _disk_error(error, "measure", show(str(self.base))) from error
+        # Of btrfs, FAT and others f_files is 0: they have no table of inodes.
+        return Free(facts.f_bavail * facts.f_frsize, facts.f_favail if facts.f_files else None)
+
+    def settle(self) -> None:
+        """All that was written below the base, by anybody, is on the disk; or DiskError, and then for good.
+
+        The kernel reports lost pages to each open file once and forgets (syncfs(2), since Linux 5.8): a second
+        call would say that all is well.
+        """
+        try:
+            if self._unsettled is not None:
+                raise self._unsettled
+            _settle(self._fd)
+        except OSError as error:
+            self._unsettled = error
+            raise _disk_error(error, "save what was written to", show(str(self.base))) from error
+
+    def filesystem(self) -> FileSystem:
+        """What names this file system can hold and tell apart, found by trying, once."""
+        if self._file_system is None:
+            probe = f"{OWN}/probe-{secrets.token_hex(8)}"
+            self.make_folder(probe)
+            try:
+                with self._parent(f"{probe}/x") as (folder, _):
+                    try:
+                        self._file_system = _probe(folder)
+                    finally:
+                        for name in os.listdir(folder):  # noqa: PTH208 - a descriptor
+                            os.unlink(os.fsencode(name), dir_fd=folder)
+                with self._parent(probe) as (folder, name_of_probe):
+                    os.rmdir(name_of_probe, dir_fd=folder)
+            except OSError as error:
+                self._explain(error, probe, "try the file system at", "folder")
+        return self._file_system
+
+    # One path
+
+    def look(self, path: str) -> FileIdentity | None:
+        """The regular file at this path, None where nothing is; Obstacle where something else is, there or on the way."""
+        try:
+            facts = self._stat(_bytes(path))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self._explain(error, path, "look at")
+        if not stat.S_ISREG(facts.st_mode):
+            raise Obstacle(path, _kind(facts.st_mode), str(self.base))
+        return FileIdentity(facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
+
+    def is_folder(self, path: str) -> bool:
+        try:
+            return stat.S_ISDIR(self._stat(_bytes(path)).st_mode)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            if error.errno in _IN_THE_WAY:
+                return False
+            self._explain(error, path, "look at")
+
+    def make_folder(self, path: str, flush: bool = True) -> None:
+        """With the folders above it, 0700 each; nothing happens if it is there. `flush` as in writing()."""
+        raw = _bytes(path)
+        try:
+            os.close(self._folder(raw, make=True, flush=flush))
+        except OSError as error:
+            self._explain(error, path, "make the folder", "folder")
+
+    @contextmanager
+    def reading(self, path: str, drop_cache: bool = False) -> Iterator[OpenFile]:
+        """FileNotFoundError where nothing is.
+
+        `drop_cache`: what is read comes from the disk and not from memory, provided that settle() was called since it
+        was written (the kernel drops clean pages only, posix_fadvise(2)).
+        """
+        raw = _bytes(path)
+        try:
+            # A look first: even to open a device can do something (tapes rewind, watchdogs start).
+            mode = self._stat(raw).st_mode
+            if not stat.S_ISREG(mode):
+                raise Obstacle(path, _kind(mode), str(self.base))
+            fd = self._open(raw, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            self._explain(error, path, "read")
+        try:
+            try:
+                facts = os.fstat(fd)
+                if stat.S_ISREG(facts.st_mode):
+                    _advise(fd, drop_cache)
+            except OSError as error:
+                self._explain(error, path, "read")
+            if not stat.S_ISREG(facts.st_mode):
+                raise Obstacle(path, _kind(facts.st_mode), str(self.base))
+            yield OpenFile(self, path, fd, _identity(facts))
+        finally:
+            os.close(fd)
+
+    @contextmanager
+    def writing(self, path: str, mtime: float | None = None, flush: bool = True) -> Iterator[Sink]:
+        """The file appears under its name, whole and on the disk, when the block ends well, and not at all otherwise.
+
+        A regular file that has the name is replaced. `mtime` in seconds since 1970, ignored where it cannot be set.
+        Without `flush` it is whole, and on the disk only after settle(): one for many files is far cheaper.
+        """
+        self.look(path)
+        temporary = b".mv2-" + secrets.token_hex(8).encode()
+        try:
+            folder, name = self._above(path, make=True, flush=flush)
+        except OSError as error:
+            self._explain(error, path, "write")
+        try:
+            try:
+                fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _CAREFULLY, 0o600, dir_fd=folder)
+            except OSError as error:
+                self._explain(error, path, "write")
+            try:
+                sink = Sink(self, path, fd)
+                yield sink
+                sink.identity = sink._finish(folder, temporary, name, mtime, flush)
+            except BaseException:
+                with suppress(OSError):
+                    os.unlink(temporary, dir_fd=folder)
+                raise
+            finally:
+                with suppress(OSError):  # what close could report, fsync has reported
+                    os.close(fd)
+        finally:
+            os.close(folder)
+
+    @contextmanager
+    def replace_text(self, path: str) -> Iterator[TextSink]:
+        """As writing(), of text."""
+        with self.writing(path) as sink:
+            text = TextSink(sink)
+            yield text
+            text.flush()
+
+    def quarantine(self, path: str, bucket: str) -> str:
+        """The file is moved out of the way, never over another one; its new path, or "" if nothing was there."""
+        if self.look(path) is None:
+            return ""
+        last = path.rpartition("/")[2]
+        plain = re.fullmatch(r"[A-Za-z0-9._-]{1,80}", last) and not is_temporary(last)
+        safe = last if plain else hashlib.sha256(_bytes(path)).hexdigest()[:16]
+        now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        shelter = f"{OWN}/{bucket}/quarantine"
+        self.make_folder(shelter)
+        try:
+            with (
+                self._parent(path) as (old_folder, old_name),
+                self._parent(f"{shelter}/x") as (new_folder, _),
+            ):
+                while True:
+                    label = f"{now}-{next(self._numbers)}-{safe}"
+                    name = label.encode()
+                    try:
+                        # Takes the name first: rename(2) alone would replace what has it.
+                        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _CAREFULLY
+                        os.close(os.open(name, flags, 0o600, dir_fd=new_folder))
+                    except FileExistsError:
+                        continue
+                    try:
+                        os.rename(old_name, name, src_dir_fd=old_folder, dst_dir_fd=new_folder)
+                    except BaseException:
+                        with suppress(OSError):
+                            os.unlink(name, dir_fd=new_folder)
+                        raise
+                    _flush_folder(new_folder)
+                    _flush_folder(old_folder)
+                    return f"{shelter}/{label}"
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            self._explain(error, path, "move away")
+
+    def remove_temporary(self, path: str) -> None:
+        """Unlinks a regular file that is named like a temporary one of the CLI's or ours, and nothing else.
+
+        An object can be named so too (`report.20240131`): ask the rows first.
+        """
+        if not is_temporary(path):
+            raise Refused(f"{self._where(path)} is not named like a temporary file: it stays")
+        if self.look(path) is None:
+            return
+        try:
+            with self._parent(path) as (folder, name):
+                os.unlink(name, dir_fd=folder)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            self._explain(error, path, "remove")
+
+    # A bucket's folder
+
+    def survey(self, bucket: str) -> Iterator[Stray]:
+        """All that `aws s3 sync` would follow, write into, leave out or leave behind in this bucket's folder.
+
+        A regular file named like a temporary one is told as such even if an object has that name.
+        """
+        try:
+            mode = self._stat(_bytes(bucket)).st_mode
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            obstacle = self._obstacle(bucket, "folder")
+            if obstacle is None:
+                self._explain(error, bucket, "look at")
+            yield Stray(obstacle.path, obstacle.kind)
+            return
+        if not stat.S_ISDIR(mode):
+            yield Stray(bucket, _kind(mode))
+            return
+        levels = [self._entries(bucket, streamed=True)]
+        try:
+            while levels:
+                found = next(levels[-1], None)
+                if found is None:
+                    levels.pop()
+                elif isinstance(found, Stray):
+                    yield found
+                else:
+                    # A level that is streamed holds two descriptors, and a key can be 512 folders deep: below the
+                    # 64th, a folder's list of folders is held in memory instead.
+                    levels.append(self._entries(found, streamed=len(levels) < 64))
+        finally:
+            for level in reversed(levels):
+                level.close()
+
+    def _entries(self, path: str, streamed: bool) -> Generator[Stray | str, None, None]:
+        try:
+            fd = self._open(_bytes(path), _FOLDER)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            obstacle = self._obstacle(path, "folder")
+            if obstacle is None:
+                self._explain(error, path, "list")
+            yield Stray(obstacle.path, obstacle.kind)
+            return
+        folders: list[str] = []
+        try:
+            with os.scandir(fd) as entries:
+                for entry in entries:
+                    name = os.fsencode(entry.name)
+                    try:
+                        facts = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                    except FileNotFoundError:
+                        continue
+                    kind = _kind(facts.st_mode)
+                    if kind == "folder":
+                        if streamed:
+                            yield f"{path}/{_text(name)}"
+                        else:
+                            folders.append(_text(name))
+                    elif kind != "file":
+                        yield Stray(f"{path}/{_text(name)}", kind)
+                    elif facts.st_nlink > 1:
+                        yield Stray(f"{path}/{_text(name)}", "hard link")
+                    elif is_temporary(_text(name)):
+                        yield Stray(f"{path}/{_text(name)}", "temporary")
+        except OSError as error:
+            self._explain(error, path, "list")
+        finally:
+            os.close(fd)
+        for folder in folders:
+            yield f"{path}/{folder}"
+
+    # How paths become descriptors
+
+    def _open(self, path: bytes, flags: int, mode: int = 0) -> int:
+        if self._walks:
+            return _walk(self._fd, self.device, path, flags, mode)
+        return _openat2(self._fd, path, _How(flags | _CAREFULLY | _O_LARGEFILE, mode, _RESOLVE))
+
+    def _stat(self, path: bytes) -> os.stat_result:
+        """lstat, of a path that no link is on."""
+        if self._walks:
+            with _walked(self._fd, self.device, path) as (folder, name):
+                facts = os.stat(name, dir_fd=folder, follow_symlinks=False)
+                _same_device(facts, self.device)
+                return facts
+        fd = _openat2(self._fd, path, _LOOK)
+        try:
+            return os.fstat(fd)
+        finally:
+            os.close(fd)
+
+    def _above(self, path: str, make: bool = False, flush: bool = True) -> tuple[int, bytes]:
+        """The folder of this path, to be closed by the caller, and the name in it."""
+        above, _, name = _bytes(path).rpartition(b"/")
+        return self._folder(above, make, flush) if above else os.dup(self._fd), name
+
+    @contextmanager
+    def _parent(self, path: str) -> Iterator[tuple[int, bytes]]:
+        fd, name = self._above(path)
+        try:
+            yield fd, name
+        finally:
+            os.close(fd)
+
+    def _folder(self, path: bytes, make: bool, flush: bool) -> int:
+        """Made or not, it is opened from the base in one go: what is not below it any more is not found."""
+        for _ in range(100):
+            try:
+                return self._open(path, _FOLDER)
+            except FileNotFoundError:
+                if not make:
+                    raise
+            here = os.dup(self._fd)
+            try:
+                for name in path.split(b"/"):
+                    with suppress(FileExistsError):
+                        os.mkdir(name, 0o700, dir_fd=here)
+                        if flush:  # a file is as durable as the entries of the folders above it
+                            _flush_folder(here)
+                    there = os.open(name, _FOLDER | _CAREFULLY, dir_fd=here)
+                    os.close(here)
+                    here = there
+                    _same_device(os.fstat(here), self.device)
+            except FileNotFoundError:
+                continue  # someone removes folders as they are made
+            finally:
+                os.close(here)
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+    # What is told of errors
+
+    def _where(self, path: str) -> str:
+        return show(f"{self.base}/{path}")
+
+    def _obstacle(self, path: str, wanted: str = "file") -> Obstacle | None:
+        """The first thing on the way that is not a folder, or what is at the end and not what is wanted."""
+        parts = path.split("/")
+        for count in range(1, len(parts) + 1):
+            here = "/".join(parts[:count])
+            try:
+                kind = _kind(self._stat(_bytes(here)).st_mode)
+            except OSError as error:
+                return Obstacle(here, "mount point", str(self.base)) if error.errno == errno.EXDEV else None
+            if kind != ("folder" if count < len(parts) else wanted):
+                return Obstacle(here, kind, str(self.base))
+        return None
+
+    def _explain(self, error: OSError, path: str, verb: str, wanted: str = "file") -> NoReturn:
+        if error.errno in _IN_THE_WAY:
+            obstacle = self._obstacle(path, wanted)
+            if obstacle is not None:
+                raise obstacle from error
+        if error.errno == errno.ENOSPC:
+            with suppress(OSError):
+                facts = os.fstatvfs(self._fd)
+                if facts.f_files and not facts.f_favail:
+                    text = f"cannot {verb} {self._where(path)}: no inodes left; the destination can hold no more files"
+                    raise DiskError(f"{text}: remove some and run the same command again", errno.ENOSPC) from error
+        raise _disk_error(error, verb, self._where(path)) from error
+
+
+class Lock:
+    """One process at a time, and its children: who inherits `fd` keeps the lock when the one who took it is gone.
+
+    The file stays: a lock file that is removed can be held twice.
+    """
+
+    def __init__(self, path: Path, what: str) -> None:
+        self.path = Path(path)
+        self.what = what
+        self._fd: int | None = None
+
+    @property
+    def fd(self) -> int:
+        """Inheritable; pass it to every child that writes. Only while the lock is held."""
+        if self._fd is None:
+            raise ValueError("the lock is not held")
+        return self._fd
+
+    def acquire(self) -> None:
+        """Busy if anybody has it, this object included."""
+        if self._fd is not None:
+            raise Busy(self.what)
+        where = show(str(self.path))
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._fd = _locked(self.path)
+        except BlockingIOError:
+            raise Busy(self.what) from None
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise Refused(f"{where} is a symbolic link: remove it") from error
+            raise _disk_error(error, "lock", where) from error
+        with suppress(OSError):  # for people only
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        """No LOCK_UN: it would take the lock from a child that is still writing."""
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            os.close(fd)
+
+    def __enter__(self) -> Self:
+        self.acquire()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+def machine() -> Machine:
+    memory = psutil.virtual_memory()
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else psutil.cpu_count() or 1
+    return Machine(cores, memory.total, memory.available)
+
+
+def activity(pid: int) -> tuple[float, int]:
+    """Seconds of CPU, and bytes handed to write(2) (0 where the system does not count them); nothing once it is gone."""
+    try:
+        process = psutil.Process(pid)
+        times = process.cpu_times()
+        written = process.io_counters().write_chars if sys.platform == "linux" else 0
+    except (psutil.Error, ValueError):
+        return 0.0, 0
+    return times.user + times.system, written
+
+
+def alive(pid: int) -> bool:
+    """A zombie is not: it does nothing any more."""
+    try:
+        return psutil.Process(pid).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    except (psutil.NoSuchProcess, ValueError):
+        return False
+    except psutil.AccessDenied:
+        return True
+
+
+def is_temporary(path: str) -> bool:
+    """Named as our own unfinished files are (`.mv2-<16 hex>`), or as those of the CLI."""
+    name = path.rpartition("/")[2]
+    return _OURS.match(name) is not None or looks_temporary(name)
+
+
+def _disk_error(error: OSError, verb: str, where: str) -> DiskError:
+    number = error.errno or 0
+    advice = _ADVICE.get(number, "correct this and run the same command again")
+    return DiskError(f"cannot {verb} {where}: {os.strerror(number) if number else error}; {advice}", number)
+
+
+def _make_base(base: Path) -> None:
+    missing = list(itertools.takewhile(lambda folder: not os.path.lexists(folder), (base, *base.parents)))
+    for folder in reversed(missing):
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+
+
+def _locked(path: Path) -> int:
+    for _ in range(100):
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY | _CAREFULLY, 0o600)
+        try:
+            facts = os.fstat(fd)
+            if not stat.S_ISREG(facts.st_mode):
+                raise Refused(f"{show(str(path))} is a {_kind(facts.st_mode)}, not a lock file: remove it")
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with suppress(FileNotFoundError):
+                now = os.lstat(path)
+                if (now.st_dev, now.st_ino) == (facts.st_dev, facts.st_ino):
+                    os.set_inheritable(fd, True)
+                    return fd
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)  # it was removed or replaced before the lock was ours, and nobody else would meet us there
+    raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK))
+
+
+def _settle(fd: int) -> None:
+    if sys.platform == "darwin":
+        # sync(2) there returns before all is written; F_FULLFSYNC waits for the drive (fcntl(2)).
+        os.sync()
+        fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+        return
+    try:
+        syncfs = _libc.syncfs
+    except AttributeError:
+        os.sync()
+        return
+    if syncfs(ctypes.c_int(fd)) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def _advise(fd: int, drop_cache: bool) -> None:
+    if sys.platform == "darwin":
+        if drop_cache:
+            fcntl.fcntl(fd, fcntl.F_NOCACHE, 1)
+        return
+    if drop_cache:
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+
+
+def _probe(folder: int) -> FileSystem:
+    """In an empty folder that the caller empties again."""
+    return FileSystem(
+        folds_case=_same(folder, "CaSe", "cAsE") or _same(folder, "k\u00c9", "k\u00e9"),
+        normalises=_same(folder, "n\u00e9", "ne\u0301"),
+        name_max=_longest_name(folder),
+        path_max=max(os.pathconf(folder, "PC_PATH_MAX"), 1024) - 1,  # it counts the closing NUL
+        forbidden=frozenset(sign for sign in _DOUBTFUL if not _made(folder, f"f{sign}f")),
+    )
+
+
+def _made(folder: int, name: str) -> bool:
+    """Whether a file of this very name can be made: some file systems refuse, some change it and say nothing."""
+    try:
+        os.close(os.open(name.encode(), os.O_WRONLY | os.O_CREAT | os.O_EXCL | _CAREFULLY, 0o600, dir_fd=folder))
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno in _TROUBLE:
+            raise
+        return False
+    return name.encode() in map(os.fsencode, os.listdir(folder))
+
+
+def _same(folder: int, name: str, other: str) -> bool:
+    _made(folder, name)
+    try:
+        os.stat(other.encode(), dir_fd=folder, follow_symlinks=False)
+    except OSError as error:
+        if error.errno in _TROUBLE:
+            raise
+        return False
+    return True
+
+
+def _longest_name(folder: int) -> int:
+    """In bytes. Tried, since FAT says 1530 and means 255 letters, and encrypting file systems say more than they hold."""
+    said = os.pathconf(folder, "PC_NAME_MAX")
+    said = said if said > 0 else 255  # -1: no limit of its own
+    if _made(folder, "n" * said):
+        return said
+    fits, too_long = 0, said
+    while too_long - fits > 1:
+        middle = (fits + too_long) // 2
+        if _made(folder, "n" * middle):
+            fits = middle
+        else:
+            too_long = middle
+    return fits

@@ -1,0 +1,46 @@
+"""Work on many rows at once keeps a bounded number of them in memory, and stops when it is told to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from itertools import islice
+from threading import Event
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def in_threads(
+    work: Callable[[Item, Event], Result], items: Iterable[Item], *, threads: int, tick: float = 0.5
+) -> Iterator[tuple[Item, Result] | None]:
+    """(item, result) as they come, in any order; None about every `tick` seconds in which nothing came.
+
+    `items` is drawn in the caller's thread. An exception of `work` is raised here. Closing the generator sets the Event
+    that each `work` was given and waits for those under way: work that takes long looks at it.
+    """
+    source = iter(items)
+    stop = Event()
+    pool = ThreadPoolExecutor(threads)
+    running: dict[Future[Result], Item] = {}
+    try:
+        while True:
+            for item in islice(source, 2 * threads - len(running)):
+                running[pool.submit(work, item, stop)] = item
+            if not running:
+                return
+            done, _ = wait(running, timeout=tick, return_when=FIRST_COMPLETED)
+            if not done:
+                yield None
+            for future in done:
+                yield running.pop(future), future.result()
+    finally:
+        stop.set()
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def batched(items: Iterable[Item], size: int) -> Iterator[Sequence[Item]]:
+    source = iter(items)
+    while batch := tuple(islice(source, size)):
+        yield batch

@@ -1,0 +1,535 @@
+"""The order of the steps; the only place that moves a bucket's phase, and it does so by counting rows."""
+
+from __future__ import annotations
+
+import heapq
+import sys
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from migrate_v2 import __version__, keys, tuning
+from migrate_v2.edges import awscli
+from migrate_v2.edges.disk import Disk, Lock, machine
+from migrate_v2.edges.s3 import S3, Deleter, Restorer
+from migrate_v2.edges.store import BucketRow, Store
+from migrate_v2.errors import Differs, Failure, NotFinished, Refused
+from migrate_v2.events import Event, Failed, Found, Noted, PhaseEarned, Waiting, Warned
+from migrate_v2.keys import show
+from migrate_v2.model import DeleteMarker, Digest, FileState, Phase, Row, Site, Verdict, phase_of, why_kept
+from migrate_v2.settings import Settings, bandwidth_at
+from migrate_v2.steps import delete as delete_step
+from migrate_v2.steps import manifest as manifest_step
+from migrate_v2.steps import restore as restore_step
+from migrate_v2.steps.fetch import fetch
+from migrate_v2.steps.place import place
+from migrate_v2.steps.scan import scan
+from migrate_v2.steps.status import stands
+from migrate_v2.steps.sync import Cli, sync
+from migrate_v2.steps.verify import verify
+
+# A file that came down wrong is fetched again this often before a person has to look.
+ROUNDS = 3
+
+Events = Generator[Event, None, None]
+
+
+class Tools:
+    """What the steps work with, made when first needed and closed together; `session` names this process in the rows."""
+
+    def __init__(self, settings: Settings, connect: Callable[[], S3], environ: Mapping[str, str]) -> None:
+        self.settings = settings
+        self._connect = connect
+        self.environ = environ
+        self.session = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{uuid.uuid4().hex[:8]}"
+        self._open = ExitStack()
+
+    def __enter__(self) -> Tools:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    @cached_property
+    def s3(self) -> S3:
+        return self._connect()
+
+    @cached_property
+    def store(self) -> Store:
+        store = self._open.enter_context(Store.open(self.settings.state_db_path))
+        store.remember("version", __version__)
+        return store
+
+    @cached_property
+    def disk(self) -> Disk:
+        return self._open.enter_context(Disk.open(self.settings.base()))
+
+    @cached_property
+    def aws(self) -> awscli.Aws:
+        explicit = self.settings.aws_path
+        own = str(Path(sys.prefix) / "bin" / "aws")
+        return awscli.find(str(explicit) if explicit else None, self.environ.get("PATH", ""), own)
+
+    def cli(self, bucket: str, folder: Path) -> Cli:
+        held = self.store.bucket(bucket)
+        assert held is not None
+        config = Path(self.environ.get("AWS_CONFIG_FILE") or "~/.aws/config").expanduser()
+        amounts = [(t.objects, t.bytes) for t in self.store.tallies(bucket)]
+        objects, size = (sum(column) for column in zip(*amounts, strict=True))
+        s = self.settings
+        chosen = tuning.transfer(
+            size / max(1, objects),
+            machine().cores,
+            threshold=s.multipart_threshold,
+            chunk=s.multipart_chunksize,
+            concurrency=s.max_concurrency,
+            use_threads=s.use_threads,
+            bandwidth=bandwidth_at(s.max_bandwidth, datetime.now().time()),
+        )
+        return Cli(
+            aws=self.aws,
+            transfer=awscli.Transfer(**asdict(chosen)),
+            folder=folder,
+            home=str(Path.home()),
+            user_config=config.read_text("utf-8") if config.is_file() else "",
+            environ=self.environ,
+            region=held.region,
+            profile=self.s3.profile,
+            profile_in_use=self.s3.profile_in_use,
+            endpoint_url=self.s3.endpoint_flag,
+            addressing_style=self.s3.addressing_style,
+        )
+
+    @contextmanager
+    def locked(self, bucket: str, *, destination: bool = True) -> Iterator[tuple[Path, list[int]]]:
+        """The bucket is ours alone, in this state file and in this destination; gives the run's private folder, and the
+        descriptors that every child has to inherit."""
+        state = self.settings.state_db_path
+        folder = state.with_name(state.name + ".run") / bucket
+        with ExitStack() as held:
+            locks = [Lock(folder / "lock", f"bucket {bucket}")]
+            if destination:
+                locks.append(Lock(self.disk.base / keys.SIDE / bucket / "lock", f"bucket {bucket} in {self.disk.base}"))
+            for lock in locks:
+                held.enter_context(lock)
+            yield folder, [lock.fd for lock in locks]
+
+
+# -- one bucket
+
+
+def _held(bucket: str, tools: Tools) -> BucketRow:
+    held = tools.store.bucket(bucket)
+    if held is None:
+        raise Failure(f"{show(bucket)} is not in the state file")
+    return held
+
+
+def _advance(bucket: str, tools: Tools) -> Events:
+    """Moves the phase to where the rows say that it is."""
+    before = _held(bucket, tools).phase
+    phase = phase_of(tools.store.counts(bucket))
+    if phase is before:
+        return
+    tools.store.set_phase(bucket, phase)
+    order = list(Phase)
+    if order.index(phase) > order.index(before):
+        yield PhaseEarned(bucket, before, phase)
+    if phase in (Phase.DELETING, Phase.COMPLETE):
+        yield from manifest_step.manifest(bucket, tools.store, tools.disk)
+    if phase is Phase.COMPLETE:
+        yield from manifest_step.snapshot(bucket, tools.store, tools.disk)
+
+
+def _scan(bucket: str, tools: Tools) -> Events:
+    yield from scan(bucket, tools.store, tools.s3, rows_per_commit=tools.settings.db_batch_commit_size)
+
+
+def _restore(bucket: str, tools: Tools) -> Events:
+    s = tools.settings
+    yield from restore_step.refresh(bucket, tools.store, tools.s3, rows_per_commit=s.db_batch_commit_size)
+    yield from restore_step.request(
+        bucket,
+        tools.store,
+        Restorer(tools.s3),
+        days=s.glacier_restore_days,
+        tier=s.glacier_restore_tier,
+        at_most=s.max_glacier_restores,
+        rows_per_commit=s.db_batch_commit_size,
+    )
+
+
+def _fetch(bucket: str, tools: Tools, folder: Path, lock_fds: list[int]) -> Events:
+    s = tools.settings
+    rows = s.db_batch_commit_size
+    yield from place(bucket, tools.store, tools.disk, noncurrent=s.noncurrent, rows_per_commit=rows)
+    counts = tools.store.counts(bucket)
+    if not counts.to_fetch:
+        return
+    tools.store.remember("aws_cli", f"{tools.aws.path} {tools.aws.text}")
+    for passed_over in tools.aws.passed_over:
+        yield Warned(bucket, passed_over)
+    if tools.aws.cost:
+        yield Noted(bucket, f"using {tools.aws.path}: {tools.aws.cost}")
+    yield from sync(
+        bucket,
+        tools.store,
+        tools.disk,
+        tools.cli(bucket, folder),
+        lock_fds,
+        session=tools.session,
+        rows_per_commit=rows,
+    )
+    yield from fetch(
+        bucket,
+        tools.store,
+        tools.disk,
+        tools.s3,
+        session=tools.session,
+        threads=s.max_concurrent_downloads,
+        block_size=s.download_chunk_size,
+        rows_per_commit=rows,
+    )
+
+
+def _verify(
+    bucket: str, tools: Tools, rows: Iterable[Row], objects: int, size: int, verb: str = "verify"
+) -> Generator[Event, None, Counter[Verdict]]:
+    """Passes on what verify tells, and counts its findings by verdict."""
+    found: Counter[Verdict] = Counter()
+    for event in verify(
+        bucket,
+        tools.store,
+        tools.disk,
+        tools.s3,
+        rows,
+        verb=verb,
+        run=tools.session,
+        threads=tools.settings.max_concurrent_verifications,
+        rows_per_commit=tools.settings.db_batch_commit_size,
+        total_objects=objects,
+        total_bytes=size,
+    ):
+        if isinstance(event, Found) and event.verdict is not None:
+            found[event.verdict] += 1
+        yield event
+    return found
+
+
+def _amount(bucket: str, tools: Tools, *states: FileState, verdict: str | None = None) -> tuple[int, int]:
+    picked = [t for t in tools.store.tallies(bucket) if t.state in states and (verdict is None or t.verdict == verdict)]
+    return sum(t.objects for t in picked), sum(t.bytes for t in picked)
+
+
+def _ensure_scanned(bucket: str, tools: Tools, rescan: bool = False) -> Events:
+    held = tools.store.bucket(bucket)
+    if rescan or held is None or not held.scan_complete:
+        yield from _scan(bucket, tools)
+        yield from _advance(bucket, tools)
+
+
+def scan_bucket(bucket: str, tools: Tools, *, rescan: bool = False) -> Events:
+    with tools.locked(bucket, destination=False):
+        held = tools.store.bucket(bucket)
+        if held is not None and held.scan_complete and not rescan:
+            yield Noted(bucket, f"was listed at {held.scanned_at}; --rescan lists it again")
+            return
+        yield from _scan(bucket, tools)
+        # What comes after the scan may need the destination, which this command does not.
+        tools.store.set_phase(bucket, phase_of(tools.store.counts(bucket)))
+        yield stands(_held(bucket, tools), tools.store)
+
+
+def restore_bucket(bucket: str, tools: Tools) -> Events:
+    with tools.locked(bucket, destination=False):
+        held = tools.store.bucket(bucket)
+        if held is None or not held.scan_complete:
+            yield from _scan(bucket, tools)
+        yield from _restore(bucket, tools)
+        tools.store.set_phase(bucket, phase_of(tools.store.counts(bucket)))
+        _conclude_restore(bucket, tools)
+
+
+def sync_bucket(bucket: str, tools: Tools) -> Events:
+    with tools.locked(bucket) as (folder, lock_fds):
+        yield from _ensure_scanned(bucket, tools)
+        yield from _fetch(bucket, tools, folder, lock_fds)
+        yield from _advance(bucket, tools)
+        yield stands(_held(bucket, tools), tools.store)
+        _conclude(bucket, tools, verified=False)
+
+
+def verify_bucket(bucket: str, tools: Tools) -> Events:
+    """Reads all local copies again, verified and deleted ones too."""
+    with tools.locked(bucket):
+        yield from _ensure_scanned(bucket, tools)
+        tools.disk.claim(_held(bucket, tools).base_id or None)
+        objects, size = _amount(bucket, tools, FileState.DOWNLOADED, FileState.VERIFIED, FileState.DELETED)
+        found = yield from _verify(bucket, tools, tools.store.with_local_copy(bucket), objects, size)
+        yield from _advance(bucket, tools)
+        yield stands(_held(bucket, tools), tools.store)
+        if differing := found[Verdict.DIFFERS] + found[Verdict.MISSING]:
+            raise Differs(
+                f"{differing:,} local copies in {bucket} are not what S3 has; `migrate` fetches them again where S3 has them"
+            )
+        _conclude(bucket, tools)
+
+
+def migrate_bucket(bucket: str, tools: Tools) -> Events:
+    """Everything up to proof, from wherever the bucket stands; asks Glacier once and does not wait for it."""
+    with tools.locked(bucket) as (folder, lock_fds):
+        yield from _ensure_scanned(bucket, tools)
+        rescanned = False
+        for round_ in range(1, ROUNDS + 1):
+            yield from _restore(bucket, tools)
+            yield from _advance(bucket, tools)
+            yield from _fetch(bucket, tools, folder, lock_fds)
+            yield from _advance(bucket, tools)
+            objects, size = _amount(bucket, tools, FileState.DOWNLOADED, verdict="")
+            found: Counter[Verdict] = Counter()
+            if objects:
+                found = yield from _verify(bucket, tools, tools.store.left_to_verify(bucket), objects, size)
+                yield from _advance(bucket, tools)
+            if not rescanned and tools.store.any_changed(bucket):
+                rescanned = True
+                yield Noted(bucket, "some objects have changed in S3 since they were listed; listing it again")
+                yield from _ensure_scanned(bucket, tools, rescan=True)
+                continue
+            differing = found[Verdict.DIFFERS] + found[Verdict.MISSING]
+            if not differing:
+                break
+            if round_ == ROUNDS:
+                yield stands(_held(bucket, tools), tools.store)
+                raise Differs(f"{differing:,} objects of {bucket} came down wrong {ROUNDS} times")
+            yield Noted(bucket, f"{differing:,} local copies are not what S3 has; fetching them again")
+        yield stands(_held(bucket, tools), tools.store)
+        _conclude(bucket, tools)
+
+
+def _conclude_restore(bucket: str, tools: Tools) -> None:
+    counts = tools.store.counts(bucket)
+    if waiting := counts.to_request + counts.restoring:
+        raise NotFinished(f"{waiting:,} objects of {bucket} are not back from Glacier; run the same command again")
+    if counts.fetch_errors:
+        raise Failure(f"{counts.fetch_errors:,} objects of {bucket} are in error")
+
+
+def _conclude(bucket: str, tools: Tools, *, verified: bool = True) -> None:
+    """Raises what the rows say of how the bucket stands; Glacier's absence is told first, for time alone cures it."""
+    counts = tools.store.counts(bucket)
+    if waiting := counts.to_request + counts.restoring:
+        raise NotFinished(f"{waiting:,} objects of {bucket} are not back from Glacier; run the same command again")
+    if errors := counts.fetch_errors + counts.verify_errors:
+        raise Failure(f"{errors:,} objects of {bucket} are in error; their reasons are in the log and the state file")
+    if counts.to_fetch:
+        raise NotFinished(f"{counts.to_fetch:,} objects of {bucket} are not fetched; run `migrate` for it")
+    if verified and counts.to_verify:
+        raise NotFinished(f"{counts.to_verify:,} objects of {bucket} are not verified; run `migrate` for it")
+
+
+# -- many buckets
+
+
+def each(
+    names: Iterable[str], work: Callable[[str], Events], codes: list[int], waiting: list[str] | None = None
+) -> Events:
+    """The same for every bucket; what one fails at is told and does not stop the others. `codes` collects how they ended."""
+    for bucket in names:
+        try:
+            yield from work(bucket)
+        except NotFinished as unfinished:
+            codes.append(unfinished.code)
+            if waiting is not None:
+                waiting.append(bucket)
+            yield Failed(bucket, unfinished.code, str(unfinished))
+        except Failure as failure:
+            codes.append(failure.code)
+            yield Failed(bucket, failure.code, str(failure))
+
+
+def until_back(
+    names: Iterable[str],
+    work: Callable[[str], Events],
+    tools: Tools,
+    codes: list[int],
+    *,
+    wait: bool,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Events:
+    """`each`, and with `wait` again for the buckets that Glacier keeps waiting, until it does not."""
+    names = list(names)
+    while True:
+        waiting: list[str] = []
+        ended: list[int] = []
+        yield from each(names, work, ended, waiting)
+        pending = [bucket for bucket in waiting if _in_glacier(bucket, tools)]
+        if not wait or not pending:
+            codes.extend(ended)
+            return
+        codes.extend(code for code in ended if code != NotFinished.code)
+        names = pending
+        due = time.monotonic() + tools.settings.restore_poll_seconds
+        while (left := due - time.monotonic()) > 0:
+            for bucket in pending:
+                objects, size = _amount(bucket, tools, FileState.RESTORE_REQUESTED, FileState.RESTORING)
+                yield Waiting(bucket, objects, size, left)
+            sleep(min(1.0, left))
+
+
+def _in_glacier(bucket: str, tools: Tools) -> bool:
+    counts = tools.store.counts(bucket)
+    return counts.to_request + counts.restoring > 0
+
+
+# -- deletion
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What confirm-delete would do to one bucket, in figures; `token` stands for exactly this plan."""
+
+    site: Site
+    token: str
+    objects: int
+    bytes: int
+    markers: int
+    kept: int
+    evidence: Mapping[str, int]
+
+
+def decide(store: Store, site: Site) -> Iterator[tuple[Row | DeleteMarker, str]]:
+    """Every version and delete marker that S3 listed, in key order, with the reason why it stays, "" where it goes.
+
+    A delete marker goes with the last of its key's data versions, and stays while one of them does.
+    """
+    streams: list[Iterator[tuple[str, int, Row | DeleteMarker]]] = [
+        ((row.key, 0, row) for row in store.not_deleted(site.bucket)),
+        ((marker.key, 1, marker) for marker in store.listed_markers(site.bucket)),
+    ]
+    held_by: str | None = None
+    for key, _, subject in heapq.merge(
+        *streams, key=lambda entry: (entry[0].encode("utf-8", "surrogatepass"), entry[1])
+    ):
+        if isinstance(subject, Row):
+            reason = why_kept(subject, site)
+            held_by = key if reason else held_by
+        elif site.mfa_delete:
+            reason = "MFA delete is on for this bucket"
+        elif held_by == key:
+            reason = "a delete marker above versions that stay"
+        elif subject.version_id == "null" and site.versioning != "Enabled":
+            reason = "a null delete marker while versioning is not enabled: its id may be reused at any time"
+        else:
+            reason = ""
+        yield subject, reason
+
+
+def plan(store: Store, site: Site) -> Plan:
+    digest = Digest(site)
+    objects = size = markers = kept = 0
+    evidence: Counter[str] = Counter()
+    for subject, reason in decide(store, site):
+        if reason:
+            kept += 1
+            digest.keeps(subject.key, _version_id(subject), reason)
+        elif isinstance(subject, Row):
+            objects += 1
+            size += subject.version.size
+            evidence[subject.witnesses[0].kind] += 1
+            digest.deletes(subject)
+        else:
+            markers += 1
+            digest.deletes_marker(subject)
+    return Plan(site, digest.token(), objects, size, markers, kept, evidence)
+
+
+def kept(store: Store, site: Site) -> Iterator[tuple[str, str, str]]:
+    """(key, version id, reason) of all that stays."""
+    return ((s.key, _version_id(s), reason) for s, reason in decide(store, site) if reason)
+
+
+def _version_id(subject: Row | DeleteMarker) -> str:
+    return subject.version.version_id if isinstance(subject, Row) else subject.version_id
+
+
+def site_of(bucket: str, tools: Tools) -> Site:
+    facts = tools.s3.facts(bucket)
+    return Site(tools.s3.identity().account, tools.s3.endpoint_of(bucket), bucket, facts.versioning, facts.mfa_delete)
+
+
+def _safe_to_delete_at(endpoint: str) -> None:
+    parts = urlsplit(endpoint)
+    if parts.scheme != "https" and parts.hostname not in ("127.0.0.1", "::1", "localhost"):
+        raise Refused(f"{endpoint} is not encrypted: what it says could be anybody's word, so nothing is deleted by it")
+
+
+def confirm_delete(
+    bucket: str, tools: Tools, consent: Callable[[Plan], bool], *, remove_bucket: bool = False
+) -> Events:
+    """Lists the bucket again, makes the plan, asks `consent` for it, reads every copy again, and deletes the plan.
+
+    `consent` shows the plan; it returns False for a dry run and raises Refused where the plan is not agreed to.
+    """
+    with tools.locked(bucket):
+        held = tools.store.bucket(bucket)
+        if held is None or not held.scan_complete:
+            raise Refused(f"nothing of {show(bucket)} is proved; run `migrate` for it first")
+        yield from _scan(bucket, tools)
+        yield from _advance(bucket, tools)
+        site = site_of(bucket, tools)
+        planned = plan(tools.store, site)
+        if not consent(planned):
+            return
+        if not planned.objects and not planned.markers:
+            if planned.kept:
+                raise Refused(f"nothing in {show(bucket)} is proved and left to delete; run `migrate` for it")
+            yield Noted(bucket, "nothing is left to delete")
+        else:
+            _safe_to_delete_at(site.endpoint)
+            tools.disk.claim(_held(bucket, tools).base_id or None)
+            doomed = delete_step.doomed_rows(tools.store, site)
+            found = yield from _verify(bucket, tools, doomed, planned.objects, planned.bytes, "prove")
+            if sum(found.values()):
+                yield from _advance(bucket, tools)
+                raise Differs(
+                    f"{sum(found.values()):,} local copies in {bucket} are not what was verified; nothing was deleted."
+                    " Run `migrate` and then `confirm-delete` again"
+                )
+            if plan(tools.store, site).token != planned.token:
+                raise Refused(f"the plan for {show(bucket)} changed while the copies were read; nothing was deleted")
+            yield from delete_step.delete(
+                tools.store,
+                tools.disk,
+                Deleter(tools.s3),
+                site,
+                run=tools.session,
+                token=planned.token,
+                unchanged=lambda: site_of(bucket, tools),
+                total_objects=planned.objects,
+                total_bytes=planned.bytes,
+            )
+            # What S3 lists afterwards is the last word: it shows what was put meanwhile, and a delete that did not take.
+            yield from _scan(bucket, tools)
+            yield from _advance(bucket, tools)
+        if remove_bucket:
+            yield from _remove(bucket, tools)
+        yield stands(_held(bucket, tools), tools.store)
+
+
+def _remove(bucket: str, tools: Tools) -> Events:
+    left = next(tools.store.not_deleted(bucket), None)
+    if left is not None or tools.store.marker_count(bucket):
+        raise Refused(
+            f"bucket {show(bucket)} is not empty, so it is not removed; `confirm-delete --dry-run` says what is kept"
+        )
+    if tools.s3.facts(bucket).uploads != 0:
+        raise Refused(f"bucket {show(bucket)} holds unfinished uploads, or will not say; it is not removed")
+    Deleter(tools.s3).remove_bucket(bucket)
+    yield Warned(bucket, "the bucket itself is removed; its name may be taken by anybody now")

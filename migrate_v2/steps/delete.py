@@ -1,0 +1,144 @@
+"""Exactly what was proved is gone from S3, each delete announced in the state file before it was sent."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
+from threading import Event as Flag
+
+from migrate_v2.edges.disk import Disk
+from migrate_v2.edges.s3 import Deleter, Outcome
+from migrate_v2.edges.store import Doomed, Store
+from migrate_v2.errors import Failure, Refused
+from migrate_v2.events import Ended, Event, Progress, Started
+from migrate_v2.flow import batched, in_threads
+from migrate_v2.keys import show
+from migrate_v2.model import DeleteMarker, FileIdentity, Place, Proof, Row, Site, prove, why_kept
+
+# DeleteObjects takes 1,000. Deletes by If-Match go one by one; a smaller batch leaves less to find out after a crash.
+_BY_ID = 1000
+_IF_MATCH = 64
+_THREADS = 8
+
+
+def doomed_rows(store: Store, site: Site) -> Iterator[Row]:
+    """Rows that the plan names: verified, and of an identity that cannot move."""
+    return (row for row in store.verified(site.bucket) if not why_kept(row, site))
+
+
+def delete(
+    store: Store,
+    disk: Disk,
+    deleter: Deleter,
+    site: Site,
+    *,
+    run: str,
+    token: str,
+    unchanged: Callable[[], Site],
+    total_objects: int,
+    total_bytes: int,
+) -> Iterator[Event]:
+    """Deletes the plan of `token`, batch by batch, and stops this bucket at the first answer that is a surprise.
+
+    `run` names the process that has read every one of these copies again; `unchanged` asks S3 for the site anew.
+    """
+    began = time.monotonic()
+    bucket = site.bucket
+    yield Started(bucket, "delete", total_objects, total_bytes)
+    objects = size = 0
+    conditional = site.versioning != "Enabled"
+    for rows in batched(doomed_rows(store, site), _IF_MATCH if conditional else _BY_ID):
+        disk.same_place()
+        _same_site(site, unchanged())
+        proofs = [_proof(row, disk, site, run) for row in rows]
+        yield from _send(store, deleter, proofs, token)
+        objects += len(proofs)
+        size += sum(proof.size for proof in proofs)
+        yield Progress(bucket, "delete", objects, size, total_objects, total_bytes)
+    # Last, and one batch at a time: a marker goes only when every data version of its key is gone.
+    for markers in batched(store.loose_markers(bucket), _BY_ID):
+        _same_site(site, unchanged())
+        released = [_released(marker, site, run) for marker in markers]
+        yield from _send(store, deleter, [proof for proof in released if isinstance(proof, Proof)], token)
+    yield Ended(bucket, "delete", objects, size, time.monotonic() - began)
+
+
+def _proof(row: Row, disk: Disk, site: Site, run: str) -> Proof:
+    identity: FileIdentity | None = None
+    if row.place is Place.FOLDER:
+        if not disk.is_folder(row.path):
+            raise Refused(f"the folder {show(row.path)} is gone since it was checked; nothing more is deleted")
+    else:
+        identity = disk.look(row.path)
+    proof = prove(row, site, run, identity=identity)
+    if isinstance(proof, str):
+        raise Refused(f"{show(row.key)}: {proof}; nothing more is deleted, run `migrate` again")
+    return proof
+
+
+def _released(marker: DeleteMarker, site: Site, run: str) -> Proof | str:
+    return prove(marker, site, run, left_beneath=0)
+
+
+def _same_site(site: Site, now: Site) -> None:
+    if now != site:
+        raise Refused(f"the versioning of {show(site.bucket)} has changed meanwhile; nothing more is deleted")
+
+
+def _send(store: Store, deleter: Deleter, proofs: Sequence[Proof], token: str) -> Iterator[Event]:
+    """One batch: the intent, the requests, the outcome. Raises at a surprise, after everything known is written."""
+    if not proofs:
+        return
+    bucket = proofs[0].site.bucket
+    doomed = [Doomed(p.key, p.version_id, p.kind, p.etag, p.size, p.sha256) for p in proofs]
+    store.intend(bucket, doomed, token)
+    outcomes: dict[int, Outcome] = {}
+    surprise: Failure | None = None
+
+    def send(indexes: Sequence[int], _: Flag) -> list[Outcome] | Failure:
+        try:
+            return deleter.delete([proofs[index] for index in indexes])
+        except Failure as failure:
+            return failure
+
+    single = [(index,) for index, proof in enumerate(proofs) if proof.conditional]
+    together = tuple(index for index, proof in enumerate(proofs) if not proof.conditional)
+    if single:
+        # The canary goes ahead of the first delete, not beside it.
+        deleter.must_honour_if_match(bucket)
+    for answer in in_threads(send, chain(single, [together] if together else []), threads=_THREADS):
+        if answer is None:
+            continue
+        indexes, said = answer
+        if isinstance(said, Failure):
+            surprise = said
+            break
+        outcomes.update(zip(indexes, said, strict=True))
+        if not all(outcome.gone for outcome in said):
+            break
+    settled: list[tuple[Doomed, str, bool]] = []
+    unknown = 0
+    for index, entry in enumerate(doomed):
+        outcome = outcomes.get(index)
+        if outcome is not None and not outcome.unknown:
+            settled.append((entry, outcome.text, outcome.gone))
+            continue
+        # Not answered, or not told apart: perhaps sent, perhaps not.
+        there = deleter.s3.is_there(
+            bucket, entry.key, entry.version_id, entry.etag, by_id=proofs[index].site.versioning != ""
+        )
+        if there is None:
+            unknown += 1
+        else:
+            settled.append((entry, "still there" if there else "deleted; the reply was lost", not there))
+    store.concluded(bucket, settled)
+    if surprise is not None:
+        raise surprise
+    if unknown:
+        raise Failure(f"S3 does not say what became of {unknown} deletes in {show(bucket)}; run the same again")
+    left = [(entry, text) for entry, text, gone in settled if not gone]
+    if left:
+        entry, text = left[0]
+        raise Refused(f"{show(entry.key)} was not deleted: {text}; deletion in {show(bucket)} stops here")
+    yield from ()

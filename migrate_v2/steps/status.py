@@ -1,0 +1,161 @@
+"""Where each bucket stands, from kept counts: as quick for ten million rows as for ten."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from migrate_v2.edges.store import BucketRow, Store, Tally
+from migrate_v2.events import Stands
+from migrate_v2.model import ARCHIVED_CLASSES, FileState, Phase, Verdict
+
+
+@dataclass(slots=True)
+class Amount:
+    objects: int = 0
+    bytes: int = 0
+
+    def add(self, tally: Tally) -> None:
+        self.objects += tally.objects
+        self.bytes += tally.bytes
+
+    @property
+    def pair(self) -> tuple[int, int]:
+        return self.objects, self.bytes
+
+
+@dataclass(slots=True)
+class Glacier:
+    to_request: Amount = field(default_factory=Amount)
+    restoring: Amount = field(default_factory=Amount)
+    restored: Amount = field(default_factory=Amount)  # back, and not fetched yet
+
+
+@dataclass(slots=True)
+class Throughput:
+    """Bytes a second of fetching; None before anything was fetched."""
+
+    session: float | None
+    overall: float | None
+
+
+@dataclass(slots=True)
+class Standing:
+    """One bucket. `listed` = verified + unprovable + kept + failed + deleted + pending, by objects and by bytes."""
+
+    bucket: str
+    phase: Phase
+    objects: int
+    bytes: int
+    states: dict[FileState, Amount]
+    storage_classes: dict[str, Amount]
+    glacier: Glacier
+    errors: int
+    elapsed_seconds: float
+    throughput: Throughput
+    eta_seconds: float | None
+    verified: Amount
+    unprovable: Amount
+    kept: Amount
+    failed: Amount
+    deleted: Amount
+    pending: Amount
+    delete_markers: int
+    uploads: int | None
+    account: str
+    region: str
+    endpoint: str
+    versioning: str
+    scanned_at: str
+
+
+def standing(held: BucketRow, store: Store, session: str) -> Standing:
+    states = {state: Amount() for state in FileState}
+    classes: dict[str, Amount] = {}
+    glacier = Glacier()
+    total, verified, unprovable, kept, failed, deleted, pending, to_come = (Amount() for _ in range(8))
+    for tally in store.tallies(held.bucket):
+        total.add(tally)
+        states[tally.state].add(tally)
+        classes.setdefault(tally.storage_class, Amount()).add(tally)
+        part, comes = _part(tally, verified, unprovable, kept, failed, deleted, pending)
+        part.add(tally)
+        if comes:
+            to_come.add(tally)
+        if part is pending and (stage := _glacier(tally, glacier)) is not None:
+            stage.add(tally)
+    overall = held.fetched_bytes / held.fetch_seconds if held.fetch_seconds else None
+    ours = held.session == session and held.session_seconds > 0
+    speed = Throughput(held.session_bytes / held.session_seconds if ours else None, overall)
+    rate = speed.session or speed.overall
+    end = datetime.fromisoformat(held.completed_at) if held.completed_at else datetime.now(UTC)
+    return Standing(
+        bucket=held.bucket,
+        phase=held.phase,
+        objects=total.objects,
+        bytes=total.bytes,
+        states=states,
+        storage_classes=classes,
+        glacier=glacier,
+        errors=states[FileState.ERROR].objects,
+        elapsed_seconds=(end - datetime.fromisoformat(held.created_at)).total_seconds(),
+        throughput=speed,
+        eta_seconds=0.0 if not to_come.objects else to_come.bytes / rate if rate else None,
+        verified=verified,
+        unprovable=unprovable,
+        kept=kept,
+        failed=failed,
+        deleted=deleted,
+        pending=pending,
+        delete_markers=store.marker_count(held.bucket),
+        uploads=held.uploads,
+        account=held.account,
+        region=held.region,
+        endpoint=held.endpoint,
+        versioning=held.versioning,
+        scanned_at=held.scanned_at,
+    )
+
+
+def stands(held: BucketRow, store: Store) -> Stands:
+    s = standing(held, store, "")
+    return Stands(
+        s.bucket,
+        s.phase,
+        (s.objects, s.bytes),
+        s.verified.pair,
+        s.unprovable.pair,
+        s.kept.pair,
+        s.failed.pair,
+        s.deleted.pair,
+        s.pending.pair,
+    )
+
+
+def _part(
+    tally: Tally, verified: Amount, unprovable: Amount, kept: Amount, failed: Amount, deleted: Amount, pending: Amount
+) -> tuple[Amount, bool]:
+    """Where a group of rows counts, and whether its bytes are still to come."""
+    if tally.verdict == Verdict.KEPT:
+        return kept, False
+    match tally.state:
+        case FileState.VERIFIED:
+            return verified, False
+        case FileState.DELETED:
+            return deleted, False
+        case FileState.ERROR:
+            return failed, False
+        case FileState.DOWNLOADED:
+            return (unprovable if tally.verdict == Verdict.UNPROVABLE else pending), False
+        case _:
+            return pending, True
+
+
+def _glacier(tally: Tally, glacier: Glacier) -> Amount | None:
+    if tally.state in (FileState.RESTORE_REQUESTED, FileState.RESTORING):
+        return glacier.restoring
+    if tally.archived:
+        return glacier.to_request
+    if tally.storage_class in ARCHIVED_CLASSES and tally.state is not FileState.DOWNLOADED:
+        return glacier.restored
+    return None

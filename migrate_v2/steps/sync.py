@@ -1,0 +1,209 @@
+"""What `aws s3 sync` can bring is on disk, and which rows that is was decided by looking at the disk."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from migrate_v2 import keys
+from migrate_v2.edges import awscli
+from migrate_v2.edges.disk import Disk, Obstacle, activity
+from migrate_v2.edges.store import Change, Store
+from migrate_v2.errors import Refused
+from migrate_v2.events import Ended, Event, Found, Noted, Progress, Started, Warned
+from migrate_v2.flow import batched
+from migrate_v2.model import FileState, Place, Row
+
+# Every key that the CLI lists is matched against every pattern, and Python keeps 256 compiled ones.
+PATTERNS = 150
+# A process costs 0.3-0.6 s of CPU to start, the worth of some 200 small objects.
+NOT_WORTH_A_PASS = 200
+NOT_WORTH_A_PASS_BYTES = 64 << 20
+FRUITLESS_PASSES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Cli:
+    """How the CLI is run for one bucket. `folder` is private to the run and holds its configuration and its HOME."""
+
+    aws: awscli.Aws
+    transfer: awscli.Transfer
+    folder: Path
+    home: str
+    user_config: str
+    environ: Mapping[str, str]
+    region: str
+    profile: str | None  # named by the operator; naming it turns credentials from the environment off
+    profile_in_use: str
+    endpoint_url: str | None
+    addressing_style: str | None
+    stall_seconds: float = 300.0
+
+
+def sync(
+    bucket: str,
+    store: Store,
+    disk: Disk,
+    cli: Cli,
+    lock_fds: Sequence[int],
+    *,
+    session: str,
+    rows_per_commit: int,
+    pause: Callable[[float], None] = time.sleep,
+) -> Iterator[Event]:
+    """Passes of the CLI until nothing that it can fetch is left, or it brings nothing any more.
+
+    What is left then is for fetch(). Where some of the bucket is deleted already the CLI is not run at all: a copy on disk
+    may be the only one, and the CLI would write over it whatever has come under its key since.
+    """
+    if any(tally.state is FileState.DELETED for tally in store.tallies(bucket)):
+        return
+    total_objects, total_bytes = store.start_fetching(bucket)
+    if not total_objects:
+        return
+    disk.same_place()
+    disk.make_folder(bucket)
+    yield from _clear(bucket, disk)
+    began = time.monotonic()
+    yield Started(bucket, "sync", total_objects, total_bytes)
+    come = _Arrivals()
+    yield from _look(bucket, store, disk, come, rows_per_commit)
+    there_before = come.bytes
+    fruitless = passes = 0
+    while (left := total_objects - come.objects) > 0 and fruitless < FRUITLESS_PASSES:
+        if passes and left <= NOT_WORTH_A_PASS and total_bytes - come.bytes <= NOT_WORTH_A_PASS_BYTES:
+            break
+        if fruitless:
+            pause(2.0**fruitless)
+        before = come.objects
+        ended = yield from _run(bucket, store, disk, cli, lock_fds, come, total_objects, total_bytes)
+        passes += 1
+        yield from _clear(bucket, disk)
+        yield from _look(bucket, store, disk, come, rows_per_commit)
+        fruitless = 0 if come.objects > before else fruitless + 1
+        yield Progress(bucket, "sync", come.objects, come.bytes, total_objects, total_bytes)
+        if ended.stalled:
+            yield Warned(bucket, f"the CLI stood still for {cli.stall_seconds:.0f} s and was stopped")
+        elif ended.outcome is not awscli.Outcome.DONE and come.objects < total_objects:
+            said = ended.tail[-1] if ended.tail else f"exit status {ended.code}"
+            yield Noted(bucket, f"the CLI ended with {ended.outcome.value}: {said}")
+    seconds = time.monotonic() - began
+    if passes:
+        store.add_throughput(bucket, session, come.bytes - there_before, seconds)
+    yield Ended(bucket, "sync", come.objects, come.bytes, seconds)
+
+
+@dataclass(slots=True)
+class _Arrivals:
+    objects: int = 0
+    bytes: int = 0
+
+
+def _look(bucket: str, store: Store, disk: Disk, come: _Arrivals, rows_per_commit: int) -> Iterator[Event]:
+    """Marks as downloaded what lies at its path with the size and the time that the listing gave; nothing else counts."""
+    disk.settle()
+    for rows in batched(store.left_to_fetch(bucket, Place.PLAIN), rows_per_commit):
+        here, blocked = [], []
+        for row in rows:
+            try:
+                if _arrived(row, disk):
+                    here.append(row.version)
+            except Obstacle as obstacle:
+                blocked.append(Change(row.version, FileState.ERROR, None, str(obstacle)))
+        store.fetched(bucket, here)
+        store.change(blocked)
+        come.objects += len(here) + len(blocked)
+        come.bytes += sum(version.size for version in here)
+        for change in blocked:
+            yield Found(bucket, change.version.key, change.version.version_id, change.verdict, change.reason)
+
+
+def _arrived(row: Row, disk: Disk) -> bool:
+    # The CLI gives a file the LastModified of the listing, in whole seconds, as the last thing it does.
+    identity = disk.look(row.path)
+    return (
+        identity is not None
+        and identity.size == row.version.size
+        and identity.mtime_ns // 10**9 == int(row.version.last_modified.timestamp())
+    )
+
+
+def _clear(bucket: str, disk: Disk) -> Iterator[Event]:
+    """Removes temporary files that a killed CLI left; Refused where it would follow, or hang on, something else."""
+    swept = 0
+    for stray in disk.survey(bucket):
+        if stray.kind == "temporary":
+            disk.remove_temporary(stray.path)
+            swept += 1
+        elif stray.kind != "hard link":
+            raise Refused(
+                f"{keys.show(stray.path)} in the destination is a {stray.kind}: the CLI would write through it or hang on"
+                " it; move it away and run the same command again"
+            )
+    if swept:
+        yield Noted(bucket, f"removed {swept:,} temporary files of an interrupted transfer")
+
+
+def _excludes(bucket: str, store: Store, force: bool) -> tuple[str, ...]:
+    def unwanted() -> Iterator[str]:
+        for row in store.not_for_the_cli(bucket, force):
+            yield row.key
+
+    return (*keys.STRUCTURAL, *keys.excludes(unwanted(), PATTERNS))
+
+
+def _run(
+    bucket: str,
+    store: Store,
+    disk: Disk,
+    cli: Cli,
+    lock_fds: Sequence[int],
+    come: _Arrivals,
+    total_objects: int,
+    total_bytes: int,
+) -> Generator[Event, None, awscli.Pass]:
+    """One pass; its value is the awscli.Pass."""
+    # Restored objects are listed as archived still, so the CLI passes over them unless it is forced; forced, it also
+    # tries those that are not back. Those are excluded by name, and where they are too many to name it is not forced.
+    restored, archived = store.archived_counts(bucket)
+    force = restored > 0 and archived <= PATTERNS // 2
+    config, home = cli.folder / "config", cli.folder / "home"
+    config.touch(0o600)
+    config.write_text(
+        awscli.private_config(cli.user_config, cli.profile_in_use, cli.transfer, cli.addressing_style), "utf-8"
+    )
+    awscli.private_home(cli.home, str(home))
+    arguments = awscli.arguments(
+        bucket,
+        str(disk.base / bucket),
+        region=cli.region,
+        profile=cli.profile,
+        endpoint_url=cli.endpoint_url,
+        force_glacier=force,
+        excludes=_excludes(bucket, store, force),
+    )
+    environment = awscli.environment(cli.environ, str(config), str(home))
+    lines = awscli.sync(cli.aws, arguments, environment, "/", lock_fds, activity, cli.stall_seconds)
+    objects = written = 0
+    with closing(lines):
+        while True:
+            try:
+                told = next(lines)
+            except StopIteration as end:
+                ended: awscli.Pass = end.value
+                return ended
+            if isinstance(told, awscli.Line):
+                objects += told.kind == "downloaded"
+                continue
+            written = told.bytes_written
+            yield Progress(
+                bucket,
+                "sync",
+                min(come.objects + objects, total_objects),
+                min(come.bytes + written, total_bytes),
+                total_objects,
+                total_bytes,
+            )

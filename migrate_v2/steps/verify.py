@@ -1,0 +1,253 @@
+"""Every local byte was read back from the disk and compared with what S3 itself says of exactly that version."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from threading import Event as Flag
+from threading import Lock
+
+from migrate_v2 import checksums
+from migrate_v2.edges.disk import Changed, Disk, DiskError, Obstacle
+from migrate_v2.edges.s3 import S3, Archived, Denied, Gone, Moved, Refusal, Unreachable
+from migrate_v2.edges.store import Evidence, Store
+from migrate_v2.events import Ended, Event, Found, Progress, Started
+from migrate_v2.flow import batched, in_threads
+from migrate_v2.model import CHANGED, VANISHED, FileIdentity, FileState, Place, Row, Verdict, Witness
+
+_MULTIPART = re.compile(r"[0-9a-f]{32}-([0-9]{1,5})")
+_OPAQUE = ("aws:kms", "aws:kms:dsse", "SSE-C")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a look at one copy came to, before it is told or written."""
+
+    verdict: Verdict
+    reason: str = ""
+    sha256: str = ""
+    witnesses: tuple[Witness, ...] = ()
+    identity: FileIdentity | None = None
+    in_s3: bool = True  # False: S3 does not hold this version any more
+
+
+class _Stopped(Exception):
+    pass
+
+
+class _Meter:
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self.bytes = 0
+
+    def add(self, count: int) -> None:
+        with self._lock:
+            self.bytes += count
+
+
+def verify(
+    bucket: str,
+    store: Store,
+    disk: Disk,
+    s3: S3,
+    rows: Iterable[Row],
+    *,
+    verb: str = "verify",
+    run: str,
+    threads: int,
+    rows_per_commit: int,
+    total_objects: int = 0,
+    total_bytes: int = 0,
+) -> Iterator[Event]:
+    """Reads and judges the copies of `rows`. What differs goes into quarantine and back to `discovered`.
+
+    A copy of what is deleted in S3 is held to its recorded SHA-256 and stays where it is, whatever is found.
+    """
+    disk.same_place()
+    disk.settle()
+    s3.region_of(bucket)
+    began = time.monotonic()
+    yield Started(bucket, verb, total_objects, total_bytes)
+    meter = _Meter()
+    objects = unanswered = 0
+
+    def examine(row: Row, stop: Flag) -> Finding | Unreachable:
+        try:
+            return (
+                _deleted(row, disk, meter, stop)
+                if row.state is FileState.DELETED
+                else _judge(row, disk, s3, meter, stop)
+            )
+        except Unreachable as failure:
+            return failure
+
+    for batch in batched(rows, rows_per_commit):
+        evidence: list[Evidence] = []
+        told: list[Found] = []
+        for answer in in_threads(examine, batch, threads=threads):
+            if answer is not None:
+                row, found = answer
+                objects += 1
+                if isinstance(found, Unreachable):
+                    unanswered += 1
+                    if unanswered >= 20:
+                        raise found
+                    found = Finding(Verdict.UNREADABLE, f"S3 could not be asked: {found}")
+                else:
+                    unanswered = 0
+                entry = _conclusion(row, found, disk)
+                evidence.append(entry)
+                if found.verdict is not Verdict.MATCH:
+                    told.append(Found(bucket, row.key, row.version.version_id, found.verdict, entry.reason))
+            yield Progress(bucket, verb, objects, meter.bytes, total_objects, total_bytes)
+        store.record(evidence, run)
+        yield from told
+    yield Ended(bucket, verb, objects, meter.bytes, time.monotonic() - began)
+
+
+def _judge(row: Row, disk: Disk, s3: S3, meter: _Meter, stop: Flag) -> Finding:
+    """Compares the copy with S3's word.
+
+    copy is ...               | listing's ETag | HEAD's word                      | verdict
+    --------------------------|----------------|----------------------------------|-----------
+    not there                 | any            | not asked                        | missing
+    not a plain file          | any            | not asked                        | unreadable
+    of another size           | any            | not asked                        | differs
+    a folder for a `dir/`     | size 0         | not asked                        | match
+    read                      | matches        | not asked                        | match
+    read                      | does not       | something strong enough matches  | match
+    read                      | does not       | something contradicts            | differs
+    read                      | does not       | nothing decides                  | unprovable
+    read                      | does not       | S3 has another object there      | error: changed
+    """
+    version = row.version
+    if row.place is Place.FOLDER:
+        if not disk.is_folder(row.path):
+            return Finding(Verdict.MISSING, "the folder is not there")
+        witnesses = checksums.listed(version)
+        measured = checksums.Reading(witnesses).finish()
+        return Finding(Verdict.MATCH, "", measured.sha256, checksums.matched(witnesses, measured))
+    witnesses = row.witnesses or checksums.listed(version)
+    try:
+        measured, identity = _read(row, disk, witnesses, meter, stop)
+    except FileNotFoundError:
+        return Finding(Verdict.MISSING, "the file is not there")
+    except (Obstacle, Changed, DiskError) as failure:
+        return Finding(Verdict.UNREADABLE, str(failure))
+    if measured.size != version.size:
+        return Finding(
+            Verdict.DIFFERS, f"the file has {measured.size:,} bytes, the object {version.size:,}", measured.sha256
+        )
+    matched = checksums.matched(witnesses, measured)
+    if checksums.enough(matched):
+        return Finding(Verdict.MATCH, "", measured.sha256, matched, identity)
+    try:
+        head, parts = s3.head(version)
+        sizes: tuple[int, ...] = ()
+        if count := _part_count(version.etag):
+            sizes = s3.part_sizes(version, count)
+        more = checksums.headed(head, sizes, parts)
+    except Gone:
+        return Finding(Verdict.UNREADABLE, VANISHED, in_s3=False)
+    except Moved:
+        return Finding(Verdict.UNREADABLE, CHANGED, in_s3=False)
+    except (Denied, Refusal, Archived) as failure:
+        return Finding(
+            Verdict.UNPROVABLE, f"S3 does not give its checksums: {failure}", measured.sha256, identity=identity
+        )
+    unread = checksums.unread(more, measured)
+    if unread:
+        try:
+            measured, identity = _read(row, disk, unread, meter, stop, measured)
+        except FileNotFoundError:
+            return Finding(Verdict.MISSING, "the file is not there")
+        except (Obstacle, Changed, DiskError) as failure:
+            return Finding(Verdict.UNREADABLE, str(failure))
+    matched = checksums.matched((*witnesses, *more), measured)
+    if checksums.contradicted(more, measured):
+        return Finding(Verdict.DIFFERS, "the bytes are not those that S3 has checksums of", measured.sha256)
+    if checksums.enough(matched):
+        return Finding(Verdict.MATCH, "", measured.sha256, matched, identity)
+    why = f"its encryption ({head.encryption}) makes the ETag opaque, " if head.encryption in _OPAQUE else ""
+    return Finding(
+        Verdict.UNPROVABLE,
+        f"{why}and S3 has no checksum of 64 bits or more for it".removeprefix("and "),
+        measured.sha256,
+        matched,
+        identity,
+    )
+
+
+def _deleted(row: Row, disk: Disk, meter: _Meter, stop: Flag) -> Finding:
+    if row.place is Place.FOLDER:
+        there = disk.is_folder(row.path)
+        return _kept_as_was(
+            row, Verdict.MATCH if there else Verdict.MISSING, "" if there else "the folder is not there"
+        )
+    try:
+        measured, identity = _read(row, disk, (), meter, stop)
+    except FileNotFoundError:
+        return _kept_as_was(row, Verdict.MISSING, "deleted in S3, and its local copy is not there")
+    except (Obstacle, Changed, DiskError) as failure:
+        return _kept_as_was(row, Verdict.UNREADABLE, f"deleted in S3, and its local copy cannot be read: {failure}")
+    if measured.sha256 != row.sha256:
+        return _kept_as_was(row, Verdict.DIFFERS, "deleted in S3, and its local copy is not what was verified")
+    return replace(_kept_as_was(row, Verdict.MATCH, ""), identity=identity)
+
+
+def _kept_as_was(row: Row, verdict: Verdict, reason: str) -> Finding:
+    return Finding(verdict, reason, row.sha256, row.witnesses, row.identity)
+
+
+def _read(
+    row: Row,
+    disk: Disk,
+    witnesses: Iterable[Witness],
+    meter: _Meter,
+    stop: Flag,
+    before: checksums.Measured | None = None,
+) -> tuple[checksums.Measured, FileIdentity]:
+    """One pass over the file, from the disk and not from memory; what an earlier pass computed is kept."""
+    reading = checksums.Reading(witnesses)
+    with disk.reading(row.path, drop_cache=True) as file:
+        identity = file.identity
+        if identity.size == row.version.size:
+            for block in file.blocks():
+                reading.update(block)
+                meter.add(len(block) if before is None else 0)
+                if stop.is_set():
+                    raise _Stopped
+            measured = reading.finish()
+        else:
+            measured = replace(reading.finish(), size=identity.size)
+    if before is not None:
+        measured = replace(measured, values={**before.values, **measured.values})
+    return measured, identity
+
+
+def _part_count(etag: str) -> int:
+    found = _MULTIPART.fullmatch(etag)
+    return int(found[1]) if found else 0
+
+
+def _conclusion(row: Row, found: Finding, disk: Disk) -> Evidence:
+    """The row that a finding makes; a copy that differs is moved out of the way first."""
+    state, verdict, reason = FileState.VERIFIED, found.verdict, found.reason
+    match found.verdict:
+        case _ if row.state is FileState.DELETED:
+            state = FileState.DELETED
+        case Verdict.UNPROVABLE:
+            state = FileState.DOWNLOADED
+        case Verdict.UNREADABLE:
+            state = FileState.ERROR
+            if not found.in_s3:
+                return Evidence(row.version, state, None, reason, "", (), None)
+        case Verdict.DIFFERS:
+            where = disk.quarantine(row.path, row.version.bucket)
+            reason = f"{reason}; the file is now {where}" if where else reason
+            return Evidence(row.version, FileState.DISCOVERED, None, reason, "", (), None)
+        case Verdict.MISSING:
+            return Evidence(row.version, FileState.DISCOVERED, None, reason, "", (), None)
+    return Evidence(row.version, state, verdict, reason, found.sha256, found.witnesses, found.identity)

@@ -1,0 +1,1216 @@
+"""What the disk module promises, tried on a real file system, with real processes, on both ways to resolve a path."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import io
+import json
+import os
+import pickle
+import re
+import resource
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from migrate_v2.edges import disk as edge
+from migrate_v2.edges.disk import Changed, Disk, DiskError, Lock, Obstacle, Stray
+from migrate_v2.errors import Busy, Failure, Refused
+from migrate_v2.keys import FileSystem
+from tests.test_keys import GOLDEN
+
+ROOT = Path(__file__).parents[2]
+ODD = [
+    *(key for key in GOLDEN if edge._text(key.encode()) and not re.search(r"(^|/)(\.{0,2})(/|\Z)|\0", key)),
+    "n" * 255,
+    "é" * 127,
+    "line\nfeed",
+    "\x1b[31mred",
+    "latin-1 \udce9",
+    "/".join(["deep"] * 200),
+]
+ODD = [key for key in ODD if all(len(part.encode("utf-8", "surrogateescape")) <= 255 for part in key.split("/"))]
+
+
+@pytest.fixture(params=["openat2", "walk"])
+def walks(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param == "walk")
+
+
+@pytest.fixture
+def disk(tmp_path: Path, walks: bool) -> Iterator[Disk]:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "f").write_bytes(b"not ours")
+    with Disk.open(tmp_path / "base", walks=walks) as disk:
+        yield disk
+
+
+def put(disk: Disk, path: str, content: bytes = b"x") -> None:
+    with disk.writing(path, None) as sink:
+        sink.write(content)
+
+
+def content(disk: Disk, path: str, size: int = edge.BLOCK) -> bytes:
+    with disk.reading(path, drop_cache=True) as file:
+        return b"".join(bytes(block) for block in file.blocks(size))
+
+
+def tree(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def run(code: str, *args: str | Path, before: Callable[[], None] | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "import sys\n" + code, *map(str, args)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, preexec_fn=before, timeout=30)
+
+
+def one_line(text: str) -> bool:
+    return text.isprintable() and 20 < len(text) < 400
+
+
+# The base folder
+
+
+def test_a_missing_base_is_made_with_its_parents_for_the_owner_only(tmp_path: Path) -> None:
+    with Disk.open(tmp_path / "a" / "b") as disk:
+        assert disk.base == tmp_path / "a" / "b"
+        assert disk.device == os.stat(tmp_path).st_dev
+    assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("a", "a/b")] == [0o700, 0o700]
+
+
+def test_a_missing_base_is_not_made_unasked(tmp_path: Path) -> None:
+    with pytest.raises(Failure, match=r"there is no folder .*mounted") as caught:
+        Disk.open(tmp_path / "a", create=False)
+    assert caught.value.code == 1
+    assert tree(tmp_path) == []
+
+
+def test_a_relative_base_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Disk.open(Path("here")) as disk:
+        assert disk.base == tmp_path / "here"
+
+
+def linked(base: Path) -> None:
+    base.parent.joinpath("real").mkdir()
+    base.symlink_to(base.parent / "real")
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (linked, "is a symbolic link; name the folder it points to: .*real"),
+        (lambda base: base.symlink_to("nowhere"), "is a symbolic link"),
+        (lambda base: base.write_bytes(b""), "is a file, not a folder"),
+        (os.mkfifo, "is a FIFO, not a folder"),
+        (lambda base: base.mkdir() or base.chmod(0o777), "written by everybody"),
+        (lambda base: base.mkdir() or base.chmod(0o1777), "written by everybody"),
+    ],
+)
+def test_a_base_that_is_not_safe_is_refused(tmp_path: Path, make: Callable[[Path], None], said: str) -> None:
+    base = tmp_path / "base\n"
+    make(base)
+    with pytest.raises(Refused, match=said) as caught:
+        Disk.open(base)
+    assert one_line(str(caught.value))
+    assert "base\\n" in str(caught.value)
+
+
+def test_a_base_that_its_group_may_write_is_taken(tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    base.chmod(0o770)
+    Disk.open(base).close()
+
+
+def test_a_base_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: mine + 1)
+    with pytest.raises(Refused, match=f"belongs to user {mine}, and this is user {mine + 1}"):
+        Disk.open(tmp_path / "base")
+
+
+def test_a_link_above_the_base_is_the_operators_own(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    with Disk.open(tmp_path / "link" / "base") as disk:
+        put(disk, "b/k")
+    assert (tmp_path / "real/base/b/k").read_bytes() == b"x"
+
+
+def test_no_descriptor_is_left_open(disk: Disk, tmp_path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    put(disk, "b/c/k")
+    content(disk, "b/c/k")
+    disk.filesystem()
+    disk.claim(None)
+    disk.quarantine("b/c/k", "b")
+    os.symlink("/etc", disk.base / "b/link")
+    for call in (disk.look, disk.make_folder, lambda path: put(disk, path), lambda path: content(disk, path)):
+        with pytest.raises(Obstacle):
+            call("b/link/k")
+    assert list(disk.survey("b")) == [Stray("b/link", "symbolic link")]
+    for base in ("base/b/link", "no/thing\0"):
+        with pytest.raises(Refused):
+            Disk.open(tmp_path / base)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_after_closing_nothing_is_reached(tmp_path: Path, walks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("k").write_bytes(b"x")
+    disk = Disk.open(tmp_path, walks=walks)
+    assert disk.look("k") is not None
+    disk.close()
+    disk.close()
+    with pytest.raises(DiskError):
+        disk.look("k")
+
+
+def test_a_replaced_base_is_noticed(disk: Disk) -> None:
+    disk.same_place()
+    disk.base.rename(disk.base.with_name("old"))
+    with pytest.raises(Refused, match="is gone"):
+        disk.same_place()
+    disk.base.mkdir()
+    with pytest.raises(Refused, match="not the folder any more"):
+        disk.same_place()
+    with pytest.raises(Refused):
+        disk.claim(None)
+    disk.base.rmdir()
+    disk.base.symlink_to("old")
+    with pytest.raises(Refused):
+        disk.same_place()
+
+
+def test_the_marker_is_made_once_and_known_again(disk: Disk, walks: bool) -> None:
+    found = disk.claim(None)
+    assert re.fullmatch("[0-9a-f]{32}", found)
+    assert json.loads((disk.base / ".migrate-v2/base.json").read_text())["id"] == found
+    with Disk.open(disk.base, walks=walks) as again:
+        assert again.claim(None) == again.claim(found) == found
+
+
+@pytest.mark.parametrize("marker", [None, '{"id": "another"}', "", "[]", '{"id": 5}'])
+def test_an_empty_mount_point_is_not_taken_for_the_base(disk: Disk, marker: str | None) -> None:
+    if marker is not None:
+        disk.make_folder(".migrate-v2")
+        (disk.base / ".migrate-v2/base.json").write_text(marker)
+    before = tree(disk.base)
+    with pytest.raises(Refused, match=r"mounted|damaged") as caught:
+        disk.claim("0123456789abcdef")
+    assert one_line(str(caught.value))
+    assert tree(disk.base) == before
+
+
+def test_processes_that_begin_together_agree_on_the_marker(tmp_path: Path) -> None:
+    code = """
+from pathlib import Path
+from migrate_v2.edges.disk import Disk
+with Disk.open(Path(sys.argv[1])) as disk:
+    sys.stdin.read()
+    print(disk.claim(None))
+"""
+    many = [
+        subprocess.Popen(
+            [sys.executable, "-c", "import sys" + code, tmp_path / "base"],
+            cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )
+        for _ in range(4)
+    ]  # fmt: skip
+    time.sleep(0.3)
+    for one in many:
+        assert one.stdin is not None
+        one.stdin.close()
+        one.stdin = None
+    answers = {one.communicate(timeout=30)[0] for one in many}
+    assert len(answers) == 1
+    assert len(answers.pop()) == 33
+
+
+def test_free_space(disk: Disk) -> None:
+    free = disk.free()
+    said = os.statvfs(disk.base)
+    assert abs(free.bytes - said.f_bavail * said.f_frsize) < 1 << 30
+    assert free.inodes is None or free.inodes > 0
+
+
+def test_the_file_system_is_found_out_by_trying(disk: Disk) -> None:
+    assert disk.filesystem() == FileSystem()
+    assert tree(disk.base) == [".migrate-v2"]
+    assert disk.filesystem() is disk.filesystem()
+
+
+def test_the_probe_can_find_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that folds, refuses and shortens, played by the system calls that the probe makes of the real one."""
+    real = os.open
+
+    def folding(path: bytes | str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        if isinstance(path, bytes) and re.match(rb"f.f", path, re.DOTALL):
+            if path == b"f:f":
+                raise OSError(errno.EINVAL, "")
+            path = path.replace(b"?", b"_")
+        if len(path) > 100:
+            raise OSError(errno.ENAMETOOLONG, "")
+        return real(path.lower() if path == b"CaSe" else path, flags, mode, dir_fd=dir_fd)
+
+    real_stat = os.stat
+    with Disk.open(tmp_path / "base") as disk:
+        monkeypatch.setattr(os, "open", folding)
+        monkeypatch.setattr(
+            os, "stat", lambda path, **more: real_stat(path.lower() if path == b"cAsE" else path, **more)
+        )  # fmt: skip
+        found = disk.filesystem()
+        monkeypatch.undo()
+        assert found == FileSystem(True, False, 100, 4095, frozenset(":?"))
+        assert tree(disk.base) == [".migrate-v2"]
+
+
+def test_settled(disk: Disk) -> None:
+    put(disk, "b/k")
+    disk.settle()
+    disk.settle()
+
+
+def test_a_failed_settle_stays_failed(disk: Disk) -> None:
+    put(disk, "b/k")
+    good = os.dup(disk._fd)
+    bad = os.open(disk.base, os.O_PATH)  # syncfs(2) refuses such a descriptor
+    os.dup2(bad, disk._fd)
+    with pytest.raises(DiskError):
+        disk.settle()
+    os.dup2(good, disk._fd)
+    os.close(good)
+    os.close(bad)
+    with pytest.raises(DiskError):
+        disk.settle()
+
+
+# Paths
+
+
+@pytest.mark.parametrize(
+    "path", ["", "/", "/etc/passwd", "..", "../f", "b/../../f", "b/..", "b//f", "b/", "./b", "b/.", "b/\0", "b/\ud800"]
+)
+def test_no_path_leads_out(disk: Disk, path: str) -> None:
+    disk.make_folder("b")
+    for call in (
+        disk.look,
+        disk.is_folder,
+        disk.make_folder,
+        disk.remove_temporary,
+        lambda path: put(disk, path),
+        lambda path: content(disk, path),
+        lambda path: disk.quarantine(path, "b"),
+        lambda path: disk.quarantine("b/f", path) or put(disk, path),
+        lambda path: list(disk.survey(path)),
+    ):
+        with pytest.raises(Refused) as caught:
+            call(path)
+        assert str(caught.value).isprintable()
+    assert tree(disk.base) == ["b"]
+
+
+def test_odd_names_come_back(disk: Disk) -> None:
+    assert len(ODD) > 60
+    for number, key in enumerate(ODD):
+        path = f"b{number}/{key}"
+        assert disk.look(path) is None
+        with disk.writing(path, flush=False) as sink:
+            sink.write(b"%d" % number)
+        assert sink.identity == disk.look(path)
+        assert content(disk, path) == b"%d" % number
+        there = os.fsencode(disk.base) + b"/" + path.encode("utf-8", "surrogateescape")
+        assert os.path.isfile(there), ascii(key)
+        assert os.path.isfile(os.path.join(disk.base, disk.quarantine(path, "b"))), ascii(key)
+        assert disk.look(path) is None
+
+
+def test_names_are_utf_8_whatever_the_locale(tmp_path: Path) -> None:
+    code = """
+from pathlib import Path
+from migrate_v2.edges.disk import Disk
+assert sys.getfilesystemencoding() != "utf-8"
+with Disk.open(Path(sys.argv[1])) as disk:
+    with disk.writing("b/\\u00e9\\u20ac") as sink:
+        sink.write(b"x")
+    (disk.base / "b" / "link").symlink_to("k")
+    (disk.base / "b" / "\\u00e9\\u20ac").exists()
+    import os
+    os.mkfifo(os.fsencode(disk.base) + b"/b/\\xc3\\xa9")
+    print(ascii(sorted(stray.path for stray in disk.survey("b"))), disk.look("b/\\u00e9\\u20ac").size)
+"""
+    env = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PATH": os.environ["PATH"]}
+    probe = subprocess.run(
+        [sys.executable, "-c", "import sys" + code.replace(".exists()", ""), tmp_path / "base"],
+        cwd=ROOT, env=env, capture_output=True, text=True,
+    )  # fmt: skip
+    assert probe.stdout == "['b/link', 'b/\\xe9'] 1\n", probe.stderr
+    assert os.listdir(os.fsencode(tmp_path / "base/b")).count("é€".encode()) == 1
+
+
+def test_a_name_that_is_too_long_is_said(disk: Disk) -> None:
+    with pytest.raises(DiskError, match="no name or path of this length"):
+        put(disk, "b/" + "n" * 256)
+    with pytest.raises(DiskError, match="no name or path of this length"):
+        disk.look("b/" + "n" * 256)
+
+
+# Looking
+
+
+def test_look_tells_the_identity_of_a_file_and_of_nothing_else(disk: Disk) -> None:
+    put(disk, "b/d/f", b"12345")
+    facts = os.stat(disk.base / "b/d/f")
+    seen = disk.look("b/d/f")
+    assert seen is not None
+    assert (seen.device, seen.inode, seen.size) == (facts.st_dev, facts.st_ino, 5)
+    assert (seen.mtime_ns, seen.ctime_ns) == (facts.st_mtime_ns, facts.st_ctime_ns)
+    assert disk.look("b/d/g") is None
+    assert disk.look("b/e/g") is None
+    assert disk.look("c") is None
+
+
+def listening(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as one:
+        one.bind(os.path.relpath(path))
+
+
+IN_THE_WAY = {
+    "folder": lambda path: path.mkdir(),
+    "symbolic link": lambda path: path.symlink_to("../../outside/f"),
+    "FIFO": os.mkfifo,
+    "socket": listening,
+}
+
+
+@pytest.mark.parametrize("kind", IN_THE_WAY)
+def test_what_is_no_file_is_an_obstacle(disk: Disk, kind: str) -> None:
+    disk.make_folder("b")
+    IN_THE_WAY[kind](disk.base / "b/k")
+    before = tree(disk.base)
+    for call in (
+        disk.look,
+        lambda path: put(disk, path),
+        lambda path: content(disk, path),
+        lambda path: disk.quarantine(path, "b"),
+    ):
+        with pytest.raises(Obstacle, match=f"base/b/k is a {kind}: ") as caught:
+            call("b/k")
+        assert (caught.value.path, caught.value.kind, caught.value.code) == ("b/k", kind, 1)
+        assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+    if kind != "folder":
+        with pytest.raises(Obstacle, match=kind):
+            disk.make_folder("b/k")
+        assert not disk.is_folder("b/k")
+        assert list(disk.survey("b")) == [Stray("b/k", kind)]
+    assert tree(disk.base) == before
+
+
+@pytest.mark.parametrize("kind", [*IN_THE_WAY, "file"])
+def test_what_is_no_folder_on_the_way_is_an_obstacle(disk: Disk, kind: str) -> None:
+    if kind == "folder":
+        return
+    disk.make_folder("b")
+    make = {**IN_THE_WAY, "file": lambda path: path.write_bytes(b"")}[kind]
+    make(disk.base / "b/k")
+    before = tree(disk.base)
+    for call in (
+        disk.look,
+        disk.make_folder,
+        lambda path: put(disk, path),
+        lambda path: content(disk, path),
+        lambda path: disk.quarantine(path, "b"),
+    ):
+        with pytest.raises(Obstacle) as caught:
+            call("b/k/l/m")
+        assert (caught.value.path, caught.value.kind) == ("b/k", kind)
+    assert not disk.is_folder("b/k/l/m")
+    assert tree(disk.base) == before
+
+
+@pytest.mark.system
+def test_a_device_is_not_opened(disk: Disk) -> None:
+    disk.make_folder("b")
+    os.mknod(disk.base / "b/k", 0o600 | stat.S_IFCHR, os.makedev(1, 3))
+    with pytest.raises(Obstacle, match="is a device"):
+        content(disk, "b/k")
+    assert list(disk.survey("b")) == [Stray("b/k", "device")]
+
+
+def test_folders(disk: Disk) -> None:
+    assert not disk.is_folder("b")
+    disk.make_folder("b/c/d")
+    disk.make_folder("b/c/d")
+    assert disk.is_folder("b/c/d")
+    assert disk.is_folder("b")
+    assert (disk.base / "b/c").stat().st_mode & 0o777 == 0o700
+    put(disk, "b/f")
+    assert not disk.is_folder("b/f")
+    assert not disk.is_folder("b/f/g")
+    with pytest.raises(Obstacle, match="b/f is a file"):
+        disk.make_folder("b/f")
+
+
+# Links
+
+
+def test_a_folder_swapped_for_a_link_between_calls(disk: Disk) -> None:
+    put(disk, "b/d/f", b"ours")
+    assert disk.look("b/d/f") is not None
+    (disk.base / "b/d").rename(disk.base / "b/aside")
+    (disk.base / "b/d").symlink_to("../../outside")
+    for call in (
+        disk.look,
+        lambda path: put(disk, path),
+        lambda path: content(disk, path),
+        lambda path: disk.quarantine(path, "b"),
+    ):
+        with pytest.raises(Obstacle, match="base/b/d is a symbolic link"):
+            call("b/d/f")
+    assert not disk.is_folder("b/d")
+    assert (disk.base.parent / "outside/f").read_bytes() == b"not ours"
+
+
+def test_a_link_that_stays_below_the_base_is_not_followed_either(disk: Disk) -> None:
+    put(disk, "b/real/f")
+    (disk.base / "b/d").symlink_to("real")
+    with pytest.raises(Obstacle, match="symbolic link"):
+        disk.look("b/d/f")
+    (disk.base / ".migrate-v2").symlink_to("b/real")
+    for call in (lambda: disk.claim(None), disk.filesystem, lambda: disk.quarantine("b/real/f", "b")):
+        with pytest.raises(Obstacle, match="migrate-v2 is a symbolic link"):
+            call()
+    assert tree(disk.base / "b/real") == ["f"]
+
+
+def test_a_folder_swapped_for_a_link_over_and_over(disk: Disk) -> None:
+    """Whatever the moment, what is read is ours and what is written stays below the base."""
+    folder, aside, outside = disk.base / "b/d", disk.base / "b/aside", disk.base.parent / "outside"
+    put(disk, "b/d/f", b"ours")
+    inside = {(disk.base / "b/d/f").stat().st_ino}
+    stop = threading.Event()
+    swaps = 0
+
+    def insist(step: Callable[[], object]) -> None:
+        while True:
+            try:
+                step()
+                return
+            except OSError:  # the writer made the folder anew in between
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def swap() -> None:
+        nonlocal swaps
+        while not stop.is_set():
+            folder.rename(aside)
+            insist(lambda: folder.symlink_to(outside))
+            time.sleep(0.0002)
+            folder.unlink()
+            insist(lambda: aside.rename(folder))
+            time.sleep(0.0002)
+            swaps += 1
+
+    thread = threading.Thread(target=swap)
+    thread.start()
+    done = {"look": 0, "read": 0, "written": 0, "obstacle": 0}
+    try:
+        end = time.monotonic() + 0.8
+        number = 0
+        while time.monotonic() < end:
+            number += 1
+            try:
+                if seen := disk.look("b/d/f"):
+                    assert seen.inode in inside
+                    done["look"] += 1
+                assert content(disk, "b/d/f") == b"ours"
+                done["read"] += 1
+                with disk.writing(f"b/d/n{number}", flush=False) as sink:
+                    sink.write(b"ours")
+                done["written"] += 1
+            except (Obstacle, Changed, FileNotFoundError, DiskError):
+                done["obstacle"] += 1
+    finally:
+        stop.set()
+        thread.join()
+    assert tree(outside) == ["f"]
+    assert min(done.values()) > 0, done
+    assert swaps > 10
+
+
+# Reading
+
+
+@pytest.mark.parametrize("size", [0, 1, 4095, 4096, 4097, 10_000])
+def test_a_file_is_read_whole_as_often_as_asked(tmp_path: Path, size: int) -> None:
+    for block, disk in [(block, Disk.open(tmp_path / "base")) for block in (7, 1000, 4096, 1 << 20)]:
+        data = os.urandom(size)
+        put(disk, "b/k", data)
+        with disk.reading("b/k", drop_cache=True) as file:
+            assert file.identity == disk.look("b/k")
+            for _ in range(2):
+                blocks = [bytes(one) for one in file.blocks(block)]
+                assert b"".join(blocks) == data
+                assert all(0 < len(one) <= block for one in blocks)
+        disk.close()
+
+
+def test_a_missing_file_is_plainly_missing(disk: Disk) -> None:
+    for path in ("k", "b/k"):
+        with pytest.raises(FileNotFoundError), disk.reading(path):
+            pass
+
+
+def resident(path: Path) -> bool:
+    """Whether reading the first byte would find it in memory (preadv2(2), RWF_NOWAIT)."""
+    with path.open("rb") as file:
+        try:
+            return os.preadv(file.fileno(), [bytearray(1)], 0, os.RWF_NOWAIT) == 1
+        except BlockingIOError:
+            return False
+
+
+def test_dropping_the_cache_reads_from_the_disk(tmp_path: Path) -> None:
+    with Disk.open(tmp_path / "base") as disk:
+        put(disk, "b/k", bytes(1 << 20))
+        disk.settle()
+        path = disk.base / "b/k"
+        in_memory = []
+        for drop in (False, True):
+            path.read_bytes()
+            with disk.reading("b/k", drop_cache=drop):
+                in_memory.append(resident(path))
+    on_disk = subprocess.run(["stat", "-f", "-c", "%T", tmp_path], capture_output=True, text=True).stdout.strip()
+    assert in_memory == [True, on_disk == "tmpfs"]  # a tmpfs has nowhere to drop it to
+
+
+def appended(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b"more")
+
+
+def rewritten(path: Path) -> None:
+    before = path.stat()
+    with path.open("r+b") as file:
+        file.write(b"y")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def replaced(path: Path) -> None:
+    before = path.stat()
+    path.with_name("new").write_bytes(path.read_bytes())
+    os.utime(path.with_name("new"), ns=(before.st_atime_ns, before.st_mtime_ns))
+    path.with_name("new").rename(path)
+
+
+def relinked(path: Path) -> None:
+    path.parent.rename(path.parent.with_name("aside"))
+    path.parent.symlink_to("aside")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [appended, rewritten, replaced, relinked, os.unlink, lambda path: os.truncate(path, 10), lambda path: path.rename(str(path) + "x")],
+)  # fmt: skip
+def test_a_change_while_reading_is_noticed(disk: Disk, change: Callable[[Path], None]) -> None:
+    put(disk, "b/d/k", bytes(100_000))
+    path = disk.base / "b/d/k"
+    os.utime(path, ns=(10**18, 10**18))
+    time.sleep(0.02)  # times have the resolution of the kernel's tick
+    with disk.reading("b/d/k") as file:
+        blocks = file.blocks(4096)
+        next(blocks)
+        change(path)
+        with pytest.raises(Changed, match="b/d/k changed"):
+            list(blocks)
+
+
+def test_no_change_while_reading_is_noticed(disk: Disk) -> None:
+    put(disk, "b/d/k", bytes(100_000))
+    with disk.reading("b/d/k") as file:
+        (disk.base / "b/d/other").write_bytes(b"")
+        assert sum(map(len, file.blocks(4096))) == 100_000
+
+
+# Writing
+
+
+def test_what_is_written_is_there_when_it_is_whole(disk: Disk) -> None:
+    with disk.writing("b/c/k", 1_234_567_890.5) as sink:
+        sink.write(b"one ")
+        sink.write(memoryview(b"two"))
+        assert sink.written == 7
+        assert sink.identity is None
+        assert disk.look("b/c/k") is None
+        assert [bool(edge.is_temporary(name)) for name in os.listdir(disk.base / "b/c")] == [True]
+    assert content(disk, "b/c/k") == b"one two"
+    assert sink.identity == disk.look("b/c/k")
+    assert sink.identity.mtime_ns == 1_234_567_890_500_000_000
+    assert (disk.base / "b/c/k").stat().st_mode & 0o777 == 0o600
+    assert tree(disk.base / "b") == ["c", "c/k"]
+
+
+def test_a_file_is_replaced_at_once_and_other_names_of_it_keep_the_old(disk: Disk) -> None:
+    put(disk, "b/k", b"old")
+    os.link(disk.base / "b/k", disk.base / "b/other")
+    with disk.writing("b/k") as sink:
+        sink.write(b"new")
+        assert content(disk, "b/k") == b"old"
+    assert (content(disk, "b/k"), content(disk, "b/other")) == (b"new", b"old")
+
+
+@pytest.mark.parametrize("error", [RuntimeError, ConnectionResetError, FileNotFoundError, KeyboardInterrupt])
+def test_a_broken_off_write_leaves_what_was_there(disk: Disk, error: type[BaseException]) -> None:
+    put(disk, "b/k", b"old")
+    with pytest.raises(error) as caught, disk.writing("b/k") as sink:
+        sink.write(b"half")
+        raise error("the caller's own")
+    assert caught.value.args == ("the caller's own",)
+    assert sink.identity is None
+    assert content(disk, "b/k") == b"old"
+    assert tree(disk.base / "b") == ["k"]
+
+
+def test_a_folder_that_appears_under_the_name_is_an_obstacle(disk: Disk) -> None:
+    with pytest.raises(Obstacle, match="b/k is a folder"), disk.writing("b/k") as sink:
+        sink.write(b"x")
+        (disk.base / "b/k").mkdir()
+    assert tree(disk.base / "b") == ["k"]
+
+
+def test_a_folder_that_is_moved_away_while_writing_is_noticed(disk: Disk) -> None:
+    with pytest.raises((Changed, Obstacle)), disk.writing("b/d/k") as sink:
+        sink.write(b"x")
+        (disk.base / "b/d").rename(disk.base / "b/aside")
+        (disk.base / "b/d").symlink_to("aside")
+    with pytest.raises(Changed), disk.writing("c/d/k") as sink:
+        sink.write(b"x")
+        (disk.base / "c/d").rename(disk.base / "c/aside")
+
+
+def test_someone_else_writing_to_the_temporary_is_noticed(disk: Disk) -> None:
+    with pytest.raises(Changed), disk.writing("b/k") as sink:
+        sink.write(b"x")
+        appended(next((disk.base / "b").iterdir()))
+    assert tree(disk.base / "b") == []
+
+
+def test_an_error_that_the_caller_swallows_is_not_forgotten(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(fd: int, block: memoryview) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(DiskError, match="the destination is full"), disk.writing("b/k") as sink:
+        sink.write(b"first ")
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "write", full)
+            with pytest.raises(DiskError):
+                sink.write(b"lost ")
+        with pytest.raises(DiskError):
+            sink.write(b"last")
+    assert tree(disk.base / "b") == []
+
+
+def test_the_bytes_are_on_the_disk_before_the_name_is_theirs(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    fsync, rename, utime = os.fsync, os.rename, os.utime
+    monkeypatch.setattr(os, "utime", lambda *a, **k: calls.append("utime") or utime(*a, **k))
+    monkeypatch.setattr(os, "rename", lambda *a, **k: calls.append("rename") or rename(*a, **k))
+    monkeypatch.setattr(
+        os, "fsync", lambda fd: calls.append("fsync " + os.readlink(f"/proc/self/fd/{fd}").rpartition("/")[2]) or fsync(fd)
+    )  # fmt: skip
+    with disk.writing("b/c/k", 5.0) as sink:
+        sink.write(b"x")
+        assert calls == ["fsync base", "fsync b"]  # the new folders' own names
+    assert re.fullmatch(r"utime,fsync \.mv2-[0-9a-f]{16},rename,fsync c", ",".join(calls[2:]))
+    calls.clear()
+    with disk.writing("b/c/l", flush=False) as sink:
+        sink.write(b"x")
+    assert calls == ["rename"]
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_a_failed_fsync_is_a_failed_write(disk: Disk, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    put(disk, "b/k", b"old")
+    calls = []
+
+    def failing(fd: int) -> None:
+        calls.append(fd)
+        if len(calls) == 1:
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(DiskError) as caught, disk.writing("b/k") as sink:
+        sink.write(b"new")
+    assert caught.value.errno == number
+    assert one_line(str(caught.value))
+    assert f"cannot write {disk.base}/b/k: {os.strerror(number)}; " in str(caught.value)
+    assert len(calls) == 1
+    assert content(disk, "b/k") == b"old"
+    assert tree(disk.base / "b") == ["k"]
+
+
+def test_a_time_that_cannot_be_set_is_left(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*args: object, **more: object) -> None:
+        raise PermissionError(errno.EPERM, "")
+
+    monkeypatch.setattr(os, "utime", refused)
+    with disk.writing("b/k", 5.0) as sink:
+        sink.write(b"x")
+    assert content(disk, "b/k") == b"x"
+
+
+CRASH = """
+import os, signal
+from pathlib import Path
+from migrate_v2.edges.disk import Disk
+with Disk.open(Path(sys.argv[1])) as disk, disk.writing("b/k") as sink:
+    sink.write(b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_crash_while_writing_leaves_only_a_temporary(disk: Disk) -> None:
+    put(disk, "b/k", b"old")
+    assert run(CRASH, disk.base).returncode == -signal.SIGKILL
+    assert content(disk, "b/k") == b"old"
+    (left,) = disk.survey("b")
+    assert left.kind == "temporary"
+    disk.remove_temporary(left.path)
+    assert tree(disk.base / "b") == ["k"]
+
+
+def test_a_limit_on_the_size_of_files_is_said(tmp_path: Path) -> None:
+    code = """
+from pathlib import Path
+from migrate_v2.edges.disk import Disk, DiskError
+with Disk.open(Path(sys.argv[1])) as disk:
+    try:
+        with disk.writing("b/k") as sink:
+            for _ in range(100):
+                sink.write(bytes(10_000))
+    except DiskError as error:
+        print(error.errno, error)
+"""
+    limit = (100_000, 100_000)
+    answer = run(code, tmp_path / "base", before=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
+    assert answer.stdout.startswith(f"{errno.EFBIG} cannot write {tmp_path}/base/b/k: "), answer.stderr
+    assert "ulimit -f" in answer.stdout
+    assert tree(tmp_path / "base") == ["b"]
+
+
+def test_text_is_replaced_whole(disk: Disk) -> None:
+    rows = [["key\r\nwith", "a \udce9"], ["\u20ac", "2"]]
+    with disk.replace_text(".migrate-v2/b/list.csv") as file:
+        csv.writer(file).writerows(rows)
+        file.writelines(["a\n", "b\r\n"])
+        assert disk.look(".migrate-v2/b/list.csv") is None
+    expected = io.StringIO()
+    csv.writer(expected).writerows(rows)
+    wanted = (expected.getvalue() + "a\nb\r\n").encode("utf-8", "surrogateescape")
+    assert content(disk, ".migrate-v2/b/list.csv") == wanted
+    with pytest.raises(RuntimeError), disk.replace_text(".migrate-v2/b/list.csv") as file:
+        file.write("x" * (3 << 20))
+        raise RuntimeError
+    assert content(disk, ".migrate-v2/b/list.csv") == wanted
+    with disk.replace_text(".migrate-v2/b/list.csv") as file:
+        for _ in range(300):
+            assert file.write("x" * 10_000) == 10_000
+    assert content(disk, ".migrate-v2/b/list.csv") == b"x" * 3_000_000
+
+
+# Quarantine
+
+
+def test_a_bad_file_is_moved_and_never_over_another(disk: Disk) -> None:
+    moved = []
+    for number in range(3):
+        put(disk, "b/d/report.pdf", b"%d" % number)
+        moved.append(disk.quarantine("b/d/report.pdf", "b"))
+    assert all(re.fullmatch(r"\.migrate-v2/b/quarantine/\d{8}T\d{6}Z-\d+-report\.pdf", path) for path in moved)
+    assert [content(disk, path) for path in moved] == [b"0", b"1", b"2"]
+    assert disk.look("b/d/report.pdf") is None
+    assert disk.quarantine("b/d/report.pdf", "b") == ""
+    assert disk.quarantine("b/nothing/report.pdf", "b") == ""
+
+
+def test_a_name_that_is_taken_in_quarantine_is_left(disk: Disk, walks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "strftime", lambda *_: "NOW")
+    put(disk, "b/k", b"first")
+    assert disk.quarantine("b/k", "b").endswith("/NOW-1-k")
+    put(disk, "b/k", b"second")
+    with Disk.open(disk.base, walks=walks) as another:  # counts from one again
+        assert another.quarantine("b/k", "b").endswith("/NOW-2-k")
+    assert content(disk, ".migrate-v2/b/quarantine/NOW-1-k") == b"first"
+
+
+@pytest.mark.parametrize("name", ["a b", "é", "x" * 200, "..x\n", "k.deadbeef"])
+def test_quarantined_names_are_harmless(disk: Disk, name: str) -> None:
+    put(disk, f"b/{name}")
+    moved = disk.quarantine(f"b/{name}", "b")
+    assert re.fullmatch(r"\.migrate-v2/b/quarantine/[0-9TZ]+-1-[0-9a-f]{16}", moved)
+    assert not edge.is_temporary(moved)
+
+
+# Survey
+
+
+def test_a_clean_bucket_has_no_strays(disk: Disk) -> None:
+    assert list(disk.survey("b")) == []
+    for path in ("b/k", "b/d/k", "b/d/e/k", "b/app.log.20240131", "c/.mv2-0123456789abcdef"):
+        put(disk, path)
+    assert list(disk.survey("b")) == []
+
+
+def test_strays_are_found_wherever_they_are(disk: Disk) -> None:
+    disk.make_folder("b/d/e")
+    for at, kind in enumerate(("symbolic link", "FIFO", "socket")):
+        for folder in ("b", "b/d/e"):
+            IN_THE_WAY[kind](disk.base / folder / f"{at}\n")
+    (disk.base / "b/d/up").symlink_to("..")
+    put(disk, "b/one")
+    os.link(disk.base / "b/one", disk.base / "b/d/two")
+    put(disk, "b/d/name.zip.0aF9Bc21")
+    put(disk, "b/d/.mv2-0123456789abcdef")
+    assert sorted(disk.survey("b"), key=lambda stray: stray.path) == sorted(
+        [
+            *(Stray(f"{folder}/0\n", "symbolic link") for folder in ("b", "b/d/e")),
+            *(Stray(f"{folder}/1\n", "FIFO") for folder in ("b", "b/d/e")),
+            *(Stray(f"{folder}/2\n", "socket") for folder in ("b", "b/d/e")),
+            Stray("b/d/up", "symbolic link"),
+            Stray("b/one", "hard link"),
+            Stray("b/d/two", "hard link"),
+            Stray("b/d/name.zip.0aF9Bc21", "temporary"),
+            Stray("b/d/.mv2-0123456789abcdef", "temporary"),
+        ],
+        key=lambda stray: stray.path,
+    )
+
+
+@pytest.mark.parametrize("kind", ["symbolic link", "FIFO", "file"])
+def test_a_bucket_that_is_no_folder_is_a_stray_itself(disk: Disk, kind: str) -> None:
+    (disk.base / "real").mkdir()
+    {**IN_THE_WAY, "symbolic link": lambda path: path.symlink_to("real"), "file": lambda path: path.write_bytes(b"")}[
+        kind
+    ](disk.base / "b")
+    assert list(disk.survey("b")) == [Stray("b", kind)]
+    assert list(disk.survey("b/c")) == [Stray("b", kind)]
+
+
+def test_a_deep_tree_is_walked_with_few_descriptors(disk: Disk) -> None:
+    deep = "b/" + "/".join(["d"] * 500)
+    disk.make_folder(deep, flush=False)
+    (disk.base / "b/d/d/link").symlink_to("d")
+    fd = os.open(disk.base, os.O_RDONLY)
+    for part in deep.split("/"):
+        inner = os.open(part, os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = inner
+    os.symlink("x", "link", dir_fd=fd)
+    os.close(fd)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 200, hard))
+    try:
+        found = list(disk.survey("b"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert {stray.path for stray in found} == {"b/d/d/link", f"{deep}/link"}
+
+
+def test_a_survey_can_be_left_and_things_may_go_meanwhile(disk: Disk) -> None:
+    for number in range(20):
+        put(disk, f"b/{number}/.mv2-0123456789abcde{number % 10}")
+    before = len(os.listdir("/proc/self/fd"))
+    first = disk.survey("b")
+    next(first)
+    first.close()  # type: ignore[attr-defined]
+    assert len(os.listdir("/proc/self/fd")) == before
+    for stray in disk.survey("b"):
+        disk.remove_temporary(stray.path)
+        (disk.base / stray.path).parent.rmdir()
+    assert tree(disk.base / "b") == []
+
+
+def test_only_temporaries_are_removed(disk: Disk) -> None:
+    names = ("k", "app.log.20240131", "x.deadbee", ".mv2-0123456789ABCDEF", ".mv2-0123456789abcdef\n", ".mv2-0")
+    for name in names:
+        put(disk, f"b/{name}")
+        with pytest.raises(Refused, match="it stays"):
+            disk.remove_temporary(f"b/{name}")
+        assert disk.look(f"b/{name}") is not None
+    for name in (".mv2-0123456789abcdef", "k.DEADbeef", "k\n.c0ffee00"):
+        disk.remove_temporary(f"b/{name}")  # nothing there: nothing to do
+        put(disk, f"b/{name}")
+        disk.remove_temporary(f"b/{name}")
+        assert disk.look(f"b/{name}") is None
+        (disk.base / "b" / name).symlink_to("k")
+        with pytest.raises(Obstacle):
+            disk.remove_temporary(f"b/{name}")
+    (disk.base / "b/link").symlink_to("../../outside")
+    (disk.base.parent / "outside/x.deadbeef").write_bytes(b"")
+    with pytest.raises(Obstacle):
+        disk.remove_temporary("b/link/x.deadbeef")
+    assert (disk.base.parent / "outside/x.deadbeef").exists()
+
+
+# Locks
+
+HOLD = """
+from pathlib import Path
+from migrate_v2.edges.disk import Lock
+lock = Lock(Path(sys.argv[1]), "bucket b")
+lock.acquire()
+print("held", flush=True)
+sys.stdin.read()
+"""
+HAND_ON = """
+import subprocess
+from pathlib import Path
+from migrate_v2.edges.disk import Lock
+lock = Lock(Path(sys.argv[1]), "bucket b")
+lock.acquire()
+child = subprocess.Popen(["sleep", "60"], pass_fds=[lock.fd], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+if sys.argv[2] == "released":
+    lock.release()
+print(child.pid, flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def another(code: str, *args: str | Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    command = [sys.executable, "-c", "import sys" + code, *map(str, args)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield process, process.stdout.readline().strip()
+        finally:
+            process.kill()
+
+
+def test_a_lock_is_held_by_one_process(tmp_path: Path) -> None:
+    path = tmp_path / "locks" / "b.lock"
+    lock = Lock(path, "bucket b")
+    with another(HOLD, path) as (process, said):
+        assert said == "held"
+        assert path.read_text() == f"{process.pid}\n"
+        with pytest.raises(Busy, match="another process is at work on bucket b") as caught:
+            lock.acquire()
+        assert caught.value.code == 6
+        process.kill()
+        process.wait()
+        with lock:
+            assert path.read_text() == f"{os.getpid()}\n"
+            assert path.stat().st_mode & 0o777 == 0o600
+            with pytest.raises(Busy):
+                lock.acquire()
+            with pytest.raises(Busy):
+                Lock(path, "bucket b").acquire()
+    assert path.exists()
+    with lock, pytest.raises(Busy), Lock(path, "bucket b"):
+        pass
+    with pytest.raises(ValueError, match="not held"):
+        _ = lock.fd
+
+
+@pytest.mark.parametrize("parent", ["killed", "released"])
+def test_a_lock_outlives_its_parent_in_a_child(tmp_path: Path, parent: str) -> None:
+    path = tmp_path / "b.lock"
+    with another(HAND_ON, path, parent) as (process, said):
+        child = int(said)
+        try:
+            if parent == "killed":
+                process.kill()
+                process.wait()
+            assert edge.alive(child)
+            with pytest.raises(Busy):
+                Lock(path, "bucket b").acquire()
+        finally:
+            os.kill(child, signal.SIGKILL)
+        end = time.monotonic() + 10
+        while edge.alive(child) and time.monotonic() < end:
+            time.sleep(0.01)
+        Lock(path, "bucket b").acquire()
+
+
+def test_a_lock_file_that_is_removed_is_not_locked_twice_at_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between opening and locking, another process removes the file and takes the name."""
+    path = tmp_path / "b.lock"
+    flock = edge.fcntl.flock
+    rivals: list[Lock] = []
+
+    def beaten(fd: int, how: int) -> None:
+        if not rivals:
+            rivals.append(Lock(path, "bucket b"))
+            path.unlink()
+            rivals[0].acquire()
+        flock(fd, how)
+
+    monkeypatch.setattr(edge.fcntl, "flock", beaten)
+    with pytest.raises(Busy):
+        Lock(path, "bucket b").acquire()
+    rivals[0].release()
+    Lock(path, "bucket b").acquire()
+
+
+def test_a_lock_is_a_file_of_our_own(tmp_path: Path) -> None:
+    (tmp_path / "victim").write_text("precious")
+    (tmp_path / "link").symlink_to("victim")
+    os.mkfifo(tmp_path / "fifo")
+    for name, said in (("link", "is a symbolic link"), ("fifo", "is a FIFO")):
+        with pytest.raises(Refused, match=said):
+            Lock(tmp_path / name, "bucket b").acquire()
+    assert (tmp_path / "victim").read_text() == "precious"
+    with pytest.raises(DiskError, match="cannot lock"):
+        Lock(tmp_path / "victim" / "b.lock", "bucket b").acquire()
+
+
+# The machine
+
+
+def test_the_machine() -> None:
+    found = edge.machine()
+    assert 1 <= found.cores <= (os.cpu_count() or 1)
+    assert 0 < found.memory_available <= found.memory_bytes
+
+
+def test_activity_and_life_of_a_process(tmp_path: Path) -> None:
+    work = "\nopen(sys.argv[1], 'wb').write(bytes(5_000_000))\nsum(range(5_000_000))\nprint('done', flush=True)\nsys.stdin.read()"
+    with another(work, tmp_path / "f") as (process, said):
+        assert said == "done"
+        seconds, written = edge.activity(process.pid)
+        assert 0.02 < seconds < 10
+        assert 5_000_000 <= written < 5_100_000
+        assert edge.alive(process.pid)
+        process.kill()
+        while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT) is None:
+            pass
+        assert not edge.alive(process.pid)  # a zombie
+        process.wait()
+        assert not edge.alive(process.pid)
+        assert edge.activity(process.pid) == (0.0, 0)
+    assert not edge.alive(-1)
+    assert edge.activity(-1) == (0.0, 0)
+
+
+# What needs mounts
+
+
+@contextmanager
+def mounted(where: Path, *how: str) -> Iterator[Path]:
+    where.mkdir(exist_ok=True)
+    subprocess.run(["mount", *how, str(where)], check=True)
+    try:
+        yield where
+    finally:
+        subprocess.run(["umount", "--lazy", str(where)], check=True)
+
+
+@pytest.mark.system
+def test_the_kernels_own_resolution_is_used_where_it_exists(tmp_path: Path) -> None:
+    with Disk.open(tmp_path / "base") as disk:
+        assert not disk._walks
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("room", ["size=1m", "nr_inodes=10"])
+def test_a_full_disk_is_said_and_nothing_half_stays(tmp_path: Path, walks: bool, room: str) -> None:
+    with (
+        mounted(tmp_path / "base", "-t", "tmpfs", "-o", f"mode=700,{room}", "tmpfs") as base,
+        Disk.open(base, walks=walks) as disk,
+    ):
+        put(disk, "b/k", b"old")
+        said = "the destination is full: free space" if room == "size=1m" else "no inodes left"
+        with pytest.raises(DiskError, match=f"{said}.*run the same command again") as caught:
+            for number in range(20):
+                put(disk, f"b/n{number}", bytes(100_000))
+        assert caught.value.errno == errno.ENOSPC
+        assert one_line(str(caught.value))
+        assert [name for name in tree(base) if edge.is_temporary(name)] == []
+        assert content(disk, "b/k") == b"old"
+        if room == "size=1m":
+            assert disk.free().bytes < 200_000
+        else:
+            assert disk.free().inodes == 0
+            with pytest.raises(DiskError, match="no inodes left"):
+                disk.filesystem()
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("other", ["tmpfs", "bind"])
+def test_another_file_system_below_the_base_is_an_obstacle(disk: Disk, walks: bool, other: str) -> None:
+    if other == "bind" and walks:
+        return  # the same device: only the kernel sees it
+    disk.make_folder("b/d")
+    how = ("-t", "tmpfs", "tmpfs") if other == "tmpfs" else ("--bind", str(disk.base.parent / "outside"))
+    with mounted(disk.base / "b/d", *how):
+        (disk.base / "b/d/k").write_bytes(b"")
+        for call in (
+            disk.look,
+            lambda path: put(disk, path),
+            lambda path: content(disk, path),
+            disk.make_folder,
+            lambda path: disk.quarantine(path, "b"),
+        ):
+            with pytest.raises(Obstacle, match="b/d is a mount point"):
+                call("b/d/k")
+        assert not disk.is_folder("b/d")
+        assert list(disk.survey("b")) == [Stray("b/d", "mount point")]
+        assert list(disk.survey("b/d")) == [Stray("b/d", "mount point")]
+
+
+@pytest.mark.system
+def test_an_unmounted_base_is_noticed(tmp_path: Path, walks: bool) -> None:
+    base = tmp_path / "base"
+    with mounted(base, "-t", "tmpfs", "-o", "mode=700", "tmpfs"):
+        disk = Disk.open(base, walks=walks)
+        mine = disk.claim(None)
+        disk.same_place()
+    with pytest.raises(Refused, match="unmounted"):
+        disk.same_place()
+    disk.close()
+    with Disk.open(base, walks=walks) as disk, pytest.raises(Refused, match="not mounted"):
+        disk.claim(mine)
+    assert tree(base) == []
+
+
+@pytest.mark.system
+def test_a_read_only_base_is_said(tmp_path: Path) -> None:
+    with mounted(tmp_path / "base", "-t", "tmpfs", "-o", "mode=700,ro", "tmpfs") as base:
+        with pytest.raises(DiskError, match="read-only: remount it writable") as caught:
+            Disk.open(base)
+        assert caught.value.code == 1
+
+
+@pytest.mark.system
+def test_a_base_without_permission_is_said() -> None:
+    code = """
+import os
+from pathlib import Path
+from migrate_v2.edges.disk import Disk
+from migrate_v2.errors import Failure
+os.setgroups([]); os.setgid(12345); os.setuid(12345)
+try:
+    Disk.open(Path(sys.argv[1]))
+except Failure as error:
+    print(error.code, error)
+"""
+    with tempfile.TemporaryDirectory() as folder:  # not tmp_path: its parents are closed to other users
+        os.chmod(folder, 0o500)
+        os.chown(folder, 12345, 12345)
+        answer = run(code, folder)
+        os.chown(folder, 0, 0)
+    assert answer.stdout.startswith(f"1 cannot write to {folder}: Permission denied; "), answer.stderr

@@ -3,25 +3,31 @@
     ground  errors                              one exception an exit status
             model                               nouns and pure decisions
             events                              what happened
-            keys checksums policy tuning        pure: paths, witnesses, policies, transfer settings
+            flow                                bounded concurrency
+            keys                                key <-> path, and what of it may be shown
+            checksums                           every witness of S3, recomputed
+            tuning                              inventory + machine -> transfer settings
             settings                            the table of settings
-    edges   schema                              the tables, change by change
-            store s3 awscli disk                one outside thing each
-    steps   scan restore sync fetch verify delete   one verb each
-    roof    pipeline                            the order of steps; the only place that moves a phase
+    edges   edges.schema                        the tables, change by change
+            edges.store edges.s3                the state file; AWS
+            edges.awscli edges.disk             the AWS CLI; files, locks, the machine
+    steps   steps.scan steps.restore steps.place steps.sync steps.fetch
+            steps.verify steps.manifest steps.delete steps.status
+    roof    pipeline                            the order of the steps; the only place that moves a phase
             report                              events -> text, JSON lines, log, bars
             cli                                 the docstring that is the interface
+            __main__                            python -m migrate_v2
 
-What is outside belongs to one module:
+What is outside belongs to one room:
 
-    sqlite_utils sqlite3        schema store
-    boto3 botocore              s3
-    sh                          awscli
-    psutil fcntl ctypes         disk
-    awscrt                      checksums
+    sqlite_utils sqlite3            edges.schema edges.store
+    boto3 botocore mypy_boto3_s3    edges.s3
+    sh                              edges.awscli
+    psutil fcntl                    edges.disk
+    awscrt                          checksums
     pydantic pydantic_settings tomllib  settings
-    loguru rich                 report
-    docopt                      cli
+    loguru rich                     report
+    docopt                          cli
 """
 
 __version__ = "2.0.0"

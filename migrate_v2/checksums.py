@@ -274,17 +274,16 @@ class Reading:
 
     def update(self, block: bytes | bytearray | memoryview) -> None:
         """The next bytes, of any length. The block is free again on return."""
-        with memoryview(block) as given, given.cast("B") as view:
-            done = 0
-            while done < len(view):
-                until = len(view) if self._cut is None else min(len(view), done + self._cut - self._size)
-                with view[done:until] as piece:
-                    for digest in self._running.values():
-                        digest.update(piece)
-                self._size += until - done
-                done = until
-                if self._size == self._cut:
-                    self._turn()
+        view = memoryview(block).cast("B")
+        done = 0
+        while done < len(view):
+            until = len(view) if self._cut is None else min(len(view), done + self._cut - self._size)
+            for digest in self._running.values():
+                digest.update(view[done:until])
+            self._size += until - done
+            done = until
+            if self._size == self._cut:
+                self._turn()
 
     def _turn(self) -> None:
         """Close the parts that end here, begin those that start here, and find the next place where one ends."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
@@ -207,7 +208,7 @@ class Site:
     mfa_delete: bool = False
 
 
-_SEAL = object()
+_KEY = secrets.token_bytes(32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,10 +226,11 @@ class Proof:
     path: str
     identity: FileIdentity | None
     run: str
-    seal: object
+    seal: bytes = field(repr=False)
 
     def __post_init__(self) -> None:
-        if self.seal is not _SEAL:
+        # Of this process and of these very fields: a changed copy of a proof is no proof either.
+        if not secrets.compare_digest(self.seal, _seal(self)):
             raise TypeError("a Proof is made by prove() alone")
 
     @property
@@ -286,7 +288,7 @@ def prove(
             return "a delete marker above versions that are still there"
         if subject.version_id == "null" and site.versioning != "Enabled":
             return "a null delete marker while versioning is not enabled: its id may be reused at any time"
-        return Proof(site, subject.key, subject.version_id, "marker", "", 0, "", (), "", None, run, _SEAL)
+        return _sealed(site, subject.key, subject.version_id, "marker", "", 0, "", (), "", None, run)
     if subject.version.bucket != site.bucket:
         return "another bucket's version"
     if reason := why_kept(subject, site):
@@ -299,7 +301,7 @@ def prove(
     elif identity is None or subject.identity != identity or identity.size != subject.version.size:
         return "its local copy changed after it was read"
     v = subject.version
-    return Proof(
+    return _sealed(
         site,
         v.key,
         v.version_id,
@@ -311,8 +313,18 @@ def prove(
         subject.path,
         identity,
         run,
-        _SEAL,
     )
+
+
+def _seal(proof: Proof) -> bytes:
+    return hashlib.blake2b(repr(proof).encode("utf-8", "surrogatepass"), key=_KEY).digest()
+
+
+def _sealed(*fields: object) -> Proof:
+    proof = object.__new__(Proof)
+    for name, value in zip(Proof.__dataclass_fields__, fields, strict=False):
+        object.__setattr__(proof, name, value)
+    return Proof(*fields, _seal(proof))  # type: ignore[arg-type, call-arg]
 
 
 class Digest:

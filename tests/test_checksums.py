@@ -9,9 +9,10 @@ import itertools
 import pickle
 import random
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -76,15 +77,17 @@ def bitwise_crc(polynomial: int, width: int, content: bytes) -> bytes:
     return (register ^ ones).to_bytes(width // 8, "big")
 
 
-OTHERWISE = {
+def by_hashlib(name: str, content: bytes) -> bytes:
+    return hashlib.new(name, content).digest()
+
+
+OTHERWISE: dict[str, Callable[[bytes], bytes]] = {
     "crc32": lambda content: struct.pack(">I", binascii.crc32(content)),
-    "crc32c": lambda content: bitwise_crc(0x82F63B78, 32, content),
-    "crc64nvme": lambda content: bitwise_crc(0x9A6C9329AC4BC9B5, 64, content),
-    **{
-        name: lambda content, name=name: hashlib.new(name, content).digest()
-        for name in ("md5", "sha1", "sha256", "sha512")
-    },
+    "crc32c": partial(bitwise_crc, 0x82F63B78, 32),
+    "crc64nvme": partial(bitwise_crc, 0x9A6C9329AC4BC9B5, 64),
+    **{name: partial(by_hashlib, name) for name in ("md5", "sha1", "sha256", "sha512")},
 }
+BY_SDK = vars(httpchecksum)["_CHECKSUM_CLS"]
 
 
 def cut(content: bytes, sizes: Sequence[int]) -> list[bytes]:
@@ -143,15 +146,15 @@ def test_algorithm_gives_published_value(algorithm: str, content: bytes, digest:
 
 
 def test_every_algorithm_that_the_sdk_knows_is_here() -> None:
-    assert set(httpchecksum._CHECKSUM_CLS) <= set(ALGORITHMS)
+    assert set(BY_SDK) <= set(ALGORITHMS)
     assert set(BITS) == {"md5-etag", "multipart-etag", "empty", *ALGORITHMS, *(name + COMPOSITE for name in ALGORITHMS)}
 
 
-@pytest.mark.parametrize("algorithm", sorted(httpchecksum._CHECKSUM_CLS))
+@pytest.mark.parametrize("algorithm", sorted(BY_SDK))
 @given(content=st.binary(max_size=300))
 @settings(max_examples=20, deadline=None)
 def test_sdk_computes_the_same(algorithm: str, content: bytes) -> None:
-    its = httpchecksum._CHECKSUM_CLS[algorithm]()
+    its = BY_SDK[algorithm]()
     its.update(content)
     assert value_of(algorithm, content) == its.b64digest()
 
@@ -243,7 +246,7 @@ def test_one_buffer_filled_again_and_again_from_a_file(tmp_path: Path) -> None:
         (100_000 * MIB, "0" * 32 + "-6250", 16 * MIB),  # aws-cli doubled 8 MiB to stay below 10,000 parts
         (30 * MIB, "0" * 32 + "-2", 15 * MIB),  # s3cmd
         (99 * MIB, "0" * 32 + "-20", 5 * MIB),  # rclone
-        (100 * 17_179_870, "0" * 32 + "-100", 17_179_870),  # the console
+        (99 * 17_179_870 + 5, "0" * 32 + "-100", 17_179_870),  # the console
         (60 * MIB + 1, "0" * 32 + "-2", 50 * MIB),  # s5cmd
         (115 * MIB, "0" * 32 + "-10", 12 * MIB),  # by whole MiB
         (470_000_000, "0" * 32 + "-19", 25_000_000),
@@ -452,6 +455,14 @@ def test_strongest_comes_first() -> None:
     ]
     agreed = matched(witnesses, read(witnesses, CONTENT))
     assert [witness.kind for witness in agreed] == ["sha512", "sha1", "md5-etag", "crc64nvme", "crc32"]
+    doubtful = replace(agreed[0], certain=False)
+    assert matched([doubtful, agreed[0]], read(witnesses, CONTENT)) == (agreed[0], doubtful)
+
+
+def test_measured_value_counts_only_for_its_size_and_kind() -> None:
+    stray = Measured(999, "", {("multipart-etag", PARTS): IN_PARTS.value, ("size", ()): "999"})
+    assert matched([IN_PARTS, wanting("size", value="999")], stray) == ()
+    assert set(read([IN_PARTS], CONTENT[:400]).values) == {("sha256", ()), ("empty", ())}  # ends where part 1 does
 
 
 @pytest.mark.parametrize(

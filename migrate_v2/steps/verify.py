@@ -158,18 +158,21 @@ def _judge(row: Row, disk: Disk, s3: S3, meter: _Meter, stop: Flag) -> Finding:
             Verdict.UNPROVABLE, f"S3 does not give its checksums: {failure}", measured.sha256, identity=identity
         )
     unread = checksums.unread(more, measured)
-    if unread:
+    if unread and not checksums.enough(checksums.matched(more, measured)):
+        first = measured.sha256
         try:
             measured, identity = _read(row, disk, unread, meter, stop, measured)
         except FileNotFoundError:
             return Finding(Verdict.MISSING, "the file is not there")
         except (Obstacle, Changed, DiskError) as failure:
             return Finding(Verdict.UNREADABLE, str(failure))
+        if measured.sha256 != first:
+            return Finding(Verdict.UNREADABLE, "two readings of the file gave different bytes")
     matched = checksums.matched((*witnesses, *more), measured)
-    if checksums.contradicted(more, measured):
-        return Finding(Verdict.DIFFERS, "the bytes are not those that S3 has checksums of", measured.sha256)
     if checksums.enough(matched):
         return Finding(Verdict.MATCH, "", measured.sha256, matched, identity)
+    if checksums.contradicted(more, measured):
+        return Finding(Verdict.DIFFERS, "the bytes are not those that S3 has checksums of", measured.sha256)
     why = f"its encryption ({head.encryption}) makes the ETag opaque, " if head.encryption in _OPAQUE else ""
     return Finding(
         Verdict.UNPROVABLE,

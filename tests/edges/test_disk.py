@@ -441,6 +441,42 @@ def test_what_is_no_folder_on_the_way_is_an_obstacle(disk: Disk, kind: str) -> N
     assert tree(disk.base) == before
 
 
+def test_a_fifo_is_not_opened(disk: Disk) -> None:
+    """A writer waits until somebody opens it for reading: that must not be us."""
+    disk.make_folder("b")
+    os.mkfifo(disk.base / "b/k")
+    with subprocess.Popen(["sh", "-c", 'exec 3>"$0"', disk.base / "b/k"]) as writer:
+        try:
+            time.sleep(0.1)
+            with pytest.raises(Obstacle, match="is a FIFO"):
+                content(disk, "b/k")
+            with pytest.raises(subprocess.TimeoutExpired):
+                writer.wait(0.1)
+        finally:
+            writer.kill()
+
+
+@pytest.mark.timeout(20)
+def test_a_file_swapped_for_a_fifo_after_the_look_does_not_hang(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(disk, "b/k")
+    path = disk.base / "b/k"
+
+    def swapping(real: Callable[..., os.stat_result]) -> Callable[..., os.stat_result]:
+        def swap(*args: object, **more: object) -> os.stat_result:
+            facts = real(*args, **more)
+            if stat.S_ISREG(facts.st_mode):
+                path.unlink()
+                os.mkfifo(path)
+            return facts
+
+        return swap
+
+    for name in ("stat", "fstat"):
+        monkeypatch.setattr(os, name, swapping(getattr(os, name)))
+    with pytest.raises(Obstacle, match="is a FIFO"), disk.reading("b/k"):
+        pass
+
+
 @pytest.mark.system
 def test_a_device_is_not_opened(disk: Disk) -> None:
     disk.make_folder("b")
@@ -615,6 +651,14 @@ def replaced(path: Path) -> None:
     path.with_name("new").rename(path)
 
 
+def moved(path: Path) -> None:
+    before = path.stat()
+    path.parent.rename(path.parent.with_name("aside"))
+    path.parent.mkdir()
+    path.write_bytes(bytes(100_000))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
 def relinked(path: Path) -> None:
     path.parent.rename(path.parent.with_name("aside"))
     path.parent.symlink_to("aside")
@@ -622,7 +666,7 @@ def relinked(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [appended, rewritten, replaced, relinked, os.unlink, lambda path: os.truncate(path, 10), lambda path: path.rename(str(path) + "x")],
+    [appended, rewritten, replaced, moved, relinked, os.unlink, lambda path: os.truncate(path, 10), lambda path: path.rename(str(path) + "x")],
 )  # fmt: skip
 def test_a_change_while_reading_is_noticed(disk: Disk, change: Callable[[Path], None]) -> None:
     put(disk, "b/d/k", bytes(100_000))

@@ -736,8 +736,6 @@ class S3Server:
         if self.failures:
             raise self.failures[0]
 
-    # -- what a test says to it
-
     def bucket(
         self,
         name: str,
@@ -945,8 +943,6 @@ class S3Server:
             "NO_PROXY": "127.0.0.1",
         }
 
-    # -- the state
-
     def _insert(self, bucket: Bucket, version: Version) -> Version:
         self._sequence += 1
         version.sequence = self._sequence
@@ -1007,8 +1003,6 @@ class S3Server:
             f"User: {self._identity(request.principal)[1]} is not authorized to perform: {action} "
             f'on resource: "{resource}" with an explicit deny in a resource-based policy'
         )
-
-    # -- the wire
 
     def _accept(self) -> None:
         while not self._stopping.is_set():

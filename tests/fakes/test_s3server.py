@@ -79,9 +79,6 @@ def crc64(data: bytes) -> str:
     return b64(digest("CRC64NVME", data))
 
 
-# Checksums
-
-
 def test_crcs_have_the_published_check_values() -> None:
     assert plain_crc(b"123456789", s3server.CRC32C_TABLE, 32) == 0xE3069283
     assert plain_crc(b"123456789", s3server.CRC64NVME_TABLE, 64) == 0xAE8B14860A799888
@@ -147,8 +144,6 @@ def test_a_stream_of_unknown_length_is_read(s3: S3Server) -> None:
     wire.close()
     assert s3.versions("b")[0].body == b"one two"
 
-
-# Keys and listings
 
 ODD = [
     *(
@@ -302,9 +297,6 @@ def test_a_server_may_lack_listings_of_versions(s3: S3Server, c: S3Client) -> No
     assert refusal(c.get_object_attributes, Bucket="b", Key="k", ObjectAttributes=["ETag"]) == (501, "NotImplemented")
 
 
-# Reading
-
-
 def test_ranges_and_conditions(s3: S3Server, c: S3Client) -> None:
     etag = s3.put("b", "k", b"0123456789").etag
     s3.put("b", "empty")
@@ -398,9 +390,6 @@ def test_kms_and_customer_keys_leave_no_md5(s3: S3Server, c: S3Client) -> None:
     assert s3.versions("b", "kms2")[0].etag != hashlib.md5(b"x").hexdigest()
 
 
-# Multipart
-
-
 def upload(c: S3Client, bodies: list[bytes], **more: Any) -> Any:
     made = c.create_multipart_upload(Bucket="b", Key="m", **more)
     target: Any = {"Bucket": "b", "Key": "m", "UploadId": made["UploadId"]}
@@ -492,11 +481,8 @@ def test_multipart_rules(s3: S3Server, c: S3Client) -> None:
     assert not page["IsTruncated"]
 
 
-# Deleting
-
-
 def test_conditional_delete(s3: S3Server, c: S3Client) -> None:
-    """Current version | If-Match | answer; the table of research on real S3."""
+    """412 changed, 404 gone or under a marker, 501 with a version id; nothing is deleted by any of them."""
     etag = s3.put("b", "k", b"1").etag
     assert refusal(c.delete_object, Bucket="b", Key="k", IfMatch=BOGUS) == (412, "PreconditionFailed")
     assert refusal(c.delete_object, Bucket="b", Key="none", IfMatch=BOGUS) == (404, "NoSuchKey")
@@ -681,9 +667,6 @@ def test_what_an_observer_or_a_hook_objects_to_is_not_lost() -> None:
         client(s3).list_buckets()
 
 
-# Restoring
-
-
 def test_restore_from_request_to_expiry(s3: S3Server, c: S3Client) -> None:
     day = datetime(2024, 2, 27, tzinfo=UTC)
     s3.time = lambda: day.timestamp() + 3600
@@ -787,9 +770,6 @@ def test_intelligent_tiering_tells_its_archive_only_to_head(s3: S3Server, c: S3C
     s3.advance(6 * 3600)
     assert c.get_object(**target)["Body"].read() == b"it"
     assert "ArchiveStatus" not in c.head_object(**target)
-
-
-# Buckets, accounts, permissions
 
 
 def test_buckets(s3: S3Server, c: S3Client) -> None:
@@ -940,9 +920,6 @@ def test_sts(s3: S3Server) -> None:
     assert refusal(sts.get_caller_identity) == (501, "NotImplemented")
 
 
-# Faults
-
-
 def test_faults_that_answer(s3: S3Server, c: S3Client) -> None:
     s3.put("b", "k", b"1")
     expected: dict[Any, tuple[int, str]] = {
@@ -1069,9 +1046,6 @@ def test_stop_ends_what_stalls() -> None:
     assert time.monotonic() - before < 2
     wire.close()
     assert not [thread for thread in threading.enumerate() if thread.name == f"s3server-{s3.port}"]
-
-
-# As a whole
 
 
 def test_log_and_counters(s3: S3Server, c: S3Client) -> None:

@@ -1,0 +1,254 @@
+"""Every test runs without this machine's AWS and its settings; who wants an S3 gets a real server on 127.0.0.1."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import itertools
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import pytest
+from botocore.config import Config
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+ROOT = Path(__file__).resolve().parent.parent
+PROGRAM = ROOT / "bin" / "migrate-v2"
+FAKES = ROOT / "tests" / "fakes"
+
+Ended = subprocess.CompletedProcess[str]
+Run = Callable[..., Ended]
+
+_accounts = itertools.count(100_000_000_001)
+
+
+def bare_environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "MIGRATE_V2_"))}
+
+
+@pytest.fixture(autouse=True)
+def nobodys_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    for name in set(os.environ) - set(bare_environment()):
+        monkeypatch.delenv(name)
+    nowhere = tmp_path_factory.getbasetemp() / "nowhere"
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(nowhere / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(nowhere / "credentials"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+# A real S3
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+_prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+
+
+def end_with_parent() -> None:
+    """Between fork and exec: the child does not outlive a killed test run (Linux)."""
+    if _prctl is not None:
+        _prctl(1, signal.SIGKILL)
+
+
+@pytest.fixture(scope="session")
+def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a MiniStack for the whole test run; each access key of 12 digits is an account of its own there."""
+    place = tmp_path_factory.mktemp("ministack")
+    url = f"http://127.0.0.1:{(port := free_port())}"
+    with (place / "log").open("wb") as log:
+        server = subprocess.Popen(
+            [ROOT / ".venv-servers" / "bin" / "ministack"],
+            env=bare_environment() | {"BIND_HOST": "127.0.0.1", "GATEWAY_PORT": str(port), "HOME": str(place)},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=place,
+            start_new_session=True,
+            preexec_fn=end_with_parent,
+        )
+    try:
+        until = time.monotonic() + 60
+        while True:
+            try:
+                urllib.request.urlopen(f"{url}/_ministack/health", timeout=2).close()
+                break
+            except OSError:
+                if server.poll() is not None or time.monotonic() > until:
+                    pytest.fail(f"MiniStack did not start:\n{(place / 'log').read_text()[-2000:]}")
+                time.sleep(0.05)
+        yield url
+    finally:
+        server.kill()
+        server.wait()
+
+
+@pytest.fixture
+def account() -> str:
+    """An account that no other test has; it is its own access key."""
+    return str(next(_accounts))
+
+
+@pytest.fixture
+def secret(account: str) -> str:
+    return f"never/shown+{account}/secret"
+
+
+def client(endpoint: str, account: str, secret: str = "-") -> S3Client:
+    return boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        region_name="us-east-1",
+        aws_access_key_id=account,
+        aws_secret_access_key=secret,
+        config=Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 2}),
+    )
+
+
+@pytest.fixture
+def boto(endpoint: str, account: str, secret: str) -> S3Client:
+    return client(endpoint, account, secret)
+
+
+@pytest.fixture
+def bucket(boto: S3Client, account: str) -> str:
+    """A new bucket of the test's own account, never versioned."""
+    name = f"bucket-{account}"
+    boto.create_bucket(Bucket=name)
+    return name
+
+
+def fill(boto: S3Client, bucket: str, objects: dict[str, bytes], **more: Any) -> None:
+    for key, body in objects.items():
+        boto.put_object(Bucket=bucket, Key=key, Body=body, **more)
+
+
+def in_s3(boto: S3Client, bucket: str) -> list[tuple[str, str]]:
+    """(key, version id) of every version and delete marker that the server lists."""
+    found = []
+    for page in boto.get_paginator("list_object_versions").paginate(Bucket=bucket):
+        for entry in [*page.get("Versions", []), *page.get("DeleteMarkers", [])]:
+            found.append((entry["Key"], entry["VersionId"]))
+    return sorted(found)
+
+
+# The program, as a process
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """Where the buckets come to; not there yet."""
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    return tmp_path / "state.db"
+
+
+@pytest.fixture
+def environment(endpoint: str, account: str, secret: str, home: Path, state: Path, tmp_path: Path) -> dict[str, str]:
+    """What the program runs with: the test's own account, destination, state file and HOME."""
+    (tmp_path / "user").mkdir()
+    return bare_environment() | {
+        "HOME": str(tmp_path / "user"),
+        "XDG_CONFIG_HOME": str(tmp_path / "user" / ".config"),
+        "AWS_ACCESS_KEY_ID": account,
+        "AWS_SECRET_ACCESS_KEY": secret,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "MIGRATE_V2_LOCAL_BASE_PATH": str(home),
+        "MIGRATE_V2_STATE_DB_PATH": str(state),
+        "MIGRATE_V2_RESTORE_POLL_SECONDS": "1",
+    }
+
+
+def changed(environment: dict[str, str], changes: dict[str, str | None] | None) -> dict[str, str]:
+    """With `changes`; a variable that is None there is taken away."""
+    both: dict[str, str | None] = {**environment, **(changes or {})}
+    return {name: value for name, value in both.items() if value is not None}
+
+
+@pytest.fixture
+def run(environment: dict[str, str], secret: str, tmp_path: Path) -> Run:
+    """Runs bin/migrate-v2 to its end, without a terminal. P8: whatever it says has no secret in it, and no traceback."""
+
+    def run(
+        *arguments: str | Path,
+        input: str | None = None,
+        env: dict[str, str | None] | None = None,
+        timeout: float = 60,
+        program: Path = PROGRAM,
+        cwd: Path = tmp_path,
+    ) -> Ended:
+        ended = subprocess.run(
+            [program, *arguments],
+            input="" if input is None else input,
+            env=changed(environment, env),
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        for said in (ended.stdout, ended.stderr):
+            assert "Traceback" not in said, said
+            assert secret not in said
+        return ended
+
+    return run
+
+
+# What it left behind
+
+
+def tree(folder: Path) -> dict[str, bytes | None]:
+    """Contents by path relative to `folder`; None for a folder."""
+    return {
+        str(path.relative_to(folder)): None if path.is_dir() else path.read_bytes() for path in folder.rglob("*")
+    }
+
+
+def identities(folder: Path) -> dict[str, tuple[int, int, int]]:
+    """What changes when a file is written or replaced."""
+    return {
+        str(path.relative_to(folder)): ((facts := path.lstat()).st_ino, facts.st_mtime_ns, facts.st_size)
+        for path in folder.rglob("*")
+        if not path.is_dir()
+    }
+
+
+def query(state: Path, sql: str, *values: object) -> list[tuple[Any, ...]]:
+    """As a person would with sqlite3, while nothing runs."""
+    with sqlite3.connect(f"{state.as_uri()}?mode=ro", uri=True) as connection:
+        rows = connection.execute(sql, values).fetchall()
+    connection.close()
+    return rows
+
+
+def states(state: Path, bucket: str) -> dict[str, int]:
+    return dict(query(state, "select state, count(*) from files where bucket = ? group by state", bucket))
+
+
+def phase(state: Path, bucket: str) -> str:
+    return str(query(state, "select phase from bucket_status where bucket = ?", bucket)[0][0])
+
+
+def sha256(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()

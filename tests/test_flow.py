@@ -1,0 +1,68 @@
+"""Bounded concurrency: nothing is lost, nothing is drawn ahead without bound, and closing stops the work."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from migrate_v2.flow import batched, in_threads
+
+
+def test_every_item_comes_with_its_own_result() -> None:
+    results = [r for r in in_threads(lambda n, _: n * n, range(500), threads=4) if r is not None]
+    assert sorted(results) == [(n, n * n) for n in range(500)]
+
+
+def test_the_source_is_drawn_only_as_fast_as_it_is_worked_off() -> None:
+    drawn = 0
+
+    def source() -> Iterator[int]:
+        nonlocal drawn
+        for n in range(1000):
+            drawn += 1
+            yield n
+
+    seen = 0
+    for answer in in_threads(lambda n, _: n, source(), threads=3):
+        seen += answer is not None
+        assert drawn - seen <= 6
+    assert seen == 1000
+
+
+def test_closing_tells_those_under_way_and_waits_for_them() -> None:
+    ended = threading.Event()
+
+    def work(n: int, stop: threading.Event) -> None:
+        if n and stop.wait(30):
+            ended.set()
+
+    answers = in_threads(work, range(4), threads=2)
+    next(answers)
+    began = time.monotonic()
+    answers.close()
+    assert ended.is_set()
+    assert time.monotonic() - began < 5
+
+
+def test_silence_is_told_as_none() -> None:
+    gate = threading.Event()
+    answers = in_threads(lambda n, _: gate.wait(30), [1], threads=1, tick=0.01)
+    assert next(answers) is None
+    gate.set()
+    assert [a for a in answers if a is not None] == [(1, True)]
+
+
+def test_an_exception_of_the_work_is_raised_to_the_caller() -> None:
+    def work(n: int, _: threading.Event) -> int:
+        return 1 // (n - 3)
+
+    with pytest.raises(ZeroDivisionError):
+        list(in_threads(work, range(10), threads=2))
+
+
+def test_batches_hold_everything_once_in_order() -> None:
+    assert list(batched(range(7), 3)) == [(0, 1, 2), (3, 4, 5), (6,)]
+    assert list(batched([], 3)) == []

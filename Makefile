@@ -52,8 +52,12 @@ check: dev  ## lint and types
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
+docs: dev  ## write the generated parts of the documents anew
+	$(VENV)/bin/python -m tests.test_docs
+
 UV_COMPILE = $(VENV)/bin/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
 	--no-emit-index-url --custom-compile-command 'make lock'
+
 lock: dev  ## write the lock files anew from pyproject.toml
 	$(UV_COMPILE) --extra cli pyproject.toml -o requirements.lock
 	$(UV_COMPILE) --extra cli --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock

@@ -353,7 +353,7 @@ def _status(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
                 held = tools.store.bucket(name)
                 if held is None:
                     raise Failure(f"{show(name)} is not in the state file; run `scan` for it")
-                standings.append(standing(held, tools.store, tools.session))
+                standings.append(standing(held, tools.store, held.session))
         elif names:
             raise Failure(f"{show(names[0])} is not in the state file; run `scan` for it")
         if arguments["--watch"]:
@@ -393,6 +393,7 @@ def _status_line(s: Standing) -> tuple[object, ...]:
 def _standing_json(s: Standing) -> dict[str, Any]:
     document = asdict(s)
     document["phase"] = s.phase.value
+    document["glacier"] = {name: amount["objects"] for name, amount in document["glacier"].items()}
     document["states"] = {state.value: asdict(amount) for state, amount in s.states.items()}
     return document
 
@@ -421,7 +422,7 @@ def _list_buckets(arguments: Mapping[str, Any], tools: Tools, report: Report) ->
     def lines() -> Iterator[dict[str, Any]]:
         for bucket in tools.s3.buckets():
             held = tools.store.bucket(bucket.name) if known else None
-            s = standing(held, tools.store, tools.session) if held else None
+            s = standing(held, tools.store, held.session) if held else None
             yield {
                 "bucket": bucket.name,
                 "region": bucket.region or (held.region if held else ""),

@@ -428,7 +428,8 @@ def _console(outlet: Outlet, clock: Callable[[], float]) -> Console:
         force_terminal=outlet.terminal,
         force_interactive=outlet.moves,
         force_jupyter=False,
-        color_system="auto" if outlet.moves else None,  # rich heeds NO_COLOR by itself
+        # rich's own answer to NO_COLOR still sets bold type.
+        color_system="auto" if outlet.moves and not os.environ.get("NO_COLOR") else None,
         markup=False,
         emoji=False,
         highlight=False,

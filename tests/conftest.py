@@ -220,17 +220,15 @@ def run(environment: dict[str, str], secret: str, tmp_path: Path) -> Run:
 
 def tree(folder: Path) -> dict[str, bytes | None]:
     """Contents by path relative to `folder`; None for a folder."""
-    return {
-        str(path.relative_to(folder)): None if path.is_dir() else path.read_bytes() for path in folder.rglob("*")
-    }
+    return {str(path.relative_to(folder)): None if path.is_dir() else path.read_bytes() for path in folder.rglob("*")}
 
 
 def identities(folder: Path) -> dict[str, tuple[int, int, int]]:
-    """What changes when a file is written or replaced."""
+    """What changes when a file is written or replaced; but for the lock, which every run writes into."""
     return {
         str(path.relative_to(folder)): ((facts := path.lstat()).st_ino, facts.st_mtime_ns, facts.st_size)
         for path in folder.rglob("*")
-        if not path.is_dir()
+        if not path.is_dir() and path.name != "lock"
     }
 
 

@@ -559,7 +559,7 @@ class _Child:
         finally:
             self._signal(signal.SIGKILL)  # the program, or whatever it leaves behind in its group
             if self._ended(10):  # a process in an uninterruptible read (NFS) does not end; its lock stays held
-                self._run.wait()
+                _join(self._run)
                 self.code = int(self._run.process.exit_code or 0)
             else:
                 self.code = -signal.SIGKILL
@@ -583,6 +583,12 @@ class _Child:
     def _signal(self, number: int) -> None:
         with suppress(ProcessLookupError, PermissionError):  # macOS says EPERM of a group of zombies
             os.killpg(self.pid, number)
+
+
+def _join(run: sh.RunningCommand) -> None:
+    """Reap it, and end sh's threads; when the interpreter is going down they are frozen, and a join is for ever."""
+    if not sys.is_finalizing():
+        run.wait()
 
 
 _PR_SET_PDEATHSIG = 1
@@ -623,7 +629,7 @@ def _guard(group: int) -> Callable[[], None]:
     def dismiss() -> None:
         with suppress(ProcessLookupError):
             shell.kill()
-        shell.wait()
+        _join(shell)
         os.close(write)
 
     return dismiss

@@ -849,7 +849,6 @@ class Disk:
                     there = os.open(name, _FOLDER | _CAREFULLY, dir_fd=here)
                     os.close(here)
                     here = there
-                    _same_device(os.fstat(here), self.device)
             except FileNotFoundError:
                 continue  # someone removes folders as they are made
             finally:

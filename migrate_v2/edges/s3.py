@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 NOT_IMPLEMENTED = ("NotImplemented", "MethodNotAllowed", "501")
 _BUCKET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]")
+# DeleteObjects names keys in XML 1.0, which has no way to write these; one of them spoils the whole request.
+_NOT_IN_XML = re.compile("[\x00-\x1f\x7f-\x9f\ufffe\uffff]")
 _CHECKSUM_FIELD = re.compile(r"Checksum([A-Z0-9]+)")
 
 
@@ -204,7 +206,7 @@ class S3:
         return self._identity
 
     def buckets(self) -> Iterator[BucketName]:
-        token: dict[str, Any] = {}
+        token: dict[str, Any] = {"MaxBuckets": 1000}  # without it the answer names no regions
         while True:
             with _explaining("the list of buckets"):
                 answer: Mapping[str, Any] = self._client(self.region or "us-east-1").list_buckets(**token)
@@ -212,7 +214,7 @@ class S3:
                 yield BucketName(entry["Name"], entry.get("CreationDate"), entry.get("BucketRegion", ""))
             if not answer.get("ContinuationToken"):
                 return
-            token = {"ContinuationToken": answer["ContinuationToken"]}
+            token["ContinuationToken"] = answer["ContinuationToken"]
 
     def region_of(self, bucket: str) -> str:
         """The bucket's own region, asked once; raises Failure where there is no such bucket or no access to it."""
@@ -490,26 +492,29 @@ class Deleter:
         if site.endpoint != self.s3.endpoint_of(site.bucket) or site.account != self.s3.identity().account:
             raise Refused(f"{show(site.bucket)} was proved at another endpoint or account; nothing is deleted here")
         outcomes: dict[int, Outcome] = {}
-        exact = [index for index, proof in enumerate(proofs) if not proof.conditional]
+        exact = []
         for index, proof in enumerate(proofs):
-            if proof.conditional:
-                outcomes[index] = self._delete_if_match(proof)
+            if proof.conditional or _NOT_IN_XML.search(proof.key):
+                outcomes[index] = self._delete_one(proof)
+            else:
+                exact.append(index)
         if exact:
             outcomes.update(zip(exact, self._delete_versions([proofs[index] for index in exact]), strict=True))
         return [outcomes[index] for index in range(len(proofs))]
 
-    def _delete_if_match(self, proof: Proof) -> Outcome:
+    def _delete_one(self, proof: Proof) -> Outcome:
         bucket = proof.site.bucket
-        self.must_honour_if_match(bucket)
+        pin: Any = {"VersionId": proof.version_id}
+        if proof.conditional:
+            self.must_honour_if_match(bucket)
+            pin = {"IfMatch": f'"{proof.etag}"'}
         try:
-            self._deleting(bucket).delete_object(
-                Bucket=bucket, Key=proof.key, IfMatch=f'"{proof.etag}"', **self.s3._owner()
-            )
+            self._deleting(bucket).delete_object(Bucket=bucket, Key=proof.key, **pin, **self.s3._owner())
         except ClientError as error:
             status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
             if status == 412:
                 return Outcome(False, CHANGED)
-            if _code(error) in ("NoSuchKey", "404"):
+            if status == 404:
                 return Outcome(False, "not there", unknown=True)
             return Outcome(False, f"S3 answered {show(_said(error))}", unknown=status >= 500 or status == 409)
         except (BotoCoreError, HTTPClientError) as error:

@@ -70,6 +70,7 @@ def start(
     lock_fds: Sequence[int] = (),
     stall: float = NEVER,
     tick: float = 0.05,
+    activity: Callable[[int], tuple[float, int]] = activity,
 ) -> Any:
     env = env or {"PATH": os.environ["PATH"]}
     return awscli.sync(aws, args, env, "/", lock_fds, activity, stall, tick)
@@ -545,7 +546,8 @@ def test_words_cpu_and_bytes_are_signs_of_life(tmp_path: Path) -> None:
     ]
 
     def lives(n: int) -> bool:
-        steps = start(Aws(program(tmp_path / str(n), works[n]), (2, 40, 1), ""), stall=0.4)
+        aws = Aws(program(tmp_path / str(n), works[n]), (2, 40, 1), "")
+        steps = start(aws, stall=0.4, activity=activity if n else lambda _: (0.0, 0))
         until = time.monotonic() + 1.0
         with contextlib.closing(steps):
             return any(time.monotonic() > until for _ in steps)
@@ -623,14 +625,32 @@ finally:
     assert gone(pid, 0.5)
 
 
-def test_a_stopped_program_is_woken_to_end() -> None:
-    steps = start(fake("aws_hangs"))
+def test_a_generator_that_nobody_closed_does_not_hold_up_the_exit() -> None:
+    program = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from migrate_v2.edges import awscli
+aws = awscli.Aws({str(FAKES / "aws_hangs")!r}, (2, 40, 1), "")
+kept = awscli.sync(aws, ("s3", "sync", "s3://b", "/d"), dict(PATH="/bin"), "/", (), lambda pid: (0.0, 0), 9.0)
+print(next(kept).pid)
+1 / 0
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=5)
+    assert "ZeroDivisionError" in ended.stderr
+    assert gone(int(ended.stdout), 0.5)
+
+
+def test_a_stopped_program_is_woken_to_clean_up(tmp_path: Path) -> None:
+    text = f"trap 'echo clean > {tmp_path}/log; exit 1' INT; while :; do sleep 0.02; done"
+    steps = start(Aws(program(tmp_path / "aws", text), (2, 40, 1), ""))
     pid = first_tick(steps).pid
+    time.sleep(0.1)  # until the trap is set
     os.kill(pid, signal.SIGSTOP)
     began = time.monotonic()
     steps.close()
     assert time.monotonic() - began < 1
     assert not psutil.pid_exists(pid)
+    assert (tmp_path / "log").read_text() == "clean\n"
 
 
 def test_an_interrupt_reaches_it_even_where_this_process_ignores_interrupts() -> None:
@@ -689,13 +709,13 @@ def test_a_program_that_cannot_start_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "aws").write_text("#!/no/such/interpreter\n")
     (tmp_path / "aws").chmod(0o755)
     before = set(os.listdir("/proc/self/fd"))
-    for path in (tmp_path / "aws", tmp_path / "none"):
+    for path in (tmp_path / "none", tmp_path / "aws"):
+        assert set(os.listdir("/proc/self/fd")) == before
         with pytest.raises(Failure, match="cannot be started") as failed:
             run(Aws(str(path), (2, 40, 1), ""))
         assert "\n" not in str(failed.value)
     with pytest.raises(Failure, match="too long"):
         run(fake("aws_liar"), args=("s3", "sync", "s3://b", "/d", *["--exclude=" + "x" * 1000] * 4000))
-    assert len(set(os.listdir("/proc/self/fd")) - before) <= 12  # sh leaves its own behind where exec fails
 
 
 # sync, with the real AWS CLI

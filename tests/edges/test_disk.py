@@ -532,6 +532,24 @@ def test_a_link_that_stays_below_the_base_is_not_followed_either(disk: Disk) -> 
     assert tree(disk.base / "b/real") == ["f"]
 
 
+def test_a_folder_swapped_for_a_link_while_folders_are_made_below_it(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk.make_folder("b/d")
+    mkdir = os.mkdir
+
+    def swapping(name: bytes, *args: int, **more: int) -> None:
+        if name == b"d":
+            (disk.base / "b/d").rename(disk.base / "b/aside")
+            (disk.base / "b/d").symlink_to("../../outside")
+        mkdir(name, *args, **more)
+
+    monkeypatch.setattr(os, "mkdir", swapping)
+    with pytest.raises(Obstacle, match="b/d is a symbolic link"):
+        disk.make_folder("b/d/new/folder")
+    assert tree(disk.base.parent / "outside") == ["f"]
+
+
 def test_a_folder_swapped_for_a_link_over_and_over(disk: Disk) -> None:
     """Whatever the moment, what is read is ours and what is written stays below the base."""
     folder, aside, outside = disk.base / "b/d", disk.base / "b/aside", disk.base.parent / "outside"
@@ -573,7 +591,7 @@ def test_a_folder_swapped_for_a_link_over_and_over(disk: Disk) -> None:
                     done["look"] += 1
                 assert content(disk, "b/d/f") == b"ours"
                 done["read"] += 1
-                with disk.writing(f"b/d/n{number}", flush=False) as sink:
+                with disk.writing(f"b/d/n{number}/k", flush=False) as sink:
                     sink.write(b"ours")
                 done["written"] += 1
             except (Obstacle, Changed, FileNotFoundError, DiskError):
@@ -1055,6 +1073,7 @@ def test_a_lock_is_held_by_one_process(tmp_path: Path) -> None:
         process.kill()
         process.wait()
         with lock:
+            assert os.get_inheritable(lock.fd)
             assert path.read_text() == f"{os.getpid()}\n"
             assert path.stat().st_mode & 0o777 == 0o600
             with pytest.raises(Busy):

@@ -20,7 +20,7 @@ from migrate_v2.edges import awscli
 from migrate_v2.edges.disk import Disk, Lock, machine
 from migrate_v2.edges.s3 import S3, Deleter, Restorer
 from migrate_v2.edges.store import BucketRow, Store
-from migrate_v2.errors import Differs, Failure, NotFinished, Refused
+from migrate_v2.errors import BadUsage, Differs, Failure, NotFinished, Refused
 from migrate_v2.events import Event, Failed, Found, Noted, PhaseEarned, Waiting, Warned
 from migrate_v2.keys import show
 from migrate_v2.model import DeleteMarker, Digest, FileState, Phase, Row, Site, Verdict, phase_of, why_kept
@@ -81,6 +81,10 @@ class Tools:
         held = self.store.bucket(bucket)
         assert held is not None
         config = Path(self.environ.get("AWS_CONFIG_FILE") or "~/.aws/config").expanduser()
+        try:
+            user_config = config.read_text("utf-8") if config.is_file() else ""
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadUsage(f"the AWS configuration {show(str(config))} cannot be read: {error}") from error
         amounts = [(t.objects, t.bytes) for t in self.store.tallies(bucket)]
         objects, size = (sum(column) for column in zip(*amounts, strict=True))
         s = self.settings
@@ -98,8 +102,9 @@ class Tools:
             transfer=awscli.Transfer(**asdict(chosen)),
             folder=folder,
             home=str(Path.home()),
-            user_config=config.read_text("utf-8") if config.is_file() else "",
+            user_config=user_config,
             environ=self.environ,
+            cwd=str(Path.cwd()),
             region=held.region,
             profile=self.s3.profile,
             profile_in_use=self.s3.profile_in_use,

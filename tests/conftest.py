@@ -167,6 +167,7 @@ def environment(endpoint: str, account: str, secret: str, home: Path, state: Pat
     (tmp_path / "user").mkdir()
     return bare_environment() | {
         "HOME": str(tmp_path / "user"),
+        "PATH": os.defpath,  # without whatever `aws` this machine may have
         "XDG_CONFIG_HOME": str(tmp_path / "user" / ".config"),
         "AWS_ACCESS_KEY_ID": account,
         "AWS_SECRET_ACCESS_KEY": secret,

@@ -35,6 +35,7 @@ class Cli:
     home: str
     user_config: str
     environ: Mapping[str, str]
+    cwd: str  # the operator's: paths in the configuration may be relative to it
     region: str
     profile: str | None  # named by the operator; naming it turns credentials from the environment off
     profile_in_use: str
@@ -186,7 +187,7 @@ def _run(
         excludes=_excludes(bucket, store, force),
     )
     environment = awscli.environment(cli.environ, str(config), str(home))
-    lines = awscli.sync(cli.aws, arguments, environment, "/", lock_fds, activity, cli.stall_seconds)
+    lines = awscli.sync(cli.aws, arguments, environment, cli.cwd, lock_fds, activity, cli.stall_seconds)
     objects = written = 0
     with closing(lines):
         while True:

@@ -1,0 +1,560 @@
+"""Only what was proved goes, by an identity that cannot move, announced before and accounted for after."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+from migrate_v2.edges.s3 import Deleter
+from migrate_v2.edges.store import Store
+from migrate_v2.errors import Failure, Refused
+from migrate_v2.model import CHANGED, FileState, Place, Proof, Verdict
+from migrate_v2.steps import delete as delete_step
+from tests.fakes.s3server import Delete, Request
+from tests.steps.conftest import TOKEN, Job, assert_tallies
+
+LOST = "deleted; the reply was lost"
+DATA = {"DeleteObject", "DeleteObjects"}
+
+
+def fill(job: Job, count: int = 5) -> dict[str, bytes]:
+    bodies = {f"dir/{number}": f"body {number}".encode() * number for number in range(1, count + 1)}
+    for key, body in bodies.items():
+        job.server.put(job.bucket, key, body)
+    return bodies
+
+
+def put_marker(job: Job, key: str) -> None:
+    boto3.client("s3", endpoint_url=job.server.url).delete_object(Bucket=job.bucket, Key=key)
+
+
+def in_s3(job: Job) -> set[tuple[str, str]]:
+    return {(v.key, v.version_id) for v in job.server.versions(job.bucket)}
+
+
+def watch(job: Job) -> list[tuple[str, str]]:
+    """From now on every delete is held against the local file and the ledger, at the instant before it happens."""
+    gone: list[tuple[str, str]] = []
+    state = job.store.path
+    paths = {(row.key, row.version.version_id): job.disk.base / row.path for row in job.rows()}
+
+    def look(doomed: Delete) -> None:
+        name = (doomed.key, doomed.version_id)
+        gone.append(name)
+        assert paths[name].read_bytes() == doomed.body, name
+        with sqlite3.connect(f"{state.as_uri()}?mode=ro", uri=True) as ledger:
+            sql = "SELECT token, outcome, etag FROM deletions WHERE key = ? AND version_id = ? ORDER BY id DESC"
+            assert ledger.execute(sql, name).fetchone() == (TOKEN, None, doomed.etag)
+        ledger.close()
+
+    job.server.observe(look)
+    return gone
+
+
+@pytest.mark.parametrize("versioning", ["", "Enabled", "Suspended"])
+def test_at_the_instant_of_each_delete_the_doomed_bytes_are_in_the_local_file(job: Job, versioning: str) -> None:
+    fill(job)
+    job.server.put("b", "x//y", b"no path can hold this key")
+    job.server.put("b", "folder/", b"")
+    job.server.put("b", "big", os.urandom(300_000), parts=(100_000, 100_000, 100_000))
+    job.server.buckets["b"].versioning = versioning
+    if versioning == "Enabled":
+        job.server.put("b", "dir/1", b"newer")
+    job.bring()
+    assert {row.state for row in job.rows()} == {FileState.VERIFIED}
+    before = in_s3(job)
+    gone = watch(job)
+    job.delete()
+    assert set(gone) == before and len(gone) == len(before)
+    assert {row.state for row in job.rows()} == {FileState.DELETED}
+    assert {outcome for _, _, outcome in job.outcomes()} == {"deleted"}
+    # Of a suspended bucket the null markers stay that the deletes themselves have made.
+    assert {v.is_marker for v in job.server.versions("b")} <= {versioning == "Suspended"}
+    # The second run does nothing.
+    requests = job.server.count("DeleteObject") + job.server.count("DeleteObjects")
+    job.delete()
+    assert job.server.count("DeleteObject") + job.server.count("DeleteObjects") == requests
+
+
+def test_a_row_that_was_not_read_by_this_run_stops_everything(job: Job) -> None:
+    fill(job)
+    job.bring()
+    job.run = "run-2"
+    with pytest.raises(Refused, match="not been read again in this run"):
+        list(job.deleting())
+    assert not DATA & job.server.served.keys() and job.outcomes() == []
+
+
+def test_what_is_not_proved_is_not_even_asked_for(job: Job) -> None:
+    job.server.put("b", "good", b"1")
+    job.server.put("b", "unprovable", b"2", etag="kms", checksums=())
+    job.server.put("b", "weak", b"3", etag="kms", checksums=("CRC32",))
+    job.server.put("b", "archived", b"4", storage_class="GLACIER")
+    job.bring()
+    job.delete()
+    assert job.server.deletes == [("b", "good", "null")]
+    assert {v.key for v in job.server.versions("b")} == {"unprovable", "weak", "archived"}
+    assert [key for key, _, _ in job.outcomes()] == ["good"]
+
+
+def test_mfa_delete_is_never_tried(job: Job) -> None:
+    job.server.buckets["b"].versioning = "Enabled"
+    job.server.buckets["b"].mfa_delete = True
+    job.server.buckets["b"].settings["versioning-mfa"] = b""
+    fill(job)
+    job.bring()
+    site = job.site()
+    if not site.mfa_delete:
+        site = type(site)(site.account, site.endpoint, site.bucket, site.versioning, True)
+    assert list(delete_step.doomed_rows(job.store, site)) == []
+
+
+@pytest.mark.parametrize("same_size", [True, False])
+def test_an_object_overwritten_at_its_very_delete_survives_and_deletion_stops(job: Job, same_size: bool) -> None:
+    bodies = fill(job)
+    job.bring()
+    newer = bytes(len(bodies["dir/3"])) if same_size else b"newer and longer than before"
+    watch(job)
+    job.server.fault(
+        {"op": "DeleteObject", "key": "dir/3"}, lambda request: job.server.put("b", request.key, newer), times=1
+    )
+    with pytest.raises(Refused, match="dir/3 was not deleted: changed in S3.*deletion in b stops here"):
+        job.delete()
+    current = job.server.get("b", "dir/3")
+    assert current is not None and current.body == newer
+    row = job.row("dir/3")
+    assert (row.state, row.reason) == (FileState.VERIFIED, CHANGED)
+    assert (job.disk.base / row.path).read_bytes() == bodies["dir/3"]
+    assert all(outcome for _, _, outcome in job.outcomes())
+    for key in bodies:
+        assert (job.states()[key] is FileState.DELETED) == (job.server.get("b", key) is None)
+    # Nothing is in doubt, so the next round brings the new bytes and leaves what is deleted alone.
+    job.bring()
+    assert job.row("dir/3").state is FileState.VERIFIED and job.path("dir/3").read_bytes() == newer
+    job.delete()
+    assert in_s3(job) == set()
+
+
+def test_a_version_put_on_top_at_the_very_delete_survives(job: Job) -> None:
+    job.server.bucket("b", versioning="Enabled")
+    bodies = fill(job)
+    job.bring()
+    watch(job)
+    job.server.fault(
+        {"op": "DeleteObjects"}, lambda _: job.server.put("b", "dir/2", b"on top"), times=1
+    )
+    job.delete()
+    (left,) = job.server.versions("b")
+    assert (left.key, left.body) == ("dir/2", b"on top")
+    assert job.path("dir/2").read_bytes() == bodies["dir/2"]
+    job.bring()
+    new, old = sorted((r for r in job.rows() if r.key == "dir/2"), key=lambda r: r.state is FileState.DELETED)
+    assert (job.disk.base / new.path).read_bytes() == b"on top"
+    assert (job.disk.base / old.path).read_bytes() == bodies["dir/2"]
+
+
+@pytest.mark.parametrize("versioning", ["", "Enabled", "Suspended"])
+def test_a_lost_reply_is_asked_after_and_the_row_is_deleted(job: Job, versioning: str) -> None:
+    job.server.buckets["b"].versioning = versioning
+    bodies = fill(job)
+    job.bring()
+    lost = job.server.fault(
+        lambda r: r.op in DATA and "canary" not in r.key, "lost-reply", times=1 if versioning == "Enabled" else 5
+    )
+    job.delete()
+    assert lost.hits == (1 if versioning == "Enabled" else 5), "each delete is sent once"
+    assert set(job.states().values()) == {FileState.DELETED}
+    assert {outcome for _, _, outcome in job.outcomes()} == {LOST}
+    assert len(job.server.deletes) == len(bodies)
+    job.scan()
+    assert set(job.states().values()) == {FileState.DELETED}
+
+
+@pytest.mark.parametrize("versioning", ["", "Enabled", "Suspended"])
+@pytest.mark.parametrize("action", ["reset-before", "500", "503"])
+def test_what_never_reached_s3_is_still_there_and_goes_the_next_time(job: Job, versioning: str, action: Any) -> None:
+    job.server.buckets["b"].versioning = versioning
+    bodies = fill(job)
+    job.bring()
+    job.server.fault(lambda r: r.op in DATA and "canary" not in r.key, action, times=1)
+    with pytest.raises(Refused, match="was not deleted: still there"):
+        job.delete()
+    states = job.states()
+    for key in bodies:
+        assert (states[key] is FileState.DELETED) == (job.server.get("b", key) is None), key
+    assert FileState.VERIFIED in states.values()
+    assert all(outcome for _, _, outcome in job.outcomes())
+    job.delete()
+    assert set(job.states().values()) == {FileState.DELETED}
+
+
+def test_where_s3_does_not_say_the_intent_stays_open_until_it_does(job: Job) -> None:
+    fill(job)
+    job.bring()
+    job.server.fault({"op": "DeleteObject", "key": "dir/1"}, "lost-reply", times=1)
+    # Without the right to list, S3 answers 403 for what is not there.
+    denial = job.server.deny("s3:ListBucket", "b")
+    deny_read = job.server.deny("s3:GetObject", "b", "dir/1")
+    job.server.allow(deny_read)
+    site = None
+    job.server.allow(denial)
+    job.prove()
+    site = job.site()
+    events = job.deleting(site)
+    job.server.fault({"op": "HeadObject", "key": "dir/1"}, "access-denied")
+    with pytest.raises(Failure, match="does not say what became of 1 deletes") as failed:
+        list(events)
+    assert type(failed.value) is Failure
+    assert job.row("dir/1").state is FileState.VERIFIED
+    assert [doomed.key for doomed in job.store.open_intents("b")] == ["dir/1"]
+    with pytest.raises(Failure, match="does not say what became of deletes"):
+        job.scan()
+    assert job.row("dir/1").state is FileState.VERIFIED, "no listing is believed before that"
+    job.server.calm()
+    job.scan()
+    assert job.row("dir/1").state is FileState.DELETED
+    assert job.outcomes()[0] == ("dir/1", "version", LOST)
+
+
+def test_a_lock_stops_the_bucket_and_is_told(job: Job) -> None:
+    job.bucket = "locked"
+    job.server.bucket("locked", object_lock=True)
+    bodies = fill(job)
+    held = job.server.get("locked", "dir/2")
+    assert held
+    held.legal_hold = "ON"
+    retained = job.server.get("locked", "dir/4")
+    assert retained
+    retained.lock_mode, retained.retain_until = "GOVERNANCE", job.server.clock() + 1000
+    job.bring()
+    watch(job)
+    with pytest.raises(Refused, match="dir/2 was not deleted: .*AccessDenied.*object lock.*stops here"):
+        job.delete()
+    assert {v.key for v in job.server.versions("locked")} == {"dir/2", "dir/4"}
+    for key in ("dir/2", "dir/4"):
+        row = job.row(key)
+        assert row.state is FileState.VERIFIED and "AccessDenied" in row.reason
+        assert job.path(key).read_bytes() == bodies[key]
+    assert {key for key, _, outcome in job.outcomes() if outcome == "deleted"} == {"dir/1", "dir/3", "dir/5"}
+
+
+def test_a_denied_conditional_delete_stops_too(job: Job) -> None:
+    fill(job, 3)
+    job.bring()
+    job.server.deny("s3:DeleteObject", "b", "dir/*")
+    with pytest.raises(Refused, match="AccessDenied"):
+        job.delete()
+    assert len(job.server.versions("b")) == 3 and set(job.states().values()) == {FileState.VERIFIED}
+    assert job.store.open_intents("b") == []
+
+
+@pytest.mark.parametrize(("before", "after"), [("", "Enabled"), ("Enabled", "Suspended")])
+def test_versioning_changed_between_batches_is_a_surprise(
+    job: Job, before: str, after: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job.server.buckets["b"].versioning = before
+    fill(job)
+    job.bring()
+    monkeypatch.setattr(delete_step, "_IF_MATCH", 2)
+    monkeypatch.setattr(delete_step, "_BY_ID", 2)
+    job.prove()
+    events = job.deleting()
+    next(events)
+    next(events)  # the first batch is told
+    assert len(job.server.deletes) == 2
+    job.server.buckets["b"].versioning = after
+    with pytest.raises(Refused, match="versioning of b has changed"):
+        list(events)
+    assert len(job.server.deletes) == 2 and job.store.open_intents("b") == []
+    assert sorted(job.states().values()) == [FileState.DELETED] * 2 + [FileState.VERIFIED] * 3
+    assert not any(v.is_marker for v in job.server.versions("b"))
+
+
+def append(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b"!")
+
+
+def in_place(path: Path) -> None:
+    facts = path.stat()
+    body = bytearray(path.read_bytes())
+    body[0] ^= 1
+    path.write_bytes(body)
+    os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+
+
+def replaced(path: Path) -> None:
+    other = path.with_name("other")
+    shutil.copy2(path, other)
+    other.replace(path)
+
+
+def linked(path: Path) -> None:
+    path.rename(path.with_name("elsewhere"))
+    path.symlink_to("elsewhere")
+
+
+def become_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize("harm", [append, in_place, replaced, Path.unlink, linked, become_folder])
+def test_a_local_file_touched_after_it_was_read_stops_its_batch_before_any_request(
+    job: Job, harm: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(job)
+    job.bring()
+    monkeypatch.setattr(delete_step, "_IF_MATCH", 2)
+    job.prove()
+    events = job.deleting()
+    next(events)
+    next(events)
+    harm(job.path("dir/4"))
+    with pytest.raises(Failure, match="dir/4"):
+        list(events)
+    # Its whole batch is left alone: nothing of it was announced or sent.
+    assert sorted(key for _, key, _ in job.server.deletes) == ["dir/1", "dir/2"]
+    assert len(job.outcomes()) == 2 and job.store.open_intents("b") == []
+    assert {v.key for v in job.server.versions("b")} == {"dir/3", "dir/4", "dir/5"}
+
+
+def test_a_folder_that_is_gone_stops_too(job: Job) -> None:
+    job.server.put("b", "empty/", b"")
+    job.bring()
+    job.prove()
+    job.path("empty/").rmdir()
+    with pytest.raises(Refused, match="folder b/empty is gone"):
+        list(job.deleting())
+    assert job.server.deletes == []
+
+
+def test_a_destination_that_was_unmounted_stops_everything(job: Job) -> None:
+    fill(job)
+    job.bring()
+    job.prove()
+    job.disk.base.rename(job.disk.base.with_name("gone"))
+    job.disk.base.mkdir()
+    with pytest.raises(Refused, match="not the folder any more"):
+        list(job.deleting())
+    assert job.server.deletes == []
+
+
+def test_delete_markers_go_last_and_only_above_nothing(job: Job) -> None:
+    job.server.bucket("b", versioning="Enabled")
+    for key in ("a", "z"):
+        job.server.put("b", key, b"1")
+        job.server.put("b", key, b"22")
+        put_marker(job, key)
+    job.server.put("b", "held", b"3", etag="kms", checksums=())
+    put_marker(job, "held")
+    put_marker(job, "nothing beneath")
+    order: list[tuple[str, bool]] = []
+
+    def note(request: Request) -> None:
+        for version in job.server.versions("b"):
+            if f"<VersionId>{version.version_id}<".encode() in request.body:
+                order.append((version.key, version.is_marker))
+
+    job.server.fault({"op": "DeleteObjects"}, note)
+    job.bring()
+    gone = watch(job)
+    job.delete()
+    assert [is_marker for _, is_marker in order] == [False] * 4 + [True] * 3
+    assert {key for key, is_marker in order if is_marker} == {"a", "z", "nothing beneath"}
+    assert [(v.key, v.is_marker) for v in job.server.versions("b")] == [("held", True), ("held", False)]
+    assert len(gone) == 4
+    assert [key for key, kind, _ in job.outcomes() if kind == "marker"] == ["a", "nothing beneath", "z"]
+
+
+def test_a_lost_reply_about_a_marker_is_asked_after(job: Job) -> None:
+    job.server.bucket("b", versioning="Enabled")
+    put_marker(job, "m")
+    job.bring()
+    lost = job.server.fault({"op": "DeleteObjects"}, "lost-reply", times=1)
+    job.delete()
+    assert lost.hits == 1 and job.server.versions("b") == []
+    assert job.outcomes() == [("m", "marker", LOST)]
+    assert job.store.marker_count("b") == 0
+    put_marker(job, "n")
+    job.scan()
+    job.server.fault({"op": "DeleteObjects"}, "reset-before", times=1)
+    with pytest.raises(Refused, match="n was not deleted: still there"):
+        job.delete()
+    assert job.store.marker_count("b") == 1
+
+
+def test_a_suspended_bucket_goes_by_the_table(job: Job) -> None:
+    """FACTS: real ids by VersionId; null by If-Match while it is current; noncurrent nulls and null markers stay."""
+    server = job.server
+    server.bucket("b", versioning="Enabled")
+    real = server.put("b", "both", b"real")
+    buried = server.buckets["b"]
+    buried.versioning = "Suspended"
+    server.put("b", "both", b"null, current")
+    server.put("b", "noncurrent", b"null, noncurrent")
+    server.put("b", "null marker", b"")
+    put_marker(job, "null marker")
+    server.bucket("b", versioning="Enabled")
+    server.put("b", "noncurrent", b"real, current")
+    server.put("b", "real marker", b"x")
+    put_marker(job, "real marker")
+    server.bucket("b", versioning="Suspended")
+    job.bring()
+    gone = watch(job)
+    job.delete()
+    assert ("both", real.version_id) in gone and ("both", "null") in gone
+    left = [(v.key, v.version_id, v.is_marker) for v in server.versions("b")]
+    assert left == [
+        ("both", "null", True),  # S3 puts it there when the null version goes
+        ("noncurrent", "null", False),
+        ("null marker", "null", True),
+    ]
+    by_id = [entry.query.get("versionId") for entry in server.requests if entry.op == "DeleteObject"]
+    assert set(by_id) == {None}, "If-Match does not go with a VersionId (501)"
+
+
+def test_an_endpoint_that_ignores_if_match_is_refused_and_nothing_goes(job: Job) -> None:
+    fill(job)
+    job.bring()
+    job.server.honours_if_match = False
+    with pytest.raises(Refused, match="ignores If-Match"):
+        job.delete()
+    assert job.server.deletes == [] and len(job.server.versions("b")) == 5
+    job.scan()
+    assert set(job.states().values()) == {FileState.VERIFIED} and job.store.open_intents("b") == []
+
+
+def test_a_versioned_bucket_needs_no_canary(job: Job) -> None:
+    job.server.bucket("b", versioning="Enabled")
+    fill(job)
+    job.bring()
+    job.server.honours_if_match = False
+    job.delete()
+    assert job.server.versions("b") == [] and job.server.count("DeleteObject") == 0
+
+
+class PowerCut(BaseException):
+    pass
+
+
+def cut(*_: object, **__: object) -> None:
+    raise PowerCut
+
+
+@pytest.mark.parametrize("versioning", ["", "Enabled", "Suspended"])
+@pytest.mark.parametrize("sent", [True, False])
+def test_a_crash_between_intent_and_outcome_is_settled_by_the_next_scan(
+    job: Job, versioning: str, sent: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job.server.buckets["b"].versioning = versioning
+    bodies = fill(job)
+    job.bring()
+    job.prove()
+    with monkeypatch.context() as broken, pytest.raises(PowerCut):
+        if sent:
+            broken.setattr(job.store, "concluded", cut)
+            list(job.deleting())
+        else:
+            deleter = Deleter(job.s3)
+            broken.setattr(deleter, "delete", cut)
+            list(job.deleting(deleter=deleter))
+    assert len(job.server.deletes) == (5 if sent else 0)
+    job.store.close()
+    with Store.open(job.store.path) as job.store:
+        assert len(job.store.open_intents("b")) == 5
+        job.scan()
+        assert job.store.open_intents("b") == []
+        assert set(job.states().values()) == {FileState.DELETED if sent else FileState.VERIFIED}
+        assert {outcome for _, _, outcome in job.outcomes()} == {LOST if sent else "still there"}
+        for key, body in bodies.items():
+            assert job.path(key).read_bytes() == body
+        if not sent:
+            job.delete()
+        assert set(job.states().values()) == {FileState.DELETED} and len(job.server.deletes) == 5
+        assert_tallies(job.store)
+    job.store = Store.open(job.store.path)
+
+
+@pytest.mark.parametrize("versioning", ["", "Enabled"])
+def test_what_is_put_under_the_key_of_a_crashed_delete_never_touches_the_only_copy(
+    job: Job, versioning: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job.server.buckets["b"].versioning = versioning
+    bodies = fill(job)
+    job.bring()
+    job.prove()
+    with monkeypatch.context() as broken, pytest.raises(PowerCut):
+        broken.setattr(job.store, "concluded", cut)
+        list(job.deleting())
+    for key in bodies:
+        job.server.put("b", key, b"new bytes under the old key")
+    job.bring()
+    rows = job.rows()
+    assert sorted(row.state for row in rows) == [FileState.DELETED] * 5 + [FileState.VERIFIED] * 5
+    for row in rows:
+        body = bodies[row.key] if row.state is FileState.DELETED else b"new bytes under the old key"
+        assert (job.disk.base / row.path).read_bytes() == body
+
+
+def test_a_crash_in_the_middle_of_the_batches_leaves_the_others_as_they_were(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(job)
+    job.bring()
+    monkeypatch.setattr(delete_step, "_IF_MATCH", 2)
+    job.prove()
+    events = job.deleting()
+    next(events)
+    next(events)
+    events.close()  # type: ignore[attr-defined]
+    assert sorted(job.states().values()) == [FileState.DELETED] * 2 + [FileState.VERIFIED] * 3
+    job.scan()
+    job.delete()
+    assert in_s3(job) == set()
+
+
+ODD = ["a&b<c>", "new\nline", "return\r", "\x01control", "\ufffe", "smile \U0001f600", 'quote"', "tab\t", "]]>", "\x7f"]
+
+
+@pytest.mark.parametrize("versioning", ["", "Enabled"])
+def test_keys_that_no_xml_can_hold_go_too(job: Job, versioning: str) -> None:
+    job.server.buckets["b"].versioning = versioning
+    for key in ODD:
+        job.server.put("b", key, key.encode())
+    if versioning:
+        put_marker(job, "\x02marker")
+    job.bring()
+    assert {row.state for row in job.rows()} == {FileState.VERIFIED}
+    watch(job)
+    job.delete()
+    assert in_s3(job) == set()
+    assert set(job.states().values()) == {FileState.DELETED}
+
+
+def test_a_folder_is_a_copy_of_nothing_else(job: Job) -> None:
+    """`dir/` with bytes lies at the side as a file; only an empty one has the folder for its copy."""
+    job.server.put("b", "full/", b"bytes")
+    job.server.put("b", "empty/", b"")
+    job.bring()
+    assert job.row("empty/").place is Place.FOLDER and job.row("full/").place is Place.SIDE
+    watch_full = job.path("full/").read_bytes()
+    assert watch_full == b"bytes"
+    job.delete()
+    assert in_s3(job) == set() and job.path("empty/").is_dir()
+
+
+def test_no_proof_no_delete(job: Job) -> None:
+    fill(job, 1)
+    job.bring()
+    row = job.row("dir/1")
+    with pytest.raises(TypeError, match="made by prove"):
+        Proof(job.site(), row.key, "null", "version", row.version.etag, 6, "", (), "", None, "", object())
+    assert row.verdict is Verdict.MATCH

@@ -1,0 +1,140 @@
+"""The docstring is the interface: what it lists is taken, what it does not list is refused with one line and status 2."""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from migrate_v2 import cli
+from migrate_v2.errors import BadUsage
+
+USAGE = (cli.__doc__ or "").partition("Usage:")[2].partition("Commands:")[0]
+LISTED = re.findall(
+    r"^  ([a-z-]+)  +\S", (cli.__doc__ or "").partition("Commands:")[2].partition("No bucket")[0], re.MULTILINE
+)
+
+
+@pytest.fixture(autouse=True)
+def quiet_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+
+
+def test_usage_commands_and_dispatch_are_the_same_set() -> None:
+    used = set(re.findall(r"(?:\[options\] |\()([a-z-]+)", USAGE)) | {"glacier"}
+    assert used == set(LISTED) | {"glacier"} == set(cli._COMMANDS)
+
+
+def test_every_option_of_the_usage_is_explained() -> None:
+    explained = set(re.findall(r"^  (?:-\w )?(--[a-z-]+)", (cli.__doc__ or "").partition("Options:")[2], re.MULTILINE))
+    assert set(re.findall(r"--[a-z-]+", USAGE)) <= explained
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        [],
+        ["frob"],
+        ["migrate", "--frob"],
+        ["confirm-delete"],
+        ["confirm-delete", "a", "b"],
+        ["scan", "--wait", "b"],
+        ["migrate", "--confirm=x", "b"],
+        ["--profile"],
+        ["status", "--json=yes"],
+        # Abbreviations: docopt would take them.
+        ["confirm-delete", "--confir=T", "b"],
+        ["confirm-delete", "--rem", "b"],
+        ["confirm-delete", "--dry", "b"],
+        ["migrate", "--wai", "b"],
+        ["--js", "status"],
+        ["migrate", "--engine=native", "b"],
+        ["migrate", "b"],
+        ["verify", "b"],
+        ["migrate", "--dest", "d", "not a bucket"],
+        ["migrate", "--dest", "d", "../up"],
+        ["migrate", "--dest", "d", "fast--use1-az4--x-s3"],
+        ["confirm-delete", "--dest", "d", "--confirm=t", "x/y"],
+    ],
+)
+def test_what_makes_no_sense_ends_with_2_and_one_line(line: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(line) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith("migrate-v2: ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", LISTED)
+def test_every_command_is_taken_with_options_on_either_side(command: str) -> None:
+    name = ["b"] if command in ("confirm-delete", "migrate", "scan") else []
+    assert cli.parse(["--json", command, *name, "--dest", "d", "-q"])[command]
+    assert cli.parse(["--endpoint-url=http://x", command, *name])["--endpoint-url"] == "http://x"
+
+
+def test_restore_and_glacier_are_one_command() -> None:
+    assert cli._COMMANDS["restore"] is cli._COMMANDS["glacier"]
+    assert cli.parse(["glacier", "--wait"])["glacier"]
+
+
+def test_help_is_the_docstring_and_version_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--help"]) == 0
+    assert capsys.readouterr().out == cli.__doc__
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("migrate-v2 2.")
+
+
+def test_names_come_from_standard_input_by_first_field(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("one\tus-east-1\t2020\n\ntwo\none\n"))
+    assert cli._named({"<bucket>": ["zero-bucket", "-"]}) == ["zero-bucket", "one", "two"]
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    assert cli._named({"<bucket>": ["-"]}) == []
+    assert cli._named({"<bucket>": []}) is None
+
+
+def test_a_name_from_standard_input_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("../../etc\n"))
+    with pytest.raises(BadUsage):
+        cli._named({"<bucket>": ["-"]})
+
+
+@pytest.mark.parametrize("command", ["migrate", "scan", "restore", "sync", "verify"])
+def test_nothing_on_standard_input_means_nothing_to_do(
+    command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    assert cli.main([command, "--dest", "d", "-"]) == 0
+    assert not (tmp_path / "d").exists()
+
+
+def test_confirm_delete_without_terminal_or_token_is_refused_before_anything_is_asked(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("b-name\n"))
+    assert cli.main(["confirm-delete", "--dest", "d", "b-name"]) == 5
+    assert "--confirm=TOKEN" in capfd.readouterr().err
+
+
+def test_status_without_a_state_file_makes_none(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["status", "--json"]) == 0
+    out, err = capfd.readouterr()
+    assert '"buckets": []' in out or '"buckets":[]' in out
+    assert "no state file" in err
+    assert cli.main(["status", "some-bucket"]) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_credentials_are_asked_for_in_one_line(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    assert cli.main(["whoami", "--endpoint-url", "http://127.0.0.1:9"]) == 1
+    assert "no AWS credentials found" in capfd.readouterr().err
+    assert cli.main(["whoami", "--profile", "nobody"]) == 2

@@ -1,0 +1,162 @@
+"""The order of things: what a plan holds, what one bucket's failure does to the others, and how long waiting goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from migrate_v2 import pipeline
+from migrate_v2.edges.store import Evidence, Store
+from migrate_v2.errors import Differs, Failure, NotFinished, Refused
+from migrate_v2.events import Failed, Noted, Waiting
+from migrate_v2.model import DeleteMarker, FileIdentity, FileState, ObjectVersion, Place, Site, Verdict, Witness
+
+WHEN = datetime(2020, 1, 2, 3, 4, 5, tzinfo=UTC)
+MD5 = Witness("md5-etag", "5d41402abc4b2a76b9719d911017c592", 128)
+ENABLED = Site("1", "https://s3.amazonaws.com", "bucket", "Enabled")
+
+
+def version(key: str, version_id: str, latest: bool = True) -> ObjectVersion:
+    return ObjectVersion("bucket", key, version_id, 5, "etag", "STANDARD", WHEN, latest)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store.open(tmp_path / "s.db") as opened:
+        held = opened.begin_scan("bucket", account="1", region="", endpoint="", versioning="Enabled", uploads=0)
+        versions = [
+            version("a", "v1", False),
+            version("a", "v2", False),
+            version("b", "v1", False),
+            version("b", "v2"),
+            version("c", "null"),
+        ]
+        markers = [DeleteMarker("bucket", key, "m", True, WHEN) for key in ("a", "b", "d")]
+        opened.add_listed(
+            "bucket", held.scan, versions, [*markers, DeleteMarker("bucket", "e", "null", True, WHEN)], None
+        )
+        opened.end_scan("bucket", held.scan)
+        opened.record([proved(v) for v in versions if (v.key, v.version_id) != ("b", "v1")], "run")
+        yield opened
+
+
+def proved(v: ObjectVersion) -> Evidence:
+    return Evidence(v, FileState.VERIFIED, Verdict.MATCH, "", "sha", (MD5,), FileIdentity(1, 2, 5, 3, 4))
+
+
+def decided(store: Store, site: Site) -> dict[tuple[str, str], str]:
+    return {(s.key, pipeline._version_id(s)): reason for s, reason in pipeline.decide(store, site)}
+
+
+def test_p3_the_plan_names_all_that_goes_and_all_that_stays(store: Store) -> None:
+    reasons = decided(store, ENABLED)
+    assert {name for name, reason in reasons.items() if not reason} == {
+        ("a", "v1"), ("a", "v2"), ("a", "m"), ("b", "v2"), ("c", "null"), ("d", "m"), ("e", "null"),
+    }  # fmt: skip
+    assert reasons["b", "v1"].startswith("not proved")
+    assert "stay" in reasons["b", "m"]
+
+
+def test_p2_null_ids_stay_where_they_could_be_handed_out_again(store: Store) -> None:
+    reasons = decided(store, replace(ENABLED, versioning="Suspended"))
+    assert "null" in reasons["e", "null"]
+    assert reasons["c", "null"] == ""  # current, so If-Match pins it
+
+
+def test_p6_mfa_delete_keeps_everything(store: Store) -> None:
+    assert all(decided(store, replace(ENABLED, mfa_delete=True)).values())
+
+
+def test_the_plan_counts_what_it_decides(store: Store) -> None:
+    plan = pipeline.plan(store, ENABLED)
+    assert (plan.objects, plan.bytes, plan.markers, plan.kept, plan.evidence) == (4, 20, 3, 2, {"md5-etag": 4})
+    assert len(list(pipeline.kept(store, ENABLED))) == plan.kept
+    assert pipeline.plan(store, ENABLED).token == plan.token
+    store.missing_copy([version("c", "null")], "lost")
+    assert pipeline.plan(store, ENABLED).token != plan.token
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["http://10.0.0.1:9000", "http://s3.amazonaws.com", "http://127.0.0.1.example.com"]
+)
+def test_p2_nothing_is_deleted_on_the_word_of_an_unencrypted_endpoint(endpoint: str) -> None:
+    with pytest.raises(Refused):
+        pipeline._safe_to_delete_at(endpoint)
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["https://s3.amazonaws.com", "http://127.0.0.1:1", "http://[::1]:1", "http://localhost"]
+)
+def test_loopback_and_tls_are_good_enough(endpoint: str) -> None:
+    pipeline._safe_to_delete_at(endpoint)
+
+
+def test_one_bucket_s_failure_does_not_stop_the_others() -> None:
+    def work(bucket: str) -> pipeline.Events:
+        yield Noted(bucket, "begun")
+        failures: dict[str, Failure] = {"a": Failure("a"), "b": NotFinished("b"), "c": Differs("c")}
+        if bucket in failures:
+            raise failures[bucket]
+
+    codes: list[int] = []
+    events = list(pipeline.each("abcd", work, codes))
+    assert [e.bucket for e in events if isinstance(e, Noted)] == list("abcd")
+    assert [(e.bucket, e.code) for e in events if isinstance(e, Failed)] == [("a", 1), ("b", 3), ("c", 4)]
+    assert codes == [1, 3, 4]
+
+
+class Glacier:
+    """A store of which all that is asked is how much is still archived."""
+
+    def __init__(self, rounds: int) -> None:
+        self.rounds = rounds
+
+    def counts(self, bucket: str) -> Any:
+        return SimpleNamespace(to_request=0, restoring=self.rounds)
+
+    def tallies(self, bucket: str) -> list[Any]:
+        return []
+
+
+@pytest.mark.parametrize(("wait", "rounds_left", "codes"), [(True, 0, []), (False, 2, [3])])
+def test_waiting_goes_on_until_glacier_is_back_and_only_if_asked_to(
+    wait: bool, rounds_left: int, codes: list[int]
+) -> None:
+    glacier = Glacier(3)
+    tools: Any = SimpleNamespace(store=glacier, settings=SimpleNamespace(restore_poll_seconds=0.01))
+
+    def work(bucket: str) -> pipeline.Events:
+        glacier.rounds -= 1
+        yield Noted(bucket, "asked")
+        if glacier.rounds:
+            raise NotFinished("not back")
+
+    ended: list[int] = []
+    events = list(pipeline.until_back(["b"], work, tools, ended, wait=wait, sleep=lambda s: None))
+    assert glacier.rounds == rounds_left
+    assert ended == codes
+    assert any(isinstance(e, Waiting) for e in events) is wait
+
+
+def test_what_time_does_not_cure_is_not_waited_for() -> None:
+    tools: Any = SimpleNamespace(store=Glacier(0), settings=SimpleNamespace(restore_poll_seconds=9999))
+
+    def work(bucket: str) -> pipeline.Events:
+        yield Noted(bucket, "asked")
+        raise NotFinished("rows left to fetch")
+
+    codes: list[int] = []
+    list(pipeline.until_back(["b"], work, tools, codes, wait=True))
+    assert codes == [3]
+
+
+def test_places_of_the_plan_do_not_matter_to_the_token(store: Store) -> None:
+    token = pipeline.plan(store, ENABLED).token
+    store.give_places([(version("c", "null"), Place.SIDE, "elsewhere", None)])
+    assert pipeline.plan(store, ENABLED).token == token

@@ -394,8 +394,18 @@ def _standing_json(s: Standing) -> dict[str, Any]:
     document = asdict(s)
     document["phase"] = s.phase.value
     document["glacier"] = {name: amount["objects"] for name, amount in document["glacier"].items()}
+    document["glacier"] = {stage: amount.objects for stage, amount in _stages(s)}
+    document["glacier_bytes"] = {stage: amount.bytes for stage, amount in _stages(s)}
     document["states"] = {state.value: asdict(amount) for state, amount in s.states.items()}
     return document
+
+
+def _stages(s: Standing) -> tuple[tuple[str, Amount], ...]:
+    return (
+        ("to_request", s.glacier.to_request),
+        ("restoring", s.glacier.restoring),
+        ("restored", s.glacier.restored),
+    )
 
 
 def _totals(standings: Iterable[Standing]) -> dict[str, Any]:

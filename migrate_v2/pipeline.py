@@ -49,6 +49,7 @@ class Tools:
         self._connect = connect
         self.environ = environ
         self.session = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{uuid.uuid4().hex[:8]}"
+        self.said: set[str] = set()
         self._open = ExitStack()
 
     def __enter__(self) -> Tools:
@@ -180,9 +181,12 @@ def _fetch(bucket: str, tools: Tools, folder: Path, lock_fds: list[int]) -> Even
         return
     tools.store.remember("aws_cli", f"{tools.aws.path} {tools.aws.text}")
     for passed_over in tools.aws.passed_over:
-        yield Warned(bucket, passed_over)
-    if tools.aws.cost:
-        yield Noted(bucket, f"using {tools.aws.path}: {tools.aws.cost}")
+        if passed_over not in tools.said:
+            tools.said.add(passed_over)
+            yield Warned("", passed_over)
+    if tools.aws.cost and "cost" not in tools.said:
+        tools.said.add("cost")
+        yield Noted("", f"using {tools.aws.path}: {tools.aws.cost}")
     yield from sync(
         bucket,
         tools.store,
@@ -334,9 +338,9 @@ def _conclude(bucket: str, tools: Tools, *, verified: bool = True) -> None:
     if errors := counts.fetch_errors + counts.verify_errors:
         raise Failure(f"{errors:,} objects of {bucket} are in error; their reasons are in the log and the state file")
     if counts.to_fetch:
-        raise NotFinished(f"{counts.to_fetch:,} objects of {bucket} are not fetched; run `migrate` for it")
+        raise Failure(f"{counts.to_fetch:,} objects of {bucket} are not fetched yet; run `migrate` for it")
     if verified and counts.to_verify:
-        raise NotFinished(f"{counts.to_verify:,} objects of {bucket} are not verified; run `migrate` for it")
+        raise Failure(f"{counts.to_verify:,} objects of {bucket} are not verified yet; run `migrate` for it")
 
 
 # -- many buckets

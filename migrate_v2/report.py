@@ -163,12 +163,17 @@ def clean(text: str) -> str:
     return show(redact(text))
 
 
+def prose(text: str) -> str:
+    """`clean` for a message, in which names may have been escaped where it was made: backslashes are not doubled."""
+    return clean(text).replace("\\\\", "\\")
+
+
 def sentence(event: Event) -> str:
     """The event in plain English: one line, clean."""
     where = f"{clean(event.bucket)}: " if event.bucket else ""
     match event:
         case Noted() | Warned():
-            return where + clean(event.text)
+            return where + prose(event.text)
         case Started():
             known = [_objects(event.total_objects)] if event.total_objects else []
             known += [human(event.total_bytes)] if event.total_bytes else []
@@ -182,7 +187,7 @@ def sentence(event: Event) -> str:
             return f"{event.verb} {where}{done}" + (f", {rate}" if rate else "")
         case Found():
             version = "" if event.version_id in ("", "null") else f" (version {clean(event.version_id)})"
-            parts = [clean(part) for part in (event.verdict, event.reason) if part]
+            parts = [prose(part) for part in (event.verdict, event.reason) if part]
             return f"{where}{clean(event.key)}{version}: {', '.join(parts) or 'not in order'}"
         case PhaseEarned():
             return f"{where}{_words(event.earned)} done, {_next(event)}"
@@ -192,7 +197,7 @@ def sentence(event: Event) -> str:
             size = f" ({human(event.bytes)})" if event.bytes else ""
             return f"{where}{_objects(event.objects)}{size} {are} not back from Glacier yet{look}"
         case Failed():
-            return f"{where}failed, exit status {event.code}: {clean(event.text)}"
+            return f"{where}failed, exit status {event.code}: {prose(event.text)}"
         case Stands():
             return f"{where}{_words(event.phase)} ... {_sum(event)}"
         case _:
@@ -722,14 +727,14 @@ class Report:
     # Talk
 
     def say(self, text: str) -> None:
-        """One line of talk. Give it keys as they are: it escapes them."""
+        """One line of talk. Names in it may be as they are, or escaped by `show`."""
         with self._lock:
-            self._line(clean(text))
+            self._line(prose(text))
 
     def error(self, text: str) -> None:
         """One line that also a quiet run prints."""
         with self._lock:
-            self._line(f"migrate-v2: {clean(text)}", "ERROR", "red", always=True)
+            self._line(f"migrate-v2: {prose(text)}", "ERROR", "red", always=True)
 
     def exception(self, error: BaseException) -> None:
         """The traceback, to the log only, and without the values of variables: one of them may be a secret."""
@@ -776,6 +781,13 @@ class Report:
             told = _plain(told)
             indent = 2 if self._out.terminal else None
             self._out.write(dumps(told, ensure_ascii=True, allow_nan=False, indent=indent) + "\n")
+
+    def clear(self) -> None:
+        """An empty screen for the next table, where stdout is a terminal that can; otherwise nothing."""
+        with self._lock:
+            if self._out.moves and not self._json:
+                with self._data():
+                    _console(self._out, self._clock).clear()
 
     def table(self, headers: Sequence[str], rows: Iterable[Sequence[object]], *, right: Collection[int] = ()) -> None:
         """A table on a terminal, tab-separated lines without a header in a pipe (row by row), a list with --json.

@@ -41,6 +41,7 @@ from migrate_v2.events import (
     Waiting,
     Warned,
 )
+from migrate_v2.keys import show
 from migrate_v2.model import Phase, Verdict
 from migrate_v2.report import Bytes, Report, event_json, human, redact, sentence, span
 
@@ -252,6 +253,21 @@ def test_what_comes_after_verifying_is_named_as_a_command() -> None:
     assert sentence(PhaseEarned("b", Phase.DELETING, Phase.COMPLETE)) == "b: deleting done, the bucket is complete"
 
 
+def test_a_message_may_hold_names_that_are_escaped_already(tmp_path: Path) -> None:
+    heard = Heard()
+    with heard.report as report:
+        report.error(f"{show(HOSTILE)} is not in the state file")
+        report.error(f"{HOSTILE} is not in the state file")
+        report.say("a\\\n\\b")
+        report.tell(Found("b", "a\\b", "", None, ""))
+    first, second, third, fourth = heard.lines
+    assert first.startswith("migrate-v2: a\\x1b]0;pwned\\x07")
+    assert second.startswith("migrate-v2: a\\x1b]0;pwned\\x07")
+    assert third == "a\\\\n\\b"
+    assert fourth == "b: a\\\\b: not in order"  # a key by itself is exact
+    assert not steering(heard.err.getvalue())
+
+
 # Secrets
 
 KEY_ID, SESSION_ID = "AKIAIOSFODNN7EXAMPLE", "ASIAIOSFODNN7EXAMPLE"
@@ -271,9 +287,13 @@ LEAKS = [
     f"AWS_SECRET_ACCESS_KEY='{SECRET}' AWS_SESSION_TOKEN={TOKEN}",
     f'{{"SecretAccessKey": "{SECRET}", "SessionToken":"{TOKEN}"}}',
     json.dumps(json.dumps({"SecretAccessKey": SECRET, "SessionToken": TOKEN})),
-    f"AWS Secret Access Key [None]: {SECRET}".replace(" [None]", ""),
+    f"AWS Secret Access Key: {SECRET}",
     f"<SecretAccessKey>{SECRET}</SecretAccessKey><SignatureProvided>{SIGNATURE}</SignatureProvided>",
     f"Bearer {TOKEN}",
+    f"the session of {SESSION_ID} is over",
+    f"Authorization: {SIGNATURE}",
+    f"Signature={SIGNATURE}",
+    f"session_token={TOKEN}",
     f"https://me:{SECRET.replace('/', '')}@proxy.example:3128/",
     f"x-amz-server-side-encryption-customer-key: {SECRET}",
 ]
@@ -569,6 +589,20 @@ def test_a_table_on_a_terminal_is_for_people(terminal: Terminal, monkeypatch: py
     assert len(lines[2]) == len(lines[3])  # set to the right
     assert [line.split()[0] for line in lines if line and line[0].isalpha()].count("bucket") == 2  # two blocks
     assert "\x1b[1m" in drawn
+
+
+def test_the_screen_is_cleared_where_there_is_one(terminal: Terminal) -> None:
+    with on_terminal(terminal, stdout=terminal.stream) as (report, _):
+        report.tell(Started("b", "sync", 10, 10))
+        report.clear()
+        report.table(["bucket"], [["b"]])
+    before, after = terminal.close().split("\x1b[2J")
+    assert "\x1b[?25h" in before  # the bar was taken away first
+    assert "bucket" in after
+    for settings in ({}, {"json": True}):
+        heard = Heard(**settings)
+        heard.report.clear()
+        assert heard.out.getvalue() == ""
 
 
 # Terminals

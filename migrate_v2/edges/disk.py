@@ -655,7 +655,7 @@ class Disk:
                     os.unlink(temporary, dir_fd=folder)
                 raise
             finally:
-                with suppress(OSError):  # what close could report, fsync has reported
+                with suppress(OSError):  # fsync has reported it, or settle() and the next reading will
                     os.close(fd)
         finally:
             os.close(folder)
@@ -694,22 +694,22 @@ class Disk:
                         continue
                     try:
                         os.rename(old_name, name, src_dir_fd=old_folder, dst_dir_fd=new_folder)
-                    except BaseException:
+                    except OSError:  # no other: after an interrupt the name may be the file's already
                         with suppress(OSError):
                             os.unlink(name, dir_fd=new_folder)
                         raise
                     _flush_folder(new_folder)
                     _flush_folder(old_folder)
                     return f"{shelter}/{label}"
-        except FileNotFoundError:
-            return ""
         except OSError as error:
+            if error.errno == errno.ENOENT and self.look(path) is None:
+                return ""
             self._explain(error, path, "move away")
 
     def remove_temporary(self, path: str) -> None:
         """Unlinks a regular file that is named like a temporary one of the CLI's or ours, and nothing else.
 
-        An object can be named so too (`report.20240131`): ask the rows first.
+        An object can be named so too (`report.c0ffee00`): keys.py keeps those elsewhere, and the caller must rely on it.
         """
         if not is_temporary(path):
             raise Refused(f"{self._where(path)} is not named like a temporary file: it stays")
@@ -946,14 +946,32 @@ def machine() -> Machine:
 
 
 def activity(pid: int) -> tuple[float, int]:
-    """Seconds of CPU, and bytes handed to write(2) (0 where the system does not count them); nothing once it is gone."""
+    """Seconds of CPU, and bytes handed to write(2) (0 where the system does not count them), of a process and its children.
+
+    Nothing once it is gone. Children by /proc/PID/task/TID/children (Linux): psutil reads all of /proc to find them.
+    """
     try:
         process = psutil.Process(pid)
         times = process.cpu_times()
         written = process.io_counters().write_chars if sys.platform == "linux" else 0
     except (psutil.Error, ValueError):
         return 0.0, 0
-    return times.user + times.system, written
+    seconds = times.user + times.system
+    for child in _children(pid):
+        more_seconds, more_written = activity(child)
+        seconds, written = seconds + more_seconds, written + more_written
+    return seconds, written
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [
+            int(child)
+            for task in Path(f"/proc/{pid}/task").iterdir()
+            for child in (task / "children").read_text().split()
+        ]
+    except OSError:
+        return []
 
 
 def alive(pid: int) -> bool:

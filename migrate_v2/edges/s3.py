@@ -345,17 +345,19 @@ class S3:
             raise Moved(show(version.key))
         return head, int(answer.get("PartsCount") or 0)
 
-    def part_sizes(self, version: ObjectVersion, count: int) -> tuple[int, ...]:
-        """Sizes of all parts in order, one HEAD each; () where the endpoint does not tell parts apart."""
-        sizes = []
+    def part_sizes(self, version: ObjectVersion, count: int, *, every: bool = False) -> tuple[int, ...]:
+        """Sizes of the parts in order, one HEAD each; () where the endpoint does not tell parts apart.
+
+        Of the first two alone where they are equal, for then all but the last mostly are; with `every` of all.
+        """
+        sizes: list[int] = []
         for part in range(1, count + 1):
             head, said = self.head(version, part=part)
             if said != count:
                 return ()
             sizes.append(head.size)
-            if part == 2 and sizes[0] == sizes[1] and 0 < version.size - sizes[0] * (count - 1) <= sizes[0]:
-                # Equal parts but for the last, as every uploader but hand-made ones makes them; the match confirms it.
-                return (sizes[0],) * (count - 1) + (version.size - sizes[0] * (count - 1),)
+            if part == 2 and sizes[0] == sizes[1] and not every:
+                return tuple(sizes)
         return tuple(sizes) if sum(sizes) == version.size else ()
 
     def get(self, version: ObjectVersion, block_size: int) -> Iterator[bytes]:
@@ -385,12 +387,15 @@ class S3:
             answer = self._for(bucket).head_object(**arguments)
         except ClientError as error:
             status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-            if status == 405:  # a delete marker, named by its id
-                return True
+            if status == 405:  # a delete marker has this id: the one asked for, or what took a null version's place
+                return not etag
             return False if status == 404 else None
         except (BotoCoreError, HTTPClientError):
             return None
-        return answer.get("ETag", "").strip('"') == etag if version_id == "null" else True
+        found = answer.get("ETag", "").strip('"')
+        if not found:  # not S3's answer
+            return None
+        return found == etag if version_id == "null" else True
 
     # -- clients
 

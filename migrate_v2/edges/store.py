@@ -6,6 +6,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -270,6 +271,18 @@ class Store:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        # IMMEDIATE waits for other processes' turns; a transaction that begins by reading and then writes would fail at
+        # once if another had written in between.
+        self._conn.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._conn.rollback()
+            raise
+        self._conn.execute("COMMIT")
+
     # -- buckets and metadata
 
     def buckets(self) -> list[str]:
@@ -303,7 +316,7 @@ class Store:
         )
 
     def set_phase(self, bucket: str, phase: Phase) -> None:
-        with self._db.atomic():
+        with self._writing():
             self._conn.execute(
                 "UPDATE bucket_status SET phase = :phase, updated_at = :now, completed_at = CASE WHEN :phase = 'complete'"
                 " THEN ifnull(completed_at, :now) END WHERE bucket = :bucket",
@@ -317,7 +330,7 @@ class Store:
         self._conn.execute("UPDATE bucket_status SET base_id = ? WHERE bucket = ?", (base_id, bucket))
 
     def remember(self, key: str, value: str, *, once: bool = False) -> None:
-        with self._db.atomic():
+        with self._writing():
             self._remember(key, value, once=once)
 
     def _remember(self, key: str, value: str, *, once: bool = False) -> None:
@@ -365,7 +378,7 @@ class Store:
         self, bucket: str, *, account: str, region: str, endpoint: str, versioning: str, uploads: int | None
     ) -> BucketRow:
         """Starts a new listing of the bucket, or takes up an unfinished one where it stopped."""
-        with self._db.atomic():
+        with self._writing():
             self._conn.execute(
                 "INSERT INTO bucket_status (bucket, created_at, updated_at) VALUES (:bucket, :now, :now)"
                 " ON CONFLICT DO NOTHING",
@@ -399,7 +412,7 @@ class Store:
     ) -> None:
         """One page or several of a listing, and how far it has come, in one transaction."""
         moment = now()
-        with self._db.atomic():
+        with self._writing():
             if any(tally.state is FileState.DELETED for tally in self.tallies(bucket)):
                 self._keep_deleted_apart(bucket, versions, moment)
             self._conn.executemany(_UPSERT, (_listed(version, scan, moment) for version in versions))
@@ -443,7 +456,7 @@ class Store:
     def end_scan(self, bucket: str, scan: int) -> int:
         """Closes the listing; what it did not show has vanished. Returns how many versions vanished with it."""
         moment = now()
-        with self._db.atomic():
+        with self._writing():
             where = "bucket = :bucket AND scan < :scan AND state <> 'deleted'"
             arguments = {"bucket": bucket, "scan": scan, "now": moment, "vanished": VANISHED}
             vanished = self._conn.execute(
@@ -521,7 +534,7 @@ class Store:
 
     def change(self, changes: Iterable[Change]) -> None:
         moment = now()
-        with self._db.atomic():
+        with self._writing():
             self._conn.executemany(
                 "UPDATE files SET state = ?, verdict = ?, reason = ?, updated_at = ?"
                 " WHERE bucket = ? AND key = ? AND version_id = ?",
@@ -532,7 +545,7 @@ class Store:
 
     def restore_asked(self, versions: Iterable[ObjectVersion], tier: str) -> None:
         moment = now()
-        with self._db.atomic():
+        with self._writing():
             self._conn.executemany(
                 "UPDATE files SET state = 'glacier_restore_requested', restore_requested_at = ?, restore_tier = ?,"
                 " reason = NULL, updated_at = ? WHERE bucket = ? AND key = ? AND version_id = ?",
@@ -542,7 +555,7 @@ class Store:
     def restore_seen(self, seen: Iterable[tuple[ObjectVersion, bool, datetime | None]]) -> None:
         """(version, is it back, until when): a copy that is back is `discovered` again, now fit to be fetched."""
         moment = now()
-        with self._db.atomic():
+        with self._writing():
             self._conn.executemany(
                 "UPDATE files SET state = CASE WHEN ? THEN 'discovered' ELSE 'glacier_restoring' END, archived = NOT ?,"
                 " restore_expiry = ?, updated_at = ? WHERE bucket = ? AND key = ? AND version_id = ?",
@@ -552,7 +565,7 @@ class Store:
     def restore_gone(self, versions: Iterable[ObjectVersion]) -> None:
         """Archived, and no restore under way or at hand: to be asked for (again)."""
         moment = now()
-        with self._db.atomic():
+        with self._writing():
             self._conn.executemany(
                 "UPDATE files SET state = 'discovered', archived = 1, restore_expiry = NULL, updated_at = ?"
                 " WHERE bucket = ? AND key = ? AND version_id = ?",
@@ -563,7 +576,7 @@ class Store:
 
     def release_kept(self, bucket: str) -> None:
         """Forgets which versions a setting had kept in S3; the setting is asked again."""
-        with self._db.atomic():
+        with self._writing():
             self._conn.execute(
                 "UPDATE files SET verdict = NULL, reason = NULL WHERE bucket = ? AND state = 'discovered' AND verdict = 'kept'"
                 " AND reason IS NOT ?",
@@ -571,7 +584,7 @@ class Store:
             )
 
     def keep_noncurrent(self, bucket: str, reason: str) -> None:
-        with self._db.atomic():
+        with self._writing():
             self._conn.execute(
                 "UPDATE files SET verdict = 'kept', reason = ? WHERE bucket = ? AND NOT is_latest AND verdict IS NULL"
                 " AND state IN ('discovered', 'glacier_restore_requested', 'glacier_restoring', 'downloading')",
@@ -583,7 +596,7 @@ class Store:
 
     def give_places(self, places: Iterable[tuple[ObjectVersion, Place, str, str | None]]) -> None:
         """(version, place, path, fold): fold is None where nothing on this file system can contest the path."""
-        with self._db.atomic():
+        with self._writing():
             self._conn.executemany(
                 "UPDATE files SET place = ?, local_path = ?, fold = ? WHERE bucket = ? AND key = ? AND version_id = ?",
                 ((place, path, fold, *_identity(version)) for version, place, path, fold in places),
@@ -628,7 +641,7 @@ class Store:
         """Hands out what the CLI can bring, or everything that is left; how many objects and bytes that is."""
         where = "bucket = ? AND state IN ('discovered', 'downloading') AND NOT archived AND verdict IS NULL"
         where += "" if everything else " AND place = 'plain'"
-        with self._db.atomic():
+        with self._writing():
             self._conn.execute(
                 f"UPDATE files SET state = 'downloading' WHERE {where} AND state = 'discovered'", (bucket,)
             )
@@ -654,7 +667,7 @@ class Store:
 
     def fetched(self, bucket: str, versions: Sequence[ObjectVersion]) -> None:
         moment = now()
-        with self._db.atomic():
+        with self._writing():
             self._conn.executemany(
                 "UPDATE files SET state = 'downloaded', verdict = NULL, reason = NULL, updated_at = ?"
                 " WHERE bucket = ? AND key = ? AND version_id = ?",
@@ -663,7 +676,7 @@ class Store:
 
     def add_throughput(self, bucket: str, session: str, received: int, seconds: float) -> None:
         """Bytes that came down in so many seconds of fetching; `session` is this process."""
-        with self._db.atomic():
+        with self._writing():
             self._conn.execute(
                 "UPDATE bucket_status SET fetched_bytes = fetched_bytes + :bytes, fetch_seconds = fetch_seconds + :seconds,"
                 " session_bytes = :bytes + CASE WHEN session = :session THEN session_bytes ELSE 0 END,"
@@ -677,7 +690,7 @@ class Store:
     def record(self, evidence: Iterable[Evidence], run: str) -> None:
         """The outcome of readings; `run` names the process that read, for a proof is worth no more than its reading."""
         moment = now()
-        with self._db.atomic():
+        with self._writing():
             self._conn.executemany(
                 "UPDATE files SET state = ?, verdict = ?, reason = ?, sha256 = ?, evidence = ?, device = ?, inode = ?,"
                 " mtime_ns = ?, ctime_ns = ?, read_run = ?, verified_at = ?, updated_at = ?"
@@ -702,7 +715,7 @@ class Store:
     def missing_copy(self, versions: Iterable[ObjectVersion], reason: str) -> None:
         """The local copy is gone or was put into quarantine: to be fetched again, at the same place."""
         moment = now()
-        with self._db.atomic():
+        with self._writing():
             self._conn.executemany(
                 "UPDATE files SET state = 'discovered', verdict = NULL, reason = ?, sha256 = NULL, evidence = NULL,"
                 " device = NULL, inode = NULL, mtime_ns = NULL, ctime_ns = NULL, updated_at = ?,"
@@ -749,7 +762,7 @@ class Store:
 
     def intend(self, bucket: str, doomed: Sequence[Doomed], token: str) -> None:
         moment = now()
-        with self._db.atomic():
+        with self._writing():
             self._conn.executemany(
                 "INSERT INTO deletions (bucket, key, version_id, kind, etag, size, sha256, token, intent_at)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -759,7 +772,7 @@ class Store:
     def concluded(self, bucket: str, outcomes: Iterable[tuple[Doomed, str, bool]]) -> None:
         """(what, the outcome in a word or a sentence, is it gone): closes the intents and moves the rows that are gone."""
         moment = now()
-        with self._db.atomic():
+        with self._writing():
             for doomed, outcome, gone in outcomes:
                 identity = (bucket, doomed.key, doomed.version_id)
                 self._conn.execute(
@@ -792,7 +805,7 @@ class Store:
             pass
         self._conn.execute("ATTACH DATABASE ? AS snapshot", (str(target),))
         try:
-            with self._db.atomic():
+            with self._writing():
                 for table in ("bucket_status", "files", "delete_markers", "deletions"):
                     self._conn.execute(
                         f"INSERT INTO snapshot.{table} SELECT * FROM main.{table} WHERE bucket = ?",

@@ -11,7 +11,7 @@ from migrate_v2.edges.disk import Disk, Obstacle
 from migrate_v2.edges.s3 import S3, Archived, Denied, Gone, Moved, Refusal, Unreachable
 from migrate_v2.edges.store import Change, Store
 from migrate_v2.errors import Failure
-from migrate_v2.events import Ended, Event, Found, Progress, Started
+from migrate_v2.events import Ended, Event, Found, Progress, Started, Warned
 from migrate_v2.flow import batched, in_threads
 from migrate_v2.model import CHANGED, VANISHED, FileState, ObjectVersion, Place, Row
 
@@ -42,7 +42,7 @@ def fetch(
     began = time.monotonic()
     yield Started(bucket, "fetch", total_objects, total_bytes)
     meter = _Meter()
-    objects = unanswered = 0
+    objects = unanswered = in_a_row = 0
 
     def bring(row: Row, stop: Flag) -> Failure | None:
         try:
@@ -59,24 +59,28 @@ def fetch(
             if answer is not None:
                 row, failure = answer
                 objects += 1
-                unanswered = unanswered + 1 if isinstance(failure, Unreachable) else 0
+                in_a_row = in_a_row + 1 if isinstance(failure, Unreachable) else 0
                 if failure is None:
                     here.append(row.version)
                 elif isinstance(failure, Archived):
                     archived.append(row.version)
-                elif unanswered >= HOPELESS:
+                elif in_a_row >= HOPELESS:
+                    disk.settle()
+                    store.fetched(bucket, here)
                     raise failure
+                elif isinstance(failure, Unreachable):
+                    unanswered += 1  # left to fetch: the next run asks again
                 else:
                     broken.append(_failed(row, failure))
-                if len(here) >= 100:
-                    store.fetched(bucket, here)
-                    here = []
             yield Progress(bucket, "fetch", objects, meter.bytes, total_objects, total_bytes)
+        disk.settle()  # one for a thousand files: a flush of each would be slower by far
         store.fetched(bucket, here)
         store.restore_gone(archived)
         store.change(broken)
         for change in broken:
             yield Found(bucket, change.version.key, change.version.version_id, change.verdict, change.reason)
+    if unanswered:
+        yield Warned(bucket, f"S3 gave no proper answer for {unanswered:,} objects; the next run asks again")
     seconds = time.monotonic() - began
     store.add_throughput(bucket, session, meter.bytes, seconds)
     yield Ended(bucket, "fetch", objects, meter.bytes, seconds)
@@ -85,12 +89,12 @@ def fetch(
 def _bring(row: Row, disk: Disk, s3: S3, block_size: int, meter: _Meter, stop: Flag) -> None:
     version = row.version
     if row.place is Place.FOLDER:
-        disk.make_folder(row.path)
+        disk.make_folder(row.path, flush=False)
         return
     for attempt in range(1, ATTEMPTS + 1):
         received = 0
         try:
-            with disk.writing(row.path, version.last_modified.timestamp()) as sink:
+            with disk.writing(row.path, version.last_modified.timestamp(), flush=False) as sink:
                 if version.size:
                     for block in s3.get(version, block_size):
                         sink.write(block)

@@ -12,7 +12,7 @@ from migrate_v2.edges.store import Change, Store
 from migrate_v2.errors import Failure
 from migrate_v2.events import Ended, Event, Found, Progress, Started
 from migrate_v2.flow import batched, in_threads
-from migrate_v2.model import CHANGED, VANISHED, FileState, Head, Row
+from migrate_v2.model import CHANGED, VANISHED, FileState, Head, ObjectVersion, Row
 
 _THREADS = 16
 
@@ -75,15 +75,20 @@ def request(
         # Recorded before it is asked for: a crash in between costs a question (refresh), never a second restore.
         store.restore_asked([row.version for row in rows], tier)
         broken = []
+        slower: dict[str, list[ObjectVersion]] = {}  # not every tier is to be had for every object at any time
         for answer in in_threads(ask, rows, threads=_THREADS):
             if answer is None:
                 continue
             row, said = answer
             if isinstance(said, Failure):
                 broken.append(_failed(row, said))
-            else:
-                objects += 1
-                size += row.version.size
+                continue
+            objects += 1
+            size += row.version.size
+            if said != tier:
+                slower.setdefault(said, []).append(row.version)
+        for said_tier, versions in slower.items():
+            store.restore_asked(versions, said_tier)
         store.change(broken)
         for change in broken:
             yield Found(bucket, change.version.key, change.version.version_id, change.verdict, change.reason)

@@ -13,11 +13,13 @@ from migrate_v2 import checksums
 from migrate_v2.edges.disk import Changed, Disk, DiskError, Obstacle
 from migrate_v2.edges.s3 import S3, Archived, Denied, Gone, Moved, Refusal, Unreachable
 from migrate_v2.edges.store import Evidence, Store
-from migrate_v2.events import Ended, Event, Found, Progress, Started
+from migrate_v2.events import Ended, Event, Found, Progress, Started, Warned
 from migrate_v2.flow import batched, in_threads
 from migrate_v2.model import CHANGED, VANISHED, FileIdentity, FileState, Place, Row, Verdict, Witness
 
 _MULTIPART = re.compile(r"[0-9a-f]{32}-([0-9]{1,5})")
+# So many objects in a row without an answer: it is not the objects.
+HOPELESS = 20
 _OPAQUE = ("aws:kms", "aws:kms:dsse", "SSE-C")
 
 
@@ -71,7 +73,7 @@ def verify(
     began = time.monotonic()
     yield Started(bucket, verb, total_objects, total_bytes)
     meter = _Meter()
-    objects = unanswered = 0
+    objects = unanswered = in_a_row = 0
 
     def examine(row: Row, stop: Flag) -> Finding | Unreachable:
         try:
@@ -90,13 +92,13 @@ def verify(
             if answer is not None:
                 row, found = answer
                 objects += 1
+                in_a_row = in_a_row + 1 if isinstance(found, Unreachable) else 0
                 if isinstance(found, Unreachable):
-                    unanswered += 1
-                    if unanswered >= 20:
+                    unanswered += 1  # left to verify: the next run asks again
+                    if in_a_row >= HOPELESS:
+                        store.record(evidence, run)
                         raise found
-                    found = Finding(Verdict.UNREADABLE, f"S3 could not be asked: {found}")
-                else:
-                    unanswered = 0
+                    continue
                 entry = _conclusion(row, found, disk)
                 evidence.append(entry)
                 if found.verdict is not Verdict.MATCH:
@@ -104,6 +106,8 @@ def verify(
             yield Progress(bucket, verb, objects, meter.bytes, total_objects, total_bytes)
         store.record(evidence, run)
         yield from told
+    if unanswered:
+        yield Warned(bucket, f"S3 gave no proper answer for {unanswered:,} objects; the next run asks again")
     yield Ended(bucket, verb, objects, meter.bytes, time.monotonic() - began)
 
 
@@ -143,36 +147,40 @@ def _judge(row: Row, disk: Disk, s3: S3, meter: _Meter, stop: Flag) -> Finding:
     matched = checksums.matched(witnesses, measured)
     if checksums.enough(matched):
         return Finding(Verdict.MATCH, "", measured.sha256, matched, identity)
-    try:
-        head, parts = s3.head(version)
-        sizes: tuple[int, ...] = ()
-        if count := _part_count(version.etag):
-            sizes = s3.part_sizes(version, count)
-        more = checksums.headed(head, sizes, parts)
-    except Gone:
-        return Finding(Verdict.UNREADABLE, VANISHED, in_s3=False)
-    except Moved:
-        return Finding(Verdict.UNREADABLE, CHANGED, in_s3=False)
-    except (Denied, Refusal, Archived) as failure:
-        return Finding(
-            Verdict.UNPROVABLE, f"S3 does not give its checksums: {failure}", measured.sha256, identity=identity
-        )
-    unread = checksums.unread(more, measured)
-    if unread and not checksums.enough(checksums.matched(more, measured)):
-        first = measured.sha256
+    count = _part_count(version.etag)
+    sizes: tuple[int, ...] = ()
+    for every in (False, True):
         try:
-            measured, identity = _read(row, disk, unread, meter, stop, measured)
-        except FileNotFoundError:
-            return Finding(Verdict.MISSING, "the file is not there")
-        except (Obstacle, Changed, DiskError) as failure:
-            return Finding(Verdict.UNREADABLE, str(failure))
-        if measured.sha256 != first:
-            return Finding(Verdict.UNREADABLE, "two readings of the file gave different bytes")
-    matched = checksums.matched((*witnesses, *more), measured)
-    if checksums.enough(matched):
-        return Finding(Verdict.MATCH, "", measured.sha256, matched, identity)
-    if checksums.contradicted(more, measured):
-        return Finding(Verdict.DIFFERS, "the bytes are not those that S3 has checksums of", measured.sha256)
+            head, parts = s3.head(version)
+            if count:
+                sizes = s3.part_sizes(version, count, every=every)
+            more = checksums.headed(head, sizes, parts)
+        except Gone:
+            return Finding(Verdict.UNREADABLE, VANISHED, in_s3=False)
+        except Moved:
+            return Finding(Verdict.UNREADABLE, CHANGED, in_s3=False)
+        except (Denied, Refusal, Archived) as failure:
+            return Finding(
+                Verdict.UNPROVABLE, f"S3 does not give its checksums: {failure}", measured.sha256, identity=identity
+            )
+        unread = checksums.unread(more, measured)
+        if unread and not checksums.enough(checksums.matched(more, measured)):
+            first = measured.sha256
+            try:
+                measured, identity = _read(row, disk, unread, meter, stop, measured)
+            except FileNotFoundError:
+                return Finding(Verdict.MISSING, "the file is not there")
+            except (Obstacle, Changed, DiskError) as failure:
+                return Finding(Verdict.UNREADABLE, str(failure))
+            if measured.sha256 != first:
+                return Finding(Verdict.UNREADABLE, "two readings of the file gave different bytes")
+        matched = checksums.matched((*witnesses, *more), measured)
+        if checksums.enough(matched):
+            return Finding(Verdict.MATCH, "", measured.sha256, matched, identity)
+        if checksums.contradicted(more, measured):
+            return Finding(Verdict.DIFFERS, "the bytes are not those that S3 has checksums of", measured.sha256)
+        if not 0 < len(sizes) < count:
+            break
     why = f"its encryption ({head.encryption}) makes the ETag opaque, " if head.encryption in _OPAQUE else ""
     return Finding(
         Verdict.UNPROVABLE,

@@ -627,27 +627,25 @@ def test_a_missing_file_is_plainly_missing(disk: Disk) -> None:
             pass
 
 
-def resident(path: Path) -> bool:
-    """Whether reading the first byte would find it in memory (preadv2(2), RWF_NOWAIT)."""
-    with path.open("rb") as file:
-        try:
-            return os.preadv(file.fileno(), [bytearray(1)], 0, os.RWF_NOWAIT) == 1
-        except BlockingIOError:
-            return False
+def fetched() -> int:
+    """Bytes that this process has had fetched from a disk so far."""
+    return int(re.findall(r"^read_bytes: (\d+)", Path("/proc/self/io").read_text(), re.MULTILINE)[0])
 
 
 def test_dropping_the_cache_reads_from_the_disk(tmp_path: Path) -> None:
     with Disk.open(tmp_path / "base") as disk:
         put(disk, "b/k", bytes(1 << 20))
         disk.settle()
-        path = disk.base / "b/k"
-        in_memory = []
+        from_disk = []
         for drop in (False, True):
-            path.read_bytes()
-            with disk.reading("b/k", drop_cache=drop):
-                in_memory.append(resident(path))
-    on_disk = subprocess.run(["stat", "-f", "-c", "%T", tmp_path], capture_output=True, text=True).stdout.strip()
-    assert in_memory == [True, on_disk == "tmpfs"]  # a tmpfs has nowhere to drop it to
+            (disk.base / "b/k").read_bytes()
+            before = fetched()
+            with disk.reading("b/k", drop_cache=drop) as file:
+                assert sum(map(len, file.blocks())) == 1 << 20
+            from_disk.append(fetched() - before)
+    kind = subprocess.run(["stat", "-f", "-c", "%T", tmp_path], capture_output=True, text=True).stdout.strip()
+    assert from_disk[0] < 1 << 16
+    assert from_disk[1] >= 1 << 20 or kind == "tmpfs"  # which has nowhere to drop it to
 
 
 def appended(path: Path) -> None:
@@ -915,6 +913,20 @@ def test_a_name_that_is_taken_in_quarantine_is_left(disk: Disk, walks: bool, mon
     with Disk.open(disk.base, walks=walks) as another:  # counts from one again
         assert another.quarantine("b/k", "b").endswith("/NOW-2-k")
     assert content(disk, ".migrate-v2/b/quarantine/NOW-1-k") == b"first"
+
+
+def test_a_file_that_cannot_be_moved_is_not_said_to_be_missing(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(disk, "b/k")
+    rename = os.rename
+
+    def shelterless(*args: bytes, **more: int) -> None:
+        shutil.rmtree(disk.base / ".migrate-v2")
+        rename(*args, **more)
+
+    monkeypatch.setattr(os, "rename", shelterless)
+    with pytest.raises(DiskError, match="cannot move away"):
+        disk.quarantine("b/k", "b")
+    assert disk.look("b/k") is not None
 
 
 @pytest.mark.parametrize("name", ["a b", "é", "x" * 200, "..x\n", "k.deadbeef"])
@@ -1277,3 +1289,17 @@ except Failure as error:
         answer = run(code, folder)
         os.chown(folder, 0, 0)
     assert answer.stdout.startswith(f"1 cannot write to {folder}: Permission denied; "), answer.stderr
+
+
+def test_the_activity_of_a_wrapper_is_that_of_what_it_started() -> None:
+    busy = "x = 0\nwhile True: x += 1"
+    wrapper = subprocess.Popen(["sh", "-c", f"{sys.executable} -c '{busy}' & wait"], start_new_session=True)
+    try:
+        for _ in range(100):
+            if edge.activity(wrapper.pid)[0] > 0.3:
+                break
+            time.sleep(0.05)
+        assert edge.activity(wrapper.pid)[0] > 0.3
+    finally:
+        os.killpg(wrapper.pid, signal.SIGKILL)
+        wrapper.wait()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
+import botocore.session
 import pytest
 from botocore.retries.standard import ExponentialBackoff
 
@@ -14,7 +16,7 @@ from migrate_v2.edges.disk import Disk
 from migrate_v2.edges.s3 import S3, Deleter
 from migrate_v2.edges.store import Store
 from migrate_v2.events import Event, Found
-from migrate_v2.model import FileState, ObjectVersion, Row, Site, Verdict
+from migrate_v2.model import FileState, Row, Site, Verdict
 from migrate_v2.steps import delete as delete_step
 from migrate_v2.steps import fetch as fetch_step
 from migrate_v2.steps.place import place
@@ -23,7 +25,6 @@ from migrate_v2.steps.verify import verify
 from tests.fakes.s3server import S3Server
 
 TOKEN = "t" * 40
-NULL_VERSION = "null"
 
 
 @dataclass
@@ -42,9 +43,7 @@ class Job:
         return list(scan(self.bucket, self.store, self.s3, rows_per_commit=rows_per_commit))
 
     def place(self, disk: Disk | None = None) -> list[Event]:
-        return list(
-            place(self.bucket, self.store, disk or self.disk, noncurrent=self.noncurrent, rows_per_commit=1000)
-        )
+        return list(place(self.bucket, self.store, disk or self.disk, noncurrent=self.noncurrent, rows_per_commit=1000))
 
     def fetch(self, rows_per_commit: int = 1000) -> list[Event]:
         return list(
@@ -147,12 +146,14 @@ def assert_tallies(store: Store) -> None:
         "SELECT bucket, state, ifnull(verdict, ''), archived, storage_class, count(*), sum(size) FROM files"
         " GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5"
     ).fetchall()
-    kept = store._conn.execute("SELECT * FROM tallies WHERE objects <> 0 OR bytes <> 0 ORDER BY 1, 2, 3, 4, 5").fetchall()
+    kept = store._conn.execute(
+        "SELECT * FROM tallies WHERE objects <> 0 OR bytes <> 0 ORDER BY 1, 2, 3, 4, 5"
+    ).fetchall()
     assert list(map(tuple, kept)) == list(map(tuple, counted))
 
 
-def listed(version: ObjectVersion, **changed: object) -> ObjectVersion:
-    return replace(version, **changed)  # type: ignore[arg-type]
+# Reading the models of AWS's services anew for every client takes longer than most tests.
+_LOADER = cache(botocore.session.create_loader)
 
 
 @pytest.fixture
@@ -161,6 +162,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
         monkeypatch.delenv(name)
     # The waits between the attempts of botocore are its own business, and minutes in all.
     monkeypatch.setattr(ExponentialBackoff, "delay_amount", lambda *_: 0.001)
+    monkeypatch.setattr(botocore.session, "create_loader", _LOADER)
     with S3Server() as server:
         for name, value in server.env().items():
             monkeypatch.setenv(name, value)
@@ -171,6 +173,10 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
 def job(server: S3Server, tmp_path: Path) -> Iterator[Job]:
     """A bucket "b" that never was versioned; the counts are held against the rows at the end of every test."""
     server.bucket("b")
-    with Store.open(tmp_path / "state.db") as store, Disk.open(tmp_path / "home") as disk:
-        yield Job(server, S3(endpoint_url=server.url, region="us-east-1"), store, disk)
-        assert_tallies(store)
+    with Disk.open(tmp_path / "home") as disk:
+        job = Job(server, S3(endpoint_url=server.url, region="us-east-1"), Store.open(tmp_path / "state.db"), disk)
+        try:
+            yield job
+            assert_tallies(job.store)
+        finally:
+            job.store.close()

@@ -1,0 +1,228 @@
+"""confirm-delete deletes exactly the plan that a person agreed to, and whatever is odd deletes nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from tests.conftest import PROGRAM, Run, end_with_parent, fill, in_s3, phase, query, states, tree
+from tests.e2e.test_migrate import checked_by_sha256sum
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+OBJECTS = {"a": b"file", "a/b": b"beneath it", "folder/": b"", "x//y": b"aside", "empty": b"", "photo.jpg": bytes(5000)}
+BYTES = sum(map(len, OBJECTS.values()))
+
+
+@pytest.fixture
+def home_already(run: Run, boto: S3Client, bucket: str) -> str:
+    """A bucket whose every object is verified, and one that is not: it is still in Glacier."""
+    fill(boto, bucket, OBJECTS)
+    assert run("migrate", bucket).returncode == 0
+    return bucket
+
+
+def planned(run: Run, bucket: str) -> dict[str, Any]:
+    ended = run("confirm-delete", "--dry-run", "--json", bucket)
+    assert ended.returncode == 0, ended.stderr
+    plan: dict[str, Any] = json.loads(ended.stdout)
+    return plan
+
+
+def test_only_the_exact_plan_is_carried_out(
+    run: Run, boto: S3Client, home_already: str, home: Path, state: Path, account: str, endpoint: str
+) -> None:
+    """P1, P3: no token, a wrong one and a stale one exit 5, a changed copy exits 4; nothing of it deletes anything."""
+    bucket = home_already
+    before = in_s3(boto, bucket)
+    first = planned(run, bucket)
+    assert set(first) >= {"bucket", "token", "account", "endpoint", "delete", "keep", "evidence"}
+    assert (first["bucket"], first["account"], first["endpoint"]) == (bucket, account, endpoint)
+    assert {name: first["delete"][name] for name in ("objects", "bytes")} == {"objects": len(OBJECTS), "bytes": BYTES}
+    assert (first["keep"], first["evidence"]) == ([], {"md5-etag": 4, "empty": 2})
+    assert planned(run, bucket)["token"] == first["token"]
+    assert in_s3(boto, bucket) == before
+
+    def refused(*arguments: str, code: int = 5) -> str:
+        there = in_s3(boto, bucket)
+        ended = run("confirm-delete", *arguments, bucket)
+        assert ended.returncode == code, ended.stderr
+        assert in_s3(boto, bucket) == there
+        assert "deleted" not in states(state, bucket)
+        assert query(state, "select count(*) from deletions") == [(0,)]
+        return ended.stderr
+
+    assert "--confirm" in refused()
+    refused(f"--confirm={'0' * 40}")
+    refused(f"--confirm={bucket}")
+    refused("--confirm=")
+
+    # A plan made before the bucket changed, in each way that a bucket can change.
+    stale = f"--confirm={first['token']}"
+    fill(boto, bucket, {"new": b"came later"})
+    refused(stale)
+    boto.delete_object(Bucket=bucket, Key="new")
+    fill(boto, bucket, {"photo.jpg": bytes(4999) + b"!"})
+    refused(stale)
+    boto.delete_object(Bucket=bucket, Key="photo.jpg")
+    refused(stale)
+    assert (home / bucket / "photo.jpg").read_bytes() == bytes(5000)
+
+    # A copy that changed since it was verified.
+    now = planned(run, bucket)
+    assert now["delete"]["objects"] == len(OBJECTS) - 1
+    (home / bucket / "a" / "b").write_bytes(b"beneath IT")
+    assert "a/b" in refused(f"--confirm={now['token']}", code=4)
+    assert states(state, bucket)["discovered"] == 1
+
+
+def test_what_is_proved_goes_and_the_rest_stays(
+    run: Run, boto: S3Client, home_already: str, home: Path, state: Path
+) -> None:
+    """P2, P5: by If-Match what was verified; what is not proved is kept with its reason; then it is deleted too."""
+    bucket = home_already
+    here = tree(home / bucket)
+    fill(boto, bucket, {"frozen": b"in Glacier"}, StorageClass="GLACIER")
+    assert run("confirm-delete", "--remove-bucket", "--dry-run", bucket).returncode == 0
+    plan = planned(run, bucket)
+    assert plan["delete"]["objects"] == len(OBJECTS)
+    ((kept),) = plan["keep"]
+    assert (kept["key"], kept["version_id"]) == ("frozen", "null")
+    assert "not proved" in kept["reason"]
+
+    ended = run("confirm-delete", f"--confirm={plan['token']}", "--json", bucket)
+    assert ended.returncode == 0, ended.stderr
+    assert all("event" in json.loads(line) for line in ended.stdout.splitlines())
+    assert [key for key, _ in in_s3(boto, bucket)] == ["frozen"]
+    assert states(state, bucket) == {"deleted": len(OBJECTS), "discovered": 1}
+    assert query(state, "select count(*), count(distinct token), min(outcome) from deletions") == [
+        (len(OBJECTS), 1, "deleted")
+    ]
+    assert phase(state, bucket) == "glacier_restore"
+    assert tree(home / bucket) == here
+    (shown,) = json.loads(run("status", "--json").stdout)["buckets"]
+    assert (shown["objects"], shown["states"]["deleted"]["objects"]) == (len(OBJECTS) + 1, len(OBJECTS))
+
+    ended = run("confirm-delete", f"--confirm={plan['token']}", bucket)
+    assert ended.returncode == 5, "the same token again"
+    assert [key for key, _ in in_s3(boto, bucket)] == ["frozen"]
+    ended = run("migrate", "--wait", bucket)
+    assert ended.returncode == 0, ended.stderr
+    assert (home / bucket / "frozen").read_bytes() == b"in Glacier"
+    assert {path: body for path, body in tree(home / bucket).items() if path != "frozen"} == here
+    assert run("confirm-delete", f"--confirm={planned(run, bucket)['token']}", bucket).returncode == 0
+    assert in_s3(boto, bucket) == []
+    assert phase(state, bucket) == "complete"
+
+
+def test_a_versioned_bucket_is_emptied_and_removed(
+    run: Run, boto: S3Client, bucket: str, home: Path, state: Path
+) -> None:
+    """P1, P7: old versions and delete markers go by their ids; afterwards the manifest is checked without AWS."""
+    refused = run("confirm-delete", bucket, "--dry-run")
+    assert refused.returncode == 5, "before there is any state file"
+    assert not state.exists()
+    fill(boto, bucket, {"before": b"null"})
+    boto.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    for number in range(3):
+        fill(boto, bucket, {"k": b"version %d" % number, "gone/k": b"other %d" % number})
+    boto.delete_object(Bucket=bucket, Key="gone/k")
+    boto.delete_object(Bucket=bucket, Key="never was")
+    everything = in_s3(boto, bucket)
+    assert len(everything) == 9
+
+    assert run("scan", bucket).returncode == 0
+    plan = planned(run, bucket)
+    assert (plan["delete"]["objects"], len(plan["keep"])) == (0, 8), (
+        "a marker above nothing goes, the rest is not proved"
+    )
+    assert run("migrate", bucket).returncode == 0
+    plan = planned(run, bucket)
+    assert (plan["delete"]["objects"], plan["keep"]) == (7, [])
+    assert in_s3(boto, bucket) == everything
+    ended = run("confirm-delete", f"--confirm={plan['token']}", "--remove-bucket", bucket)
+    assert ended.returncode == 0, ended.stderr
+    with pytest.raises(ClientError, match="NoSuchBucket"):
+        in_s3(boto, bucket)
+    assert phase(state, bucket) == "complete"
+    assert states(state, bucket) == {"deleted": 7}
+    assert checked_by_sha256sum(home, bucket) == 7
+    kept = home / ".migrate-v2" / bucket / "state.db"
+    assert states(kept, bucket) == {"deleted": 7}
+    assert phase(kept, bucket) == "complete"
+    shown = json.loads(run("status", "--json").stdout)["totals"]
+    assert shown["states"]["deleted"]["objects"] == shown["objects"] == 7
+
+
+def at_a_terminal(
+    *arguments: str, env: dict[str, str], cwd: Path, asked: str, answer: str, timeout: float = 60
+) -> tuple[int, str]:
+    """Runs the program on a terminal of its own, and types `answer` when it says `asked`."""
+    ours, theirs = pty.openpty()
+    try:
+        child = subprocess.Popen(
+            [PROGRAM, *arguments],
+            env=env | {"TERM": "xterm", "COLUMNS": "120"},
+            cwd=cwd,
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+            preexec_fn=end_with_parent,
+        )
+        os.close(theirs)
+        said = b""
+        until = time.monotonic() + timeout
+        try:
+            while time.monotonic() < until:
+                if select.select([ours], [], [], 0.1)[0]:
+                    try:
+                        said += os.read(ours, 65536)
+                    except OSError:  # the other side has closed
+                        break
+                if answer and asked.encode() in said:
+                    os.write(ours, answer.encode())
+                    answer = ""
+            return child.wait(max(1.0, until - time.monotonic())), said.decode()
+        finally:
+            child.kill()
+            child.wait()
+    finally:
+        os.close(ours)
+
+
+def test_on_a_terminal_the_bucket_is_named(
+    run: Run, boto: S3Client, bucket: str, home: Path, state: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """P3: the right name typed deletes, a wrong one exits 5; on a terminal migrate waits for Glacier by itself."""
+    fill(boto, bucket, {"a": b"1", "b": b"2"})
+    fill(boto, bucket, {"frozen": b"3"}, StorageClass="GLACIER")
+    before = in_s3(boto, bucket)
+    code, said = at_a_terminal("migrate", bucket, env=environment, cwd=tmp_path, asked="-", answer="")
+    assert code == 0, said
+    assert states(state, bucket) == {"verified": 3}
+    assert "Traceback" not in said
+
+    for wrong in (f"{bucket}x\n", "yes\n", "\n", "\x04"):
+        code, said = at_a_terminal(
+            "confirm-delete", bucket, env=environment, cwd=tmp_path, asked="name of the bucket", answer=wrong
+        )
+        assert code == 5, said
+        assert in_s3(boto, bucket) == before
+    code, said = at_a_terminal(
+        "confirm-delete", bucket, env=environment, cwd=tmp_path, asked="name of the bucket", answer=f"{bucket}\n"
+    )
+    assert code == 0, said
+    assert "3 objects" in said
+    assert in_s3(boto, bucket) == []
+    assert phase(state, bucket) == "complete"

@@ -1,0 +1,93 @@
+"""What is archived is asked for once, fetched when it is back, and nothing sleeps for it unless it was told to."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.conftest import Run, fill, in_s3, phase, query, states, tree
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+BACK = 2.2  # seconds that MiniStack takes for a restore
+
+FROZEN = {"GLACIER": {"g/1": b"one", "g/2": b"two"}, "DEEP_ARCHIVE": {"deep/3": b"three", "deep//4": b"four"}}
+AT_HAND = {"readme": b"not frozen", "g/readme": b"nor this"}
+NAMES = {"g/1", "g/2", "deep/3", "readme", "g/readme"}  # deep//4 lies aside
+
+
+@pytest.fixture
+def cold(boto: S3Client, bucket: str) -> str:
+    for kind, objects in FROZEN.items():
+        fill(boto, bucket, objects, StorageClass=kind)
+    fill(boto, bucket, AT_HAND)
+    return bucket
+
+
+def files(home: Path, bucket: str) -> set[str]:
+    return {path for path, body in tree(home / bucket).items() if body is not None}
+
+
+def test_without_a_terminal_nothing_waits(run: Run, boto: S3Client, cold: str, home: Path, state: Path) -> None:
+    """migrate goes on with what is at hand and exits 3 until all is back; an excluded bucket is left alone unless named."""
+    before = in_s3(boto, cold)
+    boto.create_bucket(Bucket="left-out")
+    fill(boto, "left-out", {"frozen": b"yes"}, StorageClass="GLACIER")
+    env: dict[str, str | None] = {"MIGRATE_V2_EXCLUDED_BUCKETS": "left-out,other"}
+    ended = run("migrate", env=env)
+    assert ended.returncode == 3, ended.stderr
+    assert files(home, cold) == set(AT_HAND)
+    assert phase(state, cold) == "glacier_wait"
+    assert states(state, cold)["verified"] == 2
+    assert sum(states(state, cold).get(f"glacier_{word}", 0) for word in ("restore_requested", "restoring")) == 4
+    shown = json.loads(run("status", "--json").stdout)["buckets"]
+    assert [one["bucket"] for one in shown] == [cold]
+    assert shown[0]["glacier"] == {"to_request": 0, "restoring": 4, "restored": 0}
+    assert shown[0]["storage_classes"] == {
+        "GLACIER": {"objects": 2, "bytes": 6},
+        "DEEP_ARCHIVE": {"objects": 2, "bytes": 9},
+        "STANDARD": {"objects": 2, "bytes": 18},
+    }
+
+    ended = run("restore", "left-out", env=env)
+    assert ended.returncode == 3, "named, so it is taken; asked for a moment ago, so it is not back"
+    assert 'ongoing-request="true"' in boto.head_object(Bucket="left-out", Key="frozen")["Restore"]
+    time.sleep(BACK)
+    assert run("glacier", "left-out", env=env).returncode == 0
+    assert phase(state, "left-out") == "syncing"
+
+    ended = run("migrate", env=env)
+    assert ended.returncode == 0, ended.stderr
+    assert files(home, cold) == NAMES
+    assert states(state, cold) == {"verified": 6}
+    wanted = {key: body for objects in (*FROZEN.values(), AT_HAND) for key, body in objects.items()}
+    paths = query(state, "select key, local_path from files where bucket = ?", cold)
+    assert {key: (home / path).read_bytes() for key, path in paths} == wanted
+    assert not (home / "left-out").exists()
+    assert in_s3(boto, cold) == before
+
+
+def test_wait_stays_until_all_is_back(run: Run, boto: S3Client, cold: str, home: Path, state: Path) -> None:
+    """No more restores at once than allowed; Deep Archive is never asked for in haste."""
+    ended = run(
+        "migrate",
+        "--wait",
+        "--json",
+        cold,
+        env={"MIGRATE_V2_MAX_GLACIER_RESTORES": "3", "MIGRATE_V2_GLACIER_RESTORE_TIER": "Expedited"},
+    )
+    assert ended.returncode == 0, ended.stderr
+    events = [json.loads(line) for line in ended.stdout.splitlines()]
+    asked = [event["objects"] for event in events if event["event"] == "ended" and event["verb"] == "restore"]
+    assert sum(asked) == 4
+    assert max(asked) <= 3
+    assert max(event["objects"] for event in events if event["event"] == "waiting") <= 3
+    assert files(home, cold) == NAMES
+    assert states(state, cold) == {"verified": 6}
+    tiers = dict(query(state, "select key, restore_tier from files where restore_tier is not null"))
+    assert tiers == {"g/1": "Expedited", "g/2": "Expedited", "deep/3": "Standard", "deep//4": "Standard"}

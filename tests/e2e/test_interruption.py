@@ -1,0 +1,198 @@
+"""P4: whatever ends the program, at whatever moment, the next run goes on to the same result and nothing stays behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.conftest import FAKES, PROGRAM, Run, changed, end_with_parent, fill, in_s3, phase, query, states, tree
+from tests.e2e.test_migrate import checked_by_sha256sum
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+
+def processes_about(path: Path) -> list[str]:
+    """Command lines of all processes that name this path, but for zombies."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                line = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if os.fsencode(path) in line:
+                found.append(f"{entry.name}: " + line.replace(b"\0", b" ").decode())
+    return found
+
+
+def until(condition: Callable[[], object], seconds: float, what: str) -> None:
+    due = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < due, what
+        time.sleep(0.02)
+
+
+@contextmanager
+def started(*arguments: str, env: dict[str, str], cwd: Path) -> Iterator[subprocess.Popen[str]]:
+    child = subprocess.Popen(
+        [PROGRAM, *arguments],
+        env=env,
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=end_with_parent,
+    )
+    try:
+        yield child
+    finally:
+        child.kill()
+        child.communicate()
+
+
+def verdicts(state: Path) -> list[tuple[object, ...]]:
+    return query(
+        state, "select key, version_id, state, verdict, reason, place, local_path, sha256 from files order by key"
+    )
+
+
+def test_killed_thirty_times(
+    run: Run, boto: S3Client, bucket: str, environment: dict[str, str], home: Path, state: Path, tmp_path: Path
+) -> None:
+    """P4: SIGKILL of the program alone at random moments; then it finishes, with the same files and verdicts."""
+    fill(boto, bucket, {f"folder {n % 20}/{n:04}.bin": random.Random(n).randbytes(100 + n) for n in range(480)})
+    fill(boto, bucket, {f"aside//{n:02}": b"%d" % n for n in range(20)})
+    before = in_s3(boto, bucket)
+    reference, its_state = tmp_path / "reference", tmp_path / "reference.db"
+    began = time.monotonic()
+    assert run("migrate", f"--dest={reference}", f"--state={its_state}", bucket).returncode == 0
+    whole = min(time.monotonic() - began, 4.0)
+
+    moments = random.Random()
+    seen: set[str] = set()
+    kills = 0
+    while kills < 30:
+        with started("migrate", bucket, env=environment, cwd=tmp_path) as child:
+            try:
+                # Most kills come early: what earlier runs brought makes an early moment a late one.
+                child.wait(0.5 + (whole - 0.5) * moments.random() ** 2)
+            except subprocess.TimeoutExpired:
+                kills += 1
+                os.kill(child.pid, signal.SIGKILL)
+            else:
+                assert child.returncode == 0, child.communicate()[1]
+        until(lambda: not processes_about(home), 5, f"left behind: {processes_about(home)}")
+        if state.exists() and query(state, "select 1 from sqlite_master where name = 'bucket_status'"):
+            seen |= {phase for (phase,) in query(state, "select phase from bucket_status")}
+        if child.returncode == 0:  # it was done before the kill: once more from the start
+            shutil.rmtree(home)
+            for path in tmp_path.glob("state.db*"):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert {"syncing", "verifying"} & seen, "no kill came while there was work"
+
+    ended = run("migrate", bucket)
+    assert ended.returncode == 0, ended.stderr
+    assert tree(home / bucket) == tree(reference / bucket)
+    assert verdicts(state) == verdicts(its_state)
+    assert states(state, bucket) == {"verified": 500}
+    assert phase(state, bucket) == "deleting"
+    assert checked_by_sha256sum(home, bucket) == 500
+    ours = {path: body for path, body in tree(home / ".migrate-v2" / bucket).items() if path != "lock"}
+    assert ours == {path: body for path, body in tree(reference / ".migrate-v2" / bucket).items() if path != "lock"}
+    assert in_s3(boto, bucket) == before
+
+
+def test_killed_while_it_deletes(
+    run: Run, boto: S3Client, bucket: str, environment: dict[str, str], home: Path, state: Path, tmp_path: Path
+) -> None:
+    """P3, P4: what became of deletes under way is asked of S3; no object goes without its copy and its intent."""
+    objects = {f"{n:03}": random.Random(n).randbytes(50) for n in range(150)}
+    fill(boto, bucket, objects)
+    assert run("migrate", bucket).returncode == 0
+
+    def token() -> str:
+        ended = run("confirm-delete", "--dry-run", "--json", bucket)
+        assert ended.returncode == 0, ended.stderr
+        return f"--confirm={json.loads(ended.stdout)['token']}"
+
+    first = token()
+    with started("confirm-delete", first, bucket, env=environment, cwd=tmp_path) as child:
+        until(lambda: len(in_s3(boto, bucket)) < len(objects), 30, "it deletes nothing")
+        os.kill(child.pid, signal.SIGKILL)
+    left = {key for key, _ in in_s3(boto, bucket)}
+    assert left
+    assert objects.keys() - left <= {key for (key,) in query(state, "select key from deletions")}
+    second = token()
+    assert second != first
+    assert states(state, bucket) == {"verified": len(left), "deleted": len(objects) - len(left)}
+    assert run("confirm-delete", second, bucket).returncode == 0
+    assert in_s3(boto, bucket) == []
+    assert (phase(state, bucket), states(state, bucket)) == ("complete", {"deleted": len(objects)})
+    assert query(state, "select count(distinct key) from deletions where outcome like 'deleted%'") == [(len(objects),)]
+    assert tree(home / bucket) == objects
+    assert checked_by_sha256sum(home, bucket) == len(objects)
+
+
+def test_one_at_a_time_until_ctrl_c(
+    run: Run, boto: S3Client, bucket: str, environment: dict[str, str], home: Path, state: Path, tmp_path: Path
+) -> None:
+    """A second process on the bucket exits 6, by the state file's lock or the destination's; Ctrl-C exits 130 soon."""
+    objects = {"small": b"1", "large": os.urandom(3 << 20)}
+    fill(boto, bucket, objects)
+    slow = environment | {"MIGRATE_V2_MAX_BANDWIDTH": "64KB/s"}
+    with started("migrate", bucket, env=slow, cwd=tmp_path) as child:
+        until(lambda: any(home.glob(f"{bucket}/*")), 30, "nothing came down")
+        assert processes_about(home), "the transfer is a process of its own"
+        for arguments in (
+            ("migrate", bucket),
+            ("scan", "--rescan", bucket),
+            ("confirm-delete", "--dry-run", bucket),
+            ("migrate", f"--state={tmp_path / 'other.db'}", bucket),
+        ):
+            ended = run(*arguments)
+            assert ended.returncode == 6, (arguments, ended.stderr)
+            assert bucket in ended.stderr
+        assert run("status", bucket).returncode == 0, "status may look at any time"
+        assert states(state, bucket) == {"downloading": 2}
+        began = time.monotonic()
+        os.kill(child.pid, signal.SIGINT)
+        _, said = child.communicate(timeout=20)
+        assert time.monotonic() - began < 10
+        assert child.returncode == 130
+        assert "Traceback" not in said
+        assert "run the same command again" in said
+    assert not processes_about(home)
+    ended = run("migrate", bucket)
+    assert ended.returncode == 0, ended.stderr
+    assert tree(home / bucket) == objects
+
+
+@pytest.mark.parametrize("fake", ["aws_stubborn"])
+def test_ctrl_c_ends_a_cli_that_does_not_listen(
+    boto: S3Client, bucket: str, environment: dict[str, str], home: Path, tmp_path: Path, fake: str
+) -> None:
+    fill(boto, bucket, {"k": b"1"})
+    env = changed(environment, {"MIGRATE_V2_AWS_PATH": str(FAKES / fake)})
+    with started("migrate", bucket, env=env, cwd=tmp_path) as child:
+        until(lambda: processes_about(home), 30, "the CLI was not started")
+        time.sleep(0.5)
+        began = time.monotonic()
+        os.kill(child.pid, signal.SIGINT)
+        child.communicate(timeout=20)
+        assert time.monotonic() - began < 10
+        assert child.returncode == 130
+    assert not processes_about(home)

@@ -1,0 +1,378 @@
+"""What S3 itself says of a version decides; a copy that differs in one bit is never verified."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from migrate_v2.edges.s3 import Unreachable
+from migrate_v2.model import CHANGED, VANISHED, FileState, Place, Verdict
+from tests.steps.conftest import Job, found
+
+SIZE = 190_000
+BODY = random.Random(1).randbytes(SIZE)
+
+# How the object was put; what must match; is S3 asked beyond its listing.
+PROVABLE: dict[str, tuple[dict[str, Any], str, bool]] = {
+    "MD5 ETag": ({"checksums": ()}, "md5-etag", False),
+    "MD5 ETag beside CRC32": ({"checksums": ("CRC32",)}, "md5-etag", False),
+    "multipart ETag, even parts": ({"checksums": (), "parts": (95_000, 95_000)}, "multipart-etag", False),
+    "multipart ETag, odd parts": ({"checksums": (), "parts": (70_000, 70_000, 50_000)}, "multipart-etag", True),
+    "multipart ETag, hand-made parts": (
+        {"checksums": (), "parts": (70_000, 30_000, 80_000, 10_000)},
+        "multipart-etag",
+        True,
+    ),
+    "multipart ETag, parts equal at first": (
+        {"checksums": (), "parts": (50_000, 50_000, 60_000, 30_000)},
+        "multipart-etag",
+        True,
+    ),
+    "multipart ETag of one part": ({"checksums": (), "parts": (SIZE,)}, "multipart-etag", False),
+    "KMS, CRC64NVME": ({"etag": "kms"}, "crc64nvme", True),
+    "KMS, CRC64NVME, multipart": ({"etag": "kms", "parts": (70_000, 70_000, 50_000)}, "crc64nvme", True),
+    "KMS, SHA256": ({"etag": "kms", "checksums": ("SHA256",)}, "sha256", True),
+    "KMS, SHA256 COMPOSITE": (
+        {"etag": "kms", "checksums": ("SHA256",), "parts": (70_000, 70_000, 50_000)},
+        "sha256-composite",
+        True,
+    ),
+    "KMS, SHA1 COMPOSITE, hand-made": (
+        {"etag": "kms", "checksums": ("SHA1",), "parts": (70_000, 30_000, 80_000, 10_000)},
+        "sha1-composite",
+        True,
+    ),
+    "KMS, CRC32 and CRC32C": ({"etag": "kms", "checksums": ("CRC32", "CRC32C")}, "crc32", True),
+}
+UNPROVABLE: dict[str, tuple[dict[str, Any], str]] = {
+    "KMS without checksum": ({"etag": "kms", "checksums": ()}, r"encryption \(aws:kms\).*no checksum of 64 bits"),
+    "KMS multipart without checksum": ({"etag": "kms", "checksums": (), "parts": (95_000, 95_000)}, "no checksum"),
+    "KMS, CRC32": ({"etag": "kms", "checksums": ("CRC32",)}, r"encryption \(aws:kms\).*no checksum of 64 bits"),
+    "KMS, CRC32C COMPOSITE": ({"etag": "kms", "checksums": ("CRC32C",), "parts": (95_000, 95_000)}, "no checksum"),
+}
+
+
+def flip(path: Path, at: int, bit: int = 0) -> None:
+    body = bytearray(path.read_bytes())
+    body[at] ^= 1 << bit
+    facts = path.stat()
+    path.write_bytes(body)
+    os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+
+
+def quarantined(job: Job) -> list[bytes]:
+    return [path.read_bytes() for path in (job.disk.base / f".migrate-v2/{job.bucket}/quarantine").glob("*")]
+
+
+@pytest.mark.parametrize("name", PROVABLE)
+def test_every_witness_proves_the_copy_and_gives_away_each_single_bit(job: Job, name: str) -> None:
+    how, kind, asks = PROVABLE[name]
+    job.server.put("b", "k", BODY, **how)
+    job.bring()
+    row = job.row("k")
+    assert (row.state, row.verdict, row.reason) == (FileState.VERIFIED, Verdict.MATCH, "")
+    assert kind in [witness.kind for witness in row.witnesses]
+    assert row.identity == job.disk.look(row.path) and row.read_run == "run-1"
+    assert (job.server.count("HeadObject") > 0) == asks
+    picked = random.Random(name)
+    for at, bit in (
+        (0, 0),
+        (SIZE - 1, 7),
+        (69_999, picked.randrange(8)),
+        (70_000, picked.randrange(8)),
+        (picked.randrange(SIZE), picked.randrange(8)),
+    ):
+        flip(job.path("k"), at, bit)
+        wrong = job.path("k").read_bytes()
+        told = found(job.verify_again())
+        assert told["k"][0] is Verdict.DIFFERS
+        assert "quarantine" in told["k"][1]
+        row = job.row("k")
+        assert (row.state, row.verdict, row.sha256, row.witnesses) == (FileState.DISCOVERED, None, "", ())
+        assert not job.path("k").exists() and wrong in quarantined(job)
+        job.place()
+        job.fetch()
+        job.verify()
+        assert job.row("k").state is FileState.VERIFIED and job.path("k").read_bytes() == BODY
+
+
+@pytest.mark.parametrize("name", UNPROVABLE)
+def test_what_has_no_witness_strong_enough_is_unprovable_and_said_so(job: Job, name: str) -> None:
+    how, why = UNPROVABLE[name]
+    job.server.put("b", "k", BODY, **how)
+    job.bring()
+    row = job.row("k")
+    assert (row.state, row.verdict) == (FileState.DOWNLOADED, Verdict.UNPROVABLE)
+    assert re.search(why, row.reason), row.reason
+    # Looking again does not make it better, and a later flip cannot turn it into a match.
+    flip(job.path("k"), 5)
+    job.verify_again("run-2")
+    assert job.row("k").verdict in (Verdict.UNPROVABLE, None) and job.row("k").state is not FileState.VERIFIED
+
+
+def test_a_customers_key_is_unprovable(job: Job) -> None:
+    """S3 answers 400 to whoever does not bring the key, so the copy can only have come by other hands."""
+    job.server.put("b", "k", BODY, etag="sse-c")
+    job.scan()
+    job.place()
+    path = job.disk.base / "b" / "k"
+    path.parent.mkdir()
+    path.write_bytes(BODY)
+    job.store.fetched("b", [job.row("k").version])
+    told = found(job.verify())
+    assert told["k"][0] is Verdict.UNPROVABLE and "S3 does not give its checksums" in told["k"][1]
+    assert job.row("k").state is FileState.DOWNLOADED and path.read_bytes() == BODY
+
+
+def test_who_may_not_decrypt_cannot_prove(job: Job) -> None:
+    job.server.put("b", "k", BODY, etag="kms")
+    for step in (job.scan, job.place, job.fetch):
+        step()
+    job.server.deny("kms:Decrypt")
+    told = found(job.verify())
+    assert told["k"][0] is Verdict.UNPROVABLE and "denied" in told["k"][1]
+    job.server.allow()
+    job.verify_again()
+    assert job.row("k").state is FileState.VERIFIED
+
+
+def test_crc32_alone_still_gives_a_difference_away(job: Job) -> None:
+    job.server.put("b", "k", BODY, etag="kms", checksums=("CRC32",))
+    for step in (job.scan, job.place, job.fetch):
+        step()
+    flip(job.path("k"), 100)
+    assert found(job.verify())["k"][0] is Verdict.DIFFERS
+
+
+@pytest.mark.parametrize("how", [{}, {"etag": "kms"}, {"etag": "kms", "checksums": ()}, {"parts": (0,)}])
+def test_nothing_has_only_one_content(job: Job, how: dict[str, Any]) -> None:
+    job.server.put("b", "empty", b"", **how)
+    job.server.put("b", "folder/", b"", **how)
+    job.bring()
+    assert set(job.states().values()) == {FileState.VERIFIED}
+    assert job.row("folder/").place is Place.FOLDER
+    (job.disk.base / "b" / "empty").write_bytes(b"x")
+    (job.disk.base / "b" / "folder").rmdir()
+    told = found(job.verify_again())
+    assert told["empty"][0] is Verdict.DIFFERS and told["folder/"][0] is Verdict.MISSING
+    assert set(job.states().values()) == {FileState.DISCOVERED}
+
+
+def test_a_file_is_no_folder(job: Job) -> None:
+    job.server.put("b", "folder/", b"")
+    job.bring()
+    path = job.path("folder/")
+    path.rmdir()
+    path.write_bytes(b"")
+    assert found(job.verify_again())["folder/"][0] is Verdict.MISSING
+
+
+def absent(path: Path) -> None:
+    path.unlink()
+
+
+def truncated(path: Path) -> None:
+    os.truncate(path, SIZE - 1)
+
+
+def grown(path: Path) -> None:
+    os.truncate(path, SIZE + 1)
+
+
+def zeroed(path: Path) -> None:
+    path.write_bytes(bytes(SIZE))
+
+
+def linked(path: Path) -> None:
+    path.rename(path.with_name("elsewhere"))
+    path.symlink_to("elsewhere")
+
+
+def linked_above(path: Path) -> None:
+    path.parent.rename(path.parent.with_name("dir2"))
+    path.parent.symlink_to("dir2")
+
+
+def fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("harm", "verdict", "state", "why"),
+    [
+        (absent, Verdict.MISSING, FileState.DISCOVERED, "not there"),
+        (truncated, Verdict.DIFFERS, FileState.DISCOVERED, "189,999 bytes, the object 190,000"),
+        (grown, Verdict.DIFFERS, FileState.DISCOVERED, "190,001 bytes, the object 190,000"),
+        (zeroed, Verdict.DIFFERS, FileState.DISCOVERED, "not those that S3 has checksums of"),
+        (linked, Verdict.UNREADABLE, FileState.ERROR, "symbolic link"),
+        (linked_above, Verdict.UNREADABLE, FileState.ERROR, "symbolic link"),
+        (fifo, Verdict.UNREADABLE, FileState.ERROR, "FIFO"),
+        (folder, Verdict.UNREADABLE, FileState.ERROR, "folder"),
+    ],
+)
+@pytest.mark.timeout(20)
+def test_the_copy_itself(job: Job, harm: Callable[[Path], None], verdict: Verdict, state: FileState, why: str) -> None:
+    job.server.put("b", "dir/k", BODY)
+    job.server.put("b", "other", b"is not touched")
+    job.bring()
+    harm(job.path("dir/k"))
+    told = found(job.verify_again())
+    assert told.keys() == {"dir/k"}
+    assert told["dir/k"][0] is verdict and why in told["dir/k"][1]
+    row = job.row("dir/k")
+    assert (row.state, row.reason) == (state, told["dir/k"][1])
+    assert (row.verdict, row.sha256) == (verdict if state is FileState.ERROR else None, "")
+    assert job.row("other").state is FileState.VERIFIED
+
+
+def test_swapped_and_merged_files_are_told_apart(job: Job) -> None:
+    bodies = {"a": b"1" * 1000, "b": b"2" * 1000, "c": b"3" * 500, "d": b"4" * 500}
+    for key, body in bodies.items():
+        job.server.put("b", key, body)
+    job.bring()
+    a, b, c, d = (job.path(key) for key in bodies)
+    a.rename(a.with_name("x"))
+    b.rename(a)
+    a.with_name("x").rename(b)
+    c.write_bytes(bodies["c"] + bodies["d"])
+    os.link(c, d.with_name("y"))
+    d.write_bytes(bodies["c"])
+    told = found(job.verify_again())
+    assert {key: verdict for key, (verdict, _) in told.items()} == dict.fromkeys("abcd", Verdict.DIFFERS)
+    job.fetch()
+    job.verify()
+    assert {key: job.path(key).read_bytes() for key in bodies} == bodies
+
+
+@pytest.mark.parametrize("versioning", ["", "Enabled"])
+@pytest.mark.parametrize(("event", "reason"), [("overwritten", CHANGED), ("removed", VANISHED)])
+def test_what_s3_holds_by_now_may_be_another_object(job: Job, versioning: str, event: str, reason: str) -> None:
+    job.server.buckets["b"].versioning = versioning
+    version_id = job.server.put("b", "k", BODY, etag="kms").version_id
+    for step in (job.scan, job.place, job.fetch):
+        step()
+    if event == "overwritten":
+        job.server.put("b", "k", bytes(SIZE), etag="kms")
+    else:
+        job.server.remove("b", "k", version_id)
+    told = found(job.verify())
+    row = job.row("k")
+    if versioning and event == "overwritten":  # by its id the old one is there, and proved
+        assert told == {} and row.state is FileState.VERIFIED
+        return
+    assert (row.state, row.verdict, row.reason) == (FileState.ERROR, None, reason)
+    assert job.path("k").read_bytes() == BODY, "it stays"
+
+
+def test_a_match_with_the_listing_needs_no_answer_from_s3(job: Job) -> None:
+    job.server.put("b", "k", BODY)
+    for step in (job.scan, job.place, job.fetch):
+        step()
+    job.server.fault({"op": "HeadObject"}, "503")
+    job.server.fault({"op": "GetObject"}, "503")
+    job.verify()
+    assert job.row("k").state is FileState.VERIFIED
+
+
+def test_a_wrong_file_is_not_called_different_before_s3_has_said_so(job: Job) -> None:
+    job.server.put("b", "k", BODY)
+    job.bring()
+    flip(job.path("k"), 3)
+    fault = job.server.fault({"op": "HeadObject"}, "503")
+    told = found(job.verify_again())
+    assert told["k"][0] is Verdict.UNREADABLE and "S3 could not be asked" in told["k"][1]
+    assert job.row("k").state is FileState.ERROR and job.path("k").exists()
+    assert fault.hits == 5
+
+
+def test_twenty_in_a_row_without_an_answer_end_it(job: Job) -> None:
+    for number in range(25):
+        job.server.put("b", f"{number:02}", b"body", etag="kms")
+    for step in (job.scan, job.place, job.fetch):
+        step()
+    job.server.fault({"op": "HeadObject"}, "reset-before")
+    with pytest.raises(Unreachable):
+        job.verify()
+    assert set(job.states().values()) == {FileState.DOWNLOADED}
+    job.server.calm()
+    job.verify()
+    assert set(job.states().values()) == {FileState.VERIFIED}
+
+
+def test_each_batch_is_recorded_as_it_ends(job: Job) -> None:
+    for number in range(6):
+        job.server.put("b", f"{number}", b"body")
+    for step in (job.scan, job.place, job.fetch):
+        step()
+    job.server.put("b", "5", b"more")
+    with pytest.raises(ZeroDivisionError):
+        job.verify((row for row in job.rows() if row.key != "5" or 1 / 0), rows_per_commit=2)
+    assert sorted(job.states().values()) == [FileState.DOWNLOADED] * 2 + [FileState.VERIFIED] * 4
+
+
+def deleted(job: Job) -> None:
+    job.server.put("b", "k", BODY)
+    job.server.put("b", "side//way", BODY)
+    job.server.put("b", "folder/", b"")
+    job.bring()
+    job.delete()
+    assert job.server.versions("b") == []
+    assert set(job.states().values()) == {FileState.DELETED}
+
+
+@pytest.mark.parametrize("key", ["k", "side//way"])
+def test_the_copy_of_what_is_deleted_is_held_to_its_sha256_and_stays_where_it_is(job: Job, key: str) -> None:
+    deleted(job)
+    asked = len(job.server.requests)
+    before = job.row(key)
+    flip(job.path(key), 77)
+    wrong = job.path(key).read_bytes()
+    told = found(job.verify_again("run-2"))
+    assert told == {key: (Verdict.DIFFERS, "deleted in S3, and its local copy is not what was verified")}
+    row = job.row(key)
+    assert (row.state, row.verdict, row.sha256) == (FileState.DELETED, Verdict.DIFFERS, before.sha256)
+    assert row.witnesses == before.witnesses and row.path == before.path
+    assert job.path(key).read_bytes() == wrong and quarantined(job) == []
+    flip(job.path(key), 77)
+    assert found(job.verify_again("run-3")) == {}
+    row = job.row(key)
+    assert (row.state, row.verdict, row.reason) == (FileState.DELETED, Verdict.MATCH, "")
+    assert not {"HeadObject", "GetObject"} & {entry.op for entry in job.server.requests[asked:]}
+
+
+@pytest.mark.parametrize("harm", [absent, truncated, grown, fifo, folder, linked])
+def test_whatever_becomes_of_the_copy_of_what_is_deleted_its_row_stays_deleted(
+    job: Job, harm: Callable[[Path], None]
+) -> None:
+    deleted(job)
+    sha256 = job.row("k").sha256
+    harm(job.path("k"))
+    there = os.path.lexists(job.path("k"))
+    told = found(job.verify_again("run-2"))
+    expected = {absent: Verdict.MISSING, truncated: Verdict.DIFFERS, grown: Verdict.DIFFERS}
+    assert told["k"][0] is expected.get(harm, Verdict.UNREADABLE)
+    row = job.row("k")
+    assert (row.state, row.sha256) == (FileState.DELETED, sha256)
+    assert os.path.lexists(job.path("k")) == there
+    job.place()
+    job.fetch()
+    assert job.row("k").state is FileState.DELETED, "there is nothing to fetch it from"
+
+
+def test_a_deleted_folder_that_is_gone_is_told(job: Job) -> None:
+    deleted(job)
+    job.path("folder/").rmdir()
+    assert found(job.verify_again("run-2"))["folder/"][0] is Verdict.MISSING
+    assert job.row("folder/").state is FileState.DELETED

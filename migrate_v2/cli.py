@@ -131,8 +131,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             report.error("interrupted; run the same command again to go on")
             return INTERRUPTED
-        except BrokenPipeError:
-            return 0
         except Exception as error:  # noqa: BLE001 - the one place where the unforeseen becomes a line
             report.exception(error)
             report.error(
@@ -309,7 +307,7 @@ def _confirm_delete(arguments: Mapping[str, Any], tools: Tools, report: Report) 
 def _plan_lines(plan: Plan) -> list[tuple[str, str]]:
     evidence = ", ".join(f"{count:,} by {kind}" for kind, count in sorted(plan.evidence.items()))
     return [
-        ("bucket", show(plan.site.bucket)),
+        ("bucket", plan.site.bucket),
         ("account", plan.site.account or "unknown"),
         ("endpoint", plan.site.endpoint),
         ("versioning", plan.site.versioning or "never turned on"),

@@ -334,10 +334,10 @@ class Digest:
         self._sum = hashlib.sha256()
         self._add("plan", site.account, site.endpoint, site.bucket, site.versioning)
 
-    def _add(self, *fields: str) -> None:
+    def _add(self, *words: str) -> None:
         # Lengths in front: no two plans run together into the same bytes.
-        for field in fields:
-            encoded = field.encode("utf-8", "surrogatepass")
+        for word in words:
+            encoded = word.encode("utf-8", "surrogatepass")
             self._sum.update(b"%d:" % len(encoded) + encoded)
         self._sum.update(b";")
 

@@ -226,7 +226,7 @@ def _sum(event: Stands) -> str:
     added = " + ".join(f"{name} {_weighed(figures)}" for name, figures in parts.items())
     if total == event.listed:
         return f"listed {_weighed(event.listed)} = {added}"
-    return f"listed {_weighed(event.listed)}, which is not {added}: see `migrate-v2 check-state`"
+    return f"listed {_weighed(event.listed)}, which is not {added}: the state file contradicts itself"
 
 
 def _rate(verb: str, objects: float, size: float, seconds: float) -> str:

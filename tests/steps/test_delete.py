@@ -20,7 +20,7 @@ from migrate_v2.errors import Failure, Refused
 from migrate_v2.model import CHANGED, FileState, Place, Proof, prove
 from migrate_v2.steps import delete as delete_step
 from tests.fakes.s3server import Delete, Request
-from tests.steps.conftest import TOKEN, Job, assert_tallies
+from tests.steps.conftest import TOKEN, Job
 
 LOST = "deleted; the reply was lost"
 DATA = {"DeleteObject", "DeleteObjects"}
@@ -128,7 +128,7 @@ def test_an_object_overwritten_at_its_very_delete_survives_and_deletion_stops(jo
     job.server.fault(
         {"op": "DeleteObject", "key": "dir/3"}, lambda request: job.server.put("b", request.key, newer), times=1
     )
-    with pytest.raises(Refused, match="dir/3 was not deleted: changed in S3.*deletion in b stops here"):
+    with pytest.raises(Refused, match=r"dir/3 was not deleted: changed in S3.*deletion in b stops here"):
         job.delete()
     current = job.server.get("b", "dir/3")
     assert current is not None and current.body == newer
@@ -252,7 +252,7 @@ def test_a_lock_stops_the_bucket_and_is_told(job: Job) -> None:
     retained.lock_mode, retained.retain_until = "GOVERNANCE", job.server.clock() + 1000
     job.bring()
     watch(job)
-    with pytest.raises(Refused, match="dir/2 was not deleted: .*AccessDenied.*object lock.*stops here"):
+    with pytest.raises(Refused, match=r"dir/2 was not deleted: .*AccessDenied.*object lock.*stops here"):
         job.delete()
     assert {v.key for v in job.server.versions("locked")} == {"dir/2", "dir/4"}
     for key in ("dir/2", "dir/4"):

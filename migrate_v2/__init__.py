@@ -11,7 +11,7 @@
     edges   edges.schema                        the tables, change by change
             edges.store edges.s3                the state file; AWS
             edges.awscli edges.disk             the AWS CLI; files, locks, the machine
-    steps   steps.scan steps.restore steps.place steps.sync steps.fetch
+    steps   steps.settle steps.scan steps.restore steps.place steps.sync steps.fetch
             steps.verify steps.manifest steps.delete steps.status
     roof    pipeline                            the order of the steps; the only place that moves a phase
             report                              events -> text, JSON lines, log, bars

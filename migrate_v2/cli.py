@@ -262,7 +262,7 @@ def _verify(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
 def _confirm_delete(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
     bucket = check_bucket_name(arguments["<name>"])
     tools.settings.base()
-    dry_run, token = arguments["--dry-run"], arguments["--confirm"]
+    dry_run, token, remove = arguments["--dry-run"], arguments["--confirm"], arguments["--remove-bucket"]
     if not dry_run and token is None and not sys.stdin.isatty():
         raise Refused("this is not a terminal: give --confirm=TOKEN with the token of `confirm-delete --dry-run`")
     if not tools.settings.state_db_path.exists():
@@ -272,7 +272,7 @@ def _confirm_delete(arguments: Mapping[str, Any], tools: Tools, report: Report) 
         if dry_run:
             _show_plan(plan, tools, report, arguments["--json"])
             return False
-        if not plan.objects and not plan.markers:
+        if not (plan.objects or plan.markers or remove):
             return True
         if token is not None:
             if token != plan.token:
@@ -282,6 +282,8 @@ def _confirm_delete(arguments: Mapping[str, Any], tools: Tools, report: Report) 
             return True
         for line in _plan_lines(plan):
             report.say("  ".join(line))
+        if remove:
+            report.say("The bucket itself is removed too, if nothing is left in it.")
         report.say(
             "To delete exactly this, type the bucket's name; anything else deletes nothing. The name of the bucket:"
         )
@@ -296,7 +298,7 @@ def _confirm_delete(arguments: Mapping[str, Any], tools: Tools, report: Report) 
     _tell(
         pipeline.each(
             [bucket],
-            lambda name: pipeline.confirm_delete(name, tools, consent, remove_bucket=arguments["--remove-bucket"]),
+            lambda name: pipeline.confirm_delete(name, tools, consent, remove_bucket=remove),
             codes,
         ),
         report,

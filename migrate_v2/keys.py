@@ -63,6 +63,7 @@ class FileSystem:
     name_max: int = 255
     path_max: int = 4095  # of a whole path, without the closing NUL
     forbidden: frozenset[str] = frozenset()
+    trimmed: frozenset[str] = frozenset()  # what it drops at the end of a name without a word
 
 
 # The CLI writes NAME.XXXXXXXX beside NAME and renames it: 8 of string.hexdigits after NAME cut to 255 characters in all
@@ -80,6 +81,15 @@ def looks_temporary(name: str) -> bool:
     leftover in 550 is called so too, and stays.
     """
     return _TEMPORARY.search(name) is not None
+
+
+def without_suffix(path: str) -> tuple[str, bool] | None:
+    """The name that the CLI gave its temporary suffix to, and whether it was cut for it; None for a name of our own."""
+    found = _TEMPORARY.search(path.rpartition("/")[2])
+    if found is None or found.group().startswith(".mv2-"):
+        return None
+    stem = path.removesuffix(found.group())
+    return stem, len(stem.rpartition("/")[2]) >= _CUT
 
 
 def unfit(key: str, fs: FileSystem, room: int) -> str:
@@ -102,6 +112,8 @@ def unfit(key: str, fs: FileSystem, room: int) -> str:
         return 'the key has "." or ".." between slashes'
     if last == "":
         return "the key ends in a slash"
+    if fs.trimmed and any(name[-1:] in fs.trimmed for name in names):
+        return "the file system drops the end of a name in the key"
     if "\0" in key:
         return "the key contains NUL, which no path can"
     if fs.forbidden and not fs.forbidden.isdisjoint(key):
@@ -139,6 +151,11 @@ def plain_path(bucket: str, key: str) -> str:
     if "\0" in path or not {"", ".", ".."}.isdisjoint(path.split("/")):
         raise ValueError(f"no plain path: {show(key)}")
     return f"{bucket}/{path}"
+
+
+def only_copies_mark(bucket: str) -> str:
+    """The file that says: objects of this bucket were deleted, and what lies here is all that is left of them."""
+    return f"{SIDE}/{bucket}/only-copies.json"
 
 
 # 120: eCryptfs has room for 143 bytes a name, and 9 are for a temporary suffix.

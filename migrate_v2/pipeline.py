@@ -29,8 +29,9 @@ from migrate_v2.steps import delete as delete_step
 from migrate_v2.steps import manifest as manifest_step
 from migrate_v2.steps import restore as restore_step
 from migrate_v2.steps.fetch import fetch
-from migrate_v2.steps.place import place
-from migrate_v2.steps.scan import scan
+from migrate_v2.steps.place import choose, place
+from migrate_v2.steps.scan import must_be_as_listed, scan
+from migrate_v2.steps.settle import settle
 from migrate_v2.steps.status import stands
 from migrate_v2.steps.sync import Cli, sync
 from migrate_v2.steps.verify import verify
@@ -142,15 +143,16 @@ def _advance(bucket: str, tools: Tools) -> Events:
     """Moves the phase to where the rows say that it is."""
     before = _held(bucket, tools).phase
     phase = phase_of(tools.store.counts(bucket))
-    if phase is before:
-        return
-    tools.store.set_phase(bucket, phase)
-    order = list(Phase)
-    if order.index(phase) > order.index(before):
-        yield PhaseEarned(bucket, before, phase)
-    if phase in (Phase.DELETING, Phase.COMPLETE):
+    moved = phase is not before
+    # Written before the phase moves, and again where a crash in between left it out.
+    if phase in (Phase.DELETING, Phase.COMPLETE) and (moved or manifest_step.lacks_manifest(bucket, tools.disk)):
         yield from manifest_step.manifest(bucket, tools.store, tools.disk)
-    if phase is Phase.COMPLETE:
+    if moved:
+        tools.store.set_phase(bucket, phase)
+        order = list(Phase)
+        if order.index(phase) > order.index(before):
+            yield PhaseEarned(bucket, before, phase)
+    if phase is Phase.COMPLETE and (moved or manifest_step.lacks_snapshot(bucket, tools.disk)):
         yield from manifest_step.snapshot(bucket, tools.store, tools.disk)
 
 
@@ -158,8 +160,15 @@ def _scan(bucket: str, tools: Tools) -> Events:
     yield from scan(bucket, tools.store, tools.s3, rows_per_commit=tools.settings.db_batch_commit_size)
 
 
+def _same_bucket(bucket: str, tools: Tools) -> None:
+    must_be_as_listed(_held(bucket, tools), tools.s3.identity().account, tools.s3.endpoint_of(bucket))
+
+
 def _restore(bucket: str, tools: Tools) -> Events:
     s = tools.settings
+    counts = tools.store.counts(bucket)
+    if counts.to_request or counts.restoring:
+        _same_bucket(bucket, tools)
     yield from restore_step.refresh(bucket, tools.store, tools.s3, rows_per_commit=s.db_batch_commit_size)
     yield from restore_step.request(
         bucket,
@@ -175,10 +184,11 @@ def _restore(bucket: str, tools: Tools) -> Events:
 def _fetch(bucket: str, tools: Tools, folder: Path, lock_fds: list[int]) -> Events:
     s = tools.settings
     rows = s.db_batch_commit_size
-    yield from place(bucket, tools.store, tools.disk, noncurrent=s.noncurrent, rows_per_commit=rows)
+    yield from place(bucket, tools.store, tools.disk, rows_per_commit=rows)
     counts = tools.store.counts(bucket)
     if not counts.to_fetch:
         return
+    _same_bucket(bucket, tools)
     tools.store.remember("aws_cli", f"{tools.aws.path} {tools.aws.text}")
     for passed_over in tools.aws.passed_over:
         if passed_over not in tools.said:
@@ -213,6 +223,7 @@ def _verify(
 ) -> Generator[Event, None, Counter[Verdict]]:
     """Passes on what verify tells, and counts its findings by verdict."""
     found: Counter[Verdict] = Counter()
+    _same_bucket(bucket, tools)
     for event in verify(
         bucket,
         tools.store,
@@ -237,11 +248,26 @@ def _amount(bucket: str, tools: Tools, *states: FileState, verdict: str | None =
     return sum(t.objects for t in picked), sum(t.bytes for t in picked)
 
 
-def _ensure_scanned(bucket: str, tools: Tools, rescan: bool = False) -> Events:
+def _begin(bucket: str, tools: Tools, *, destination: bool = True) -> Events:
+    """What is known, and what has to be known, before anything is done to a bucket."""
+    held = tools.store.bucket(bucket)
+    if held is None:
+        return
+    if destination and held.base_id:
+        tools.disk.claim(held.base_id)
+    yield from settle(bucket, tools.store, tools.s3)
+
+
+def _ensure_scanned(bucket: str, tools: Tools, *, rescan: bool = False, destination: bool = True) -> Events:
+    yield from _begin(bucket, tools, destination=destination)
     held = tools.store.bucket(bucket)
     if rescan or held is None or not held.scan_complete:
         yield from _scan(bucket, tools)
+    choose(bucket, tools.store, noncurrent=tools.settings.noncurrent)
+    if destination:
         yield from _advance(bucket, tools)
+    else:  # the manifest waits for a command that knows where the data is
+        tools.store.set_phase(bucket, phase_of(tools.store.counts(bucket)))
 
 
 def scan_bucket(bucket: str, tools: Tools, *, rescan: bool = False) -> Events:
@@ -250,17 +276,13 @@ def scan_bucket(bucket: str, tools: Tools, *, rescan: bool = False) -> Events:
         if held is not None and held.scan_complete and not rescan:
             yield Noted(bucket, f"was listed at {held.scanned_at}; --rescan lists it again")
             return
-        yield from _scan(bucket, tools)
-        # What comes after the scan may need the destination, which this command does not.
-        tools.store.set_phase(bucket, phase_of(tools.store.counts(bucket)))
+        yield from _ensure_scanned(bucket, tools, rescan=True, destination=False)
         yield stands(_held(bucket, tools), tools.store)
 
 
 def restore_bucket(bucket: str, tools: Tools) -> Events:
     with tools.locked(bucket, destination=False):
-        held = tools.store.bucket(bucket)
-        if held is None or not held.scan_complete:
-            yield from _scan(bucket, tools)
+        yield from _ensure_scanned(bucket, tools, destination=False)
         yield from _restore(bucket, tools)
         tools.store.set_phase(bucket, phase_of(tools.store.counts(bucket)))
         _conclude_restore(bucket, tools)
@@ -279,7 +301,6 @@ def verify_bucket(bucket: str, tools: Tools) -> Events:
     """Reads all local copies again, verified and deleted ones too."""
     with tools.locked(bucket):
         yield from _ensure_scanned(bucket, tools)
-        tools.disk.claim(_held(bucket, tools).base_id or None)
         objects, size = _amount(bucket, tools, FileState.DOWNLOADED, FileState.VERIFIED, FileState.DELETED)
         found = yield from _verify(bucket, tools, tools.store.with_local_copy(bucket), objects, size)
         yield from _advance(bucket, tools)
@@ -469,8 +490,8 @@ def _version_id(subject: Row | DeleteMarker) -> str:
 
 
 def site_of(bucket: str, tools: Tools) -> Site:
-    facts = tools.s3.facts(bucket)
-    return Site(tools.s3.identity().account, tools.s3.endpoint_of(bucket), bucket, facts.versioning, facts.mfa_delete)
+    versioning, mfa_delete = tools.s3.versioning(bucket)
+    return Site(tools.s3.identity().account, tools.s3.endpoint_of(bucket), bucket, versioning, mfa_delete)
 
 
 def _safe_to_delete_at(endpoint: str) -> None:
@@ -490,19 +511,17 @@ def confirm_delete(
         held = tools.store.bucket(bucket)
         if held is None or not held.scan_complete:
             raise Refused(f"nothing of {show(bucket)} is proved; run `migrate` for it first")
-        yield from _scan(bucket, tools)
-        yield from _advance(bucket, tools)
+        yield from _ensure_scanned(bucket, tools, rescan=True)
         site = site_of(bucket, tools)
         planned = plan(tools.store, site)
         if not consent(planned):
             return
         if not planned.objects and not planned.markers:
             if planned.kept:
-                raise Refused(f"nothing in {show(bucket)} is proved and left to delete; run `migrate` for it")
+                raise Refused(f"nothing in {show(bucket)} is proved and may go; --dry-run says why each object stays")
             yield Noted(bucket, "nothing is left to delete")
         else:
             _safe_to_delete_at(site.endpoint)
-            tools.disk.claim(_held(bucket, tools).base_id or None)
             doomed = delete_step.doomed_rows(tools.store, site)
             found = yield from _verify(bucket, tools, doomed, planned.objects, planned.bytes, "prove")
             if sum(found.values()):
@@ -513,6 +532,8 @@ def confirm_delete(
                 )
             if plan(tools.store, site).token != planned.token:
                 raise Refused(f"the plan for {show(bucket)} changed while the copies were read; nothing was deleted")
+            # Also of a bucket of which not all could be proved: what goes is listed beside its copies before it goes.
+            yield from manifest_step.manifest(bucket, tools.store, tools.disk)
             yield from delete_step.delete(
                 tools.store,
                 tools.disk,
@@ -533,6 +554,7 @@ def confirm_delete(
 
 
 def _remove(bucket: str, tools: Tools) -> Events:
+    _safe_to_delete_at(tools.s3.endpoint_of(bucket))
     left = next(tools.store.not_deleted(bucket), None)
     if left is not None or tools.store.marker_count(bucket):
         raise Refused(

@@ -32,7 +32,7 @@ from migrate_v2.model import FileIdentity
 
 OWN = ".migrate-v2"  # no bucket has this name: theirs begin with a letter or a digit
 BLOCK = 1 << 20
-_MARKER = f"{OWN}/base.json"
+_MARKER = f"{OWN}/.base.json"  # no bucket can have this name
 _MARKER_LOCK = f"{OWN}/.base.lock"
 
 _OURS = re.compile(r"\.mv2-[0-9a-f]{16}\Z")
@@ -668,6 +668,16 @@ class Disk:
             yield text
             text.flush()
 
+    def read_text(self, path: str, limit: int = 1 << 20) -> str | None:
+        """A small file of ours, None where there is none; DiskError over `limit` bytes."""
+        try:
+            with self.reading(path) as file:
+                if file.identity.size > limit:
+                    raise DiskError(f"{self._where(path)} is larger than it can be")
+                return b"".join(bytes(block) for block in file.blocks()).decode("utf-8", "surrogateescape")
+        except FileNotFoundError:
+            return None
+
     def quarantine(self, path: str, bucket: str) -> str:
         """The file is moved out of the way, never over another one; its new path, or "" if nothing was there."""
         if self.look(path) is None:
@@ -1057,6 +1067,8 @@ def _probe(folder: int) -> FileSystem:
         name_max=_longest_name(folder),
         path_max=max(os.pathconf(folder, "PC_PATH_MAX"), 1024) - 1,  # it counts the closing NUL
         forbidden=frozenset(sign for sign in _DOUBTFUL if not _made(folder, f"f{sign}f")),
+        # FAT and SMB make `a.` into `a`: two keys, one file.
+        trimmed=frozenset(sign for sign in ". " if not _made(folder, f"t{ord(sign)}{sign}")),
     )
 
 

@@ -234,12 +234,17 @@ class S3:
             self._regions[bucket] = region or self.region or "us-east-1"
         return self._regions[bucket]
 
+    def versioning(self, bucket: str) -> tuple[str, bool]:
+        """("", "Enabled" or "Suspended"; is MFA delete on). An endpoint without versions is one that never had any."""
+        answer: Mapping[str, Any] = {}
+        with _explaining(f"the versioning of bucket {bucket}", absent=NOT_IMPLEMENTED):
+            answer = self._for(bucket).get_bucket_versioning(Bucket=bucket, **self._owner())
+        return answer.get("Status", ""), answer.get("MFADelete") == "Enabled"
+
     def facts(self, bucket: str) -> BucketFacts:
         client = self._for(bucket)
         region = self.region_of(bucket)
-        versioning: Mapping[str, Any] = {}
-        with _explaining(f"the versioning of bucket {bucket}", absent=NOT_IMPLEMENTED):
-            versioning = client.get_bucket_versioning(Bucket=bucket, **self._owner())
+        versioning, mfa_delete = self.versioning(bucket)
         lock = False
         with _explaining(
             f"the lock of {bucket}", absent=("ObjectLockConfigurationNotFoundError", "AccessDenied", *NOT_IMPLEMENTED)
@@ -252,13 +257,11 @@ class S3:
                 len(page.get("Uploads", []))
                 for page in client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, **self._owner())
             )
-        return BucketFacts(
-            region, versioning.get("Status", ""), versioning.get("MFADelete") == "Enabled", lock, uploads
-        )
+        return BucketFacts(region, versioning, mfa_delete, lock, uploads)
 
     # -- listing
 
-    def versions(self, bucket: str, start: tuple[str, str] | None = None) -> Iterator[Page]:
+    def versions(self, bucket: str, start: tuple[str, str] | None = None, *, versioned: bool = False) -> Iterator[Page]:
         """Every version and delete marker, page by page, from a marker that an earlier page gave.
 
         Falls back to the listing of current objects where the endpoint has no versions. Each page is checked against what
@@ -281,7 +284,7 @@ class S3:
             try:
                 answer: Mapping[str, Any] = client.list_object_versions(**arguments)
             except ClientError as error:
-                if _code(error) in NOT_IMPLEMENTED and last is None:
+                if _code(error) in NOT_IMPLEMENTED and last is None and not versioned:
                     yield from self._objects(bucket)
                     return
                 raise _explained(error, f"the listing of bucket {bucket}") from error
@@ -341,7 +344,7 @@ class S3:
         with _explaining(show(version.key), of=version):
             answer: Mapping[str, Any] = self._for(version.bucket).head_object(**arguments)
         head = _head(answer)
-        if "VersionId" not in arguments and head.etag != version.etag:
+        if version.version_id == "null" and head.etag != version.etag:
             raise Moved(show(version.key))
         return head, int(answer.get("PartsCount") or 0)
 
@@ -366,7 +369,7 @@ class S3:
         Ends early only with an exception: a body shorter than its Content-Length is Unreachable.
         """
         named = _named(version)
-        if "VersionId" not in named:
+        if version.version_id == "null":
             named["IfMatch"] = f'"{version.etag}"'
         with _explaining(show(version.key), of=version):
             body = self._for(version.bucket).get_object(**named, **self._owner())["Body"]
@@ -429,7 +432,8 @@ class Restorer:
         self.s3 = s3
 
     def restore(self, version: ObjectVersion, *, days: int, tier: str) -> str:
-        """Asks for a temporary copy; returns the tier asked for. Started, already back and under way are all success."""
+        """Asks for a temporary copy; returns the tier asked for. Started, under way, and nothing to restore (any more) are all
+        success: what came of it is for HEAD to tell."""
         tier = "Standard" if tier == "Expedited" and version.storage_class == "DEEP_ARCHIVE" else tier
         try:
             self._ask(version, days, tier)
@@ -437,7 +441,7 @@ class Restorer:
             code = _code(error)
             if code == "GlacierExpeditedRetrievalNotAvailable":
                 return self.restore(version, days=days, tier="Standard")
-            if code not in ("RestoreAlreadyInProgress", "ObjectAlreadyInActiveTierError"):
+            if code not in ("RestoreAlreadyInProgress", "ObjectAlreadyInActiveTierError", "InvalidObjectState"):
                 raise _explained(error, f"the restore of {version.key}", version) from error
         except (BotoCoreError, HTTPClientError) as error:
             raise _explained(error, f"the restore of {version.key}") from error
@@ -478,7 +482,7 @@ class Deleter:
         if not self.honours_if_match(bucket):
             raise Refused(
                 f"{self.s3.endpoint_of(bucket)} ignores If-Match on DELETE: an object overwritten at the last moment would"
-                f" be lost, so nothing in {bucket} is deleted; turn versioning on there, or delete by other means"
+                f" be lost, so nothing in {bucket} is deleted; delete by other means, or turn versioning on and wait 15 minutes"
             )
         self._honest.add(bucket)
 
@@ -696,8 +700,7 @@ def _sane_page(
         ):
             raise _insane(bucket, "a page says that more follows and does not say where")
         last_key = following[0]
-    kept = {name for name in seen if name[0] == last_key}
-    return kept | (tail if start and start[0] == last_key else set())
+    return {name for name in seen if name[0] == last_key}
 
 
 # -- errors, in one line each

@@ -72,6 +72,8 @@ def m001_tables(db: Database) -> None:
     db.execute("CREATE INDEX files_state ON files (bucket, state, key, version_id)")
     # Only rows at a plain path of a file system that folds case or normalises carry a fold.
     db.execute("CREATE INDEX files_fold ON files (bucket, fold) WHERE fold IS NOT NULL")
+    # Two versions at one path would be one copy: this makes it an error instead of a loss.
+    db.execute("CREATE UNIQUE INDEX files_side ON files (bucket, local_path) WHERE place = 'side'")
     db.execute("""
         CREATE TABLE delete_markers (
             bucket TEXT NOT NULL,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -179,7 +180,7 @@ def _row(r: sqlite3.Row) -> Row:
 # is forgotten. The same goes for the copy at the plain path once a newer version owns that path.
 _NEWS = """(
     files.etag IS NOT excluded.etag OR files.size IS NOT excluded.size OR files.last_modified IS NOT excluded.last_modified
-    OR (files.state = 'error' AND files.reason IN (:vanished, :changed))
+    OR ((files.state = 'error' OR files.verdict = 'kept') AND files.reason IN (:vanished, :changed))
     OR (files.is_latest AND NOT excluded.is_latest AND files.place IS NOT NULL AND files.place <> 'side')
 )"""
 _FORGOTTEN = [
@@ -206,7 +207,7 @@ VALUES (:bucket, :key, :version_id, :is_latest, :size, :etag, :storage_class, :l
 ON CONFLICT DO UPDATE SET
     {"".join(f"{column} = CASE WHEN {_NEWS} THEN NULL ELSE {column} END, " for column in _FORGOTTEN)}
     state = CASE WHEN {_NEWS} THEN excluded.state
-        WHEN files.state IN ('discovered', 'glacier_restore_requested', 'glacier_restoring')
+        WHEN files.state IN ('discovered', 'glacier_restore_requested', 'glacier_restoring', 'downloading')
             AND (NOT :silent OR (excluded.archived AND files.storage_class <> excluded.storage_class)) THEN excluded.state
         ELSE files.state END,
     archived = CASE WHEN {_NEWS} OR NOT :silent OR files.storage_class <> excluded.storage_class THEN excluded.archived
@@ -340,6 +341,16 @@ class Store:
             (key, value, now()),
         )
 
+    def identity(self) -> str:
+        """This state file's own id, made once; a copy of the file has the same."""
+        self.remember("state_id", uuid.uuid4().hex, once=True)
+        return self.recall("state_id")
+
+    def last_intent(self, bucket: str) -> int:
+        """How far the record of deletes has come: an older copy of this state file has a smaller one."""
+        sql = "SELECT ifnull(max(id), 0) FROM deletions WHERE bucket = ?"
+        return int(self._conn.execute(sql, (bucket,)).fetchone()[0])
+
     def recall(self, key: str) -> str:
         r = self._conn.execute("SELECT value FROM migration_metadata WHERE key = ?", (key,)).fetchone()
         return r[0] if r else ""
@@ -363,6 +374,10 @@ class Store:
         for tally in self.tallies(bucket):
             if (name := _left_to_do(tally)) is not None:
                 n[name] += tally.objects
+        if held.versioning == "Suspended" and n["verified"]:
+            # Proved, and still not to be deleted: a PUT may reuse the id at any time. They do not hold the bucket back.
+            sql = "SELECT count(*) FROM files WHERE bucket = ? AND state = 'verified' AND version_id = 'null' AND NOT is_latest"
+            n["verified"] -= self._conn.execute(sql, (bucket,)).fetchone()[0]
         return Counts(scanned=True, markers=int(self._marker_may_go(bucket)), **n)
 
     def _marker_may_go(self, bucket: str) -> bool:
@@ -413,8 +428,8 @@ class Store:
         """One page or several of a listing, and how far it has come, in one transaction."""
         moment = now()
         with self._writing():
-            if any(tally.state is FileState.DELETED for tally in self.tallies(bucket)):
-                self._keep_deleted_apart(bucket, versions, moment)
+            if self.holds_only_copies(bucket):
+                self._keep_apart(bucket, versions, moment)
             self._conn.executemany(_UPSERT, (_listed(version, scan, moment) for version in versions))
             self._conn.executemany(
                 "INSERT INTO delete_markers (bucket, key, version_id, is_latest, last_modified, scan)"
@@ -428,29 +443,37 @@ class Store:
                     (*next_marker, moment, bucket),
                 )
 
-    def _keep_deleted_apart(self, bucket: str, versions: Sequence[ObjectVersion], moment: str) -> None:
-        """An object put anew under the identity of one that was deleted ("null") gets a row of its own: the deleted one's
-        local copy is the only copy there is, and its row keeps the claim on its path."""
+    def holds_only_copies(self, bucket: str) -> bool:
+        """Are there local copies of what S3 does not hold any more: deleted by us, being deleted, or by others?"""
+        sql = (
+            f"SELECT EXISTS (SELECT 1 FROM files o WHERE bucket = :bucket AND {_ONLY_COPY})"
+            " OR EXISTS (SELECT 1 FROM deletions WHERE bucket = :bucket AND outcome IS NULL)"
+        )
+        return bool(self._conn.execute(sql, {"bucket": bucket}).fetchone()[0])
+
+    def _keep_apart(self, bucket: str, versions: Sequence[ObjectVersion], moment: str) -> None:
+        """An object put anew under the identity of one that is gone ("null") gets a row of its own: the local copy of the
+        one that is gone is the only copy there is, and its row keeps the claim on its path."""
         for version in versions:
+            arguments = {
+                "now": moment,
+                "bucket": bucket,
+                "key": version.key,
+                "version": version.version_id,
+                "etag": version.etag,
+                "size": version.size,
+                "modified": _text(version.last_modified),
+            }
+            named = f"bucket = :bucket AND key = :key AND version_id = :version AND {_ONLY_COPY}"
+            same = "etag = :etag AND size = :size AND last_modified = :modified"
             self._conn.execute(
-                "UPDATE files SET version_id = version_id || '+deleted-' || :now WHERE bucket = :bucket AND key = :key"
-                " AND version_id = :version AND state = 'deleted'"
-                " AND NOT (etag = :etag AND size = :size AND last_modified = :modified)",
-                {
-                    "now": moment,
-                    "bucket": bucket,
-                    "key": version.key,
-                    "version": version.version_id,
-                    "etag": version.etag,
-                    "size": version.size,
-                    "modified": _text(version.last_modified),
-                },
+                f"UPDATE files AS o SET version_id = version_id || '+' || state || '-' || :now WHERE {named} AND NOT ({same})",
+                arguments,
             )
-            # Listed unchanged after a delete that the server took for done: it is still there.
+            # Listed as it was: a delete did not take, or it had vanished and is back.
             self._conn.execute(
-                "UPDATE files SET state = 'downloaded', verdict = NULL, reason = 'deleted, and still listed'"
-                " WHERE bucket = ? AND key = ? AND version_id = ? AND state = 'deleted'",
-                (bucket, version.key, version.version_id),
+                f"UPDATE files AS o SET state = 'downloaded', verdict = NULL, reason = 'listed again' WHERE {named}",
+                arguments,
             )
 
     def end_scan(self, bucket: str, scan: int) -> int:
@@ -524,7 +547,9 @@ class Store:
 
     def with_local_copy(self, bucket: str) -> Iterator[Row]:
         """Every row that claims to have a copy on disk, deleted ones too: there the copy is all there is."""
-        return self.rows(bucket, f"+state IN {_SETTLED} AND place IS NOT NULL")
+        return self.rows(
+            bucket, f"{_SETTLED.replace('o.state', '+files.state').replace('o.', 'files.')} AND place IS NOT NULL"
+        )
 
     def verified(self, bucket: str) -> Iterator[Row]:
         return self.in_state(bucket, FileState.VERIFIED)
@@ -578,8 +603,7 @@ class Store:
         """Forgets which versions a setting had kept in S3; the setting is asked again."""
         with self._writing():
             self._conn.execute(
-                "UPDATE files SET verdict = NULL, reason = NULL WHERE bucket = ? AND state = 'discovered' AND verdict = 'kept'"
-                " AND reason IS NOT ?",
+                "UPDATE files SET verdict = NULL, reason = NULL WHERE bucket = ? AND verdict = 'kept' AND reason IS NOT ?",
                 (bucket, VANISHED),
             )
 
@@ -594,6 +618,16 @@ class Store:
     def without_place(self, bucket: str) -> Iterator[Row]:
         return self.rows(bucket, "place IS NULL AND +state IN ('discovered', 'downloading') AND verdict IS NULL")
 
+    def without_fold(self, bucket: str) -> Iterator[Row]:
+        """Rows at a plain path that were placed on a file system that does not fold."""
+        return self.rows(bucket, "place IN ('plain', 'folder') AND fold IS NULL")
+
+    def names_object(self, bucket: str, key: str, *, prefix: bool) -> bool:
+        """Is this the key of an object, or (`prefix`) the beginning of one's?"""
+        upper = key + "\U0010ffff" if prefix else key
+        sql = "SELECT EXISTS (SELECT 1 FROM files WHERE bucket = ? AND key >= ? AND key <= ?)"
+        return bool(self._conn.execute(sql, (bucket, key, upper)).fetchone()[0])
+
     def give_places(self, places: Iterable[tuple[ObjectVersion, Place, str, str | None]]) -> None:
         """(version, place, path, fold): fold is None where nothing on this file system can contest the path."""
         with self._writing():
@@ -601,6 +635,11 @@ class Store:
                 "UPDATE files SET place = ?, local_path = ?, fold = ? WHERE bucket = ? AND key = ? AND version_id = ?",
                 ((place, path, fold, *_identity(version)) for version, place, path, fold in places),
             )
+
+    def taken(self, version: ObjectVersion, path: str) -> bool:
+        """Does another row of this key hold this path? One that is deleted in S3, whose id was used again, may."""
+        sql = "SELECT EXISTS (SELECT 1 FROM files WHERE bucket = ? AND key = ? AND version_id <> ? AND local_path = ?)"
+        return bool(self._conn.execute(sql, (*_identity(version), path)).fetchone()[0])
 
     def contested(self, bucket: str, folds: bool) -> Iterator[Row]:
         """Unfetched versions whose plain path another row contests; found by index probes over the whole bucket.
@@ -623,15 +662,15 @@ class Store:
             f"""+state IN ('discovered', 'downloading') AND (
                 (place = 'plain' AND {other} AND o.{name} = {path}))
                 OR (place = 'plain' AND {other} AND o.{name} >= {path} || '/' AND o.{name} < {path} || '0'))
-                OR (place = 'folder' AND {other} AND o.{name} = {path} AND o.place = 'plain' AND o.state IN {_SETTLED})))""",
+                OR (place = 'folder' AND {other} AND o.{name} = {path} AND o.place = 'plain' AND {_SETTLED})))""",
         )
 
     def buried(self, bucket: str, folds: bool, paths: Sequence[str]) -> bool:
         """Is there a file already at one of these paths (folds of paths, where the file system folds)?"""
         marks = ", ".join("?" * len(paths))
         sql = (
-            f"SELECT EXISTS (SELECT 1 FROM files WHERE bucket = ? AND {'fold' if folds else 'key'} IN ({marks})"
-            f" AND place = 'plain' AND state IN {_SETTLED})"
+            f"SELECT EXISTS (SELECT 1 FROM files o WHERE bucket = ? AND {'fold' if folds else 'key'} IN ({marks})"
+            f" AND place = 'plain' AND {_SETTLED})"
         )
         return bool(self._conn.execute(sql, (bucket, *paths)).fetchone()[0])
 
@@ -828,9 +867,14 @@ class Doomed:
     sha256: str = ""
 
 
-_SETTLED = "('downloaded', 'verified', 'deleted')"
-_LOOSE_MARKERS = """SELECT * FROM delete_markers m WHERE m.bucket = :bucket AND m.state = 'listed' AND NOT EXISTS (
-    SELECT 1 FROM files f WHERE f.bucket = m.bucket AND f.key = m.key AND f.state <> 'deleted')"""
+# A copy that was proved, of a version that S3 does not hold any more; renamed rows ("null+deleted-...") are of these.
+_ONLY_COPY = f"(o.state = 'deleted' OR (o.state = 'error' AND o.reason = '{VANISHED}' AND o.sha256 IS NOT NULL))"
+_SETTLED = f"(o.state IN ('downloaded', 'verified') OR {_ONLY_COPY})"
+# Markers with nothing beneath them. The id `null` goes only while versioning pins it.
+_LOOSE_MARKERS = f"""SELECT m.* FROM delete_markers m JOIN bucket_status b ON b.bucket = m.bucket
+    WHERE m.bucket = :bucket AND m.state = 'listed' AND (m.version_id <> 'null' OR b.versioning = 'Enabled')
+    AND NOT EXISTS (SELECT 1 FROM files f WHERE f.bucket = m.bucket AND f.key = m.key AND f.state <> 'deleted'
+        AND NOT (f.state = 'error' AND f.reason = '{VANISHED}'))"""
 
 
 def _identity(version: ObjectVersion) -> tuple[str, str, str]:

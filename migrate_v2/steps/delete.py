@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
@@ -13,12 +14,12 @@ from migrate_v2.edges.store import Doomed, Store
 from migrate_v2.errors import Failure, Refused
 from migrate_v2.events import Ended, Event, Progress, Started
 from migrate_v2.flow import batched, in_threads
-from migrate_v2.keys import show
+from migrate_v2.keys import only_copies_mark, show
 from migrate_v2.model import DeleteMarker, FileIdentity, Place, Proof, Row, Site, prove, why_kept
 
-# DeleteObjects takes 1,000. Deletes by If-Match go one by one; a smaller batch leaves less to find out after a crash.
+# DeleteObjects takes 1,000. Of the id `null` fewer at a time: less can change, and less is to be found out after a crash.
 _BY_ID = 1000
-_IF_MATCH = 64
+_NULL = 64
 _THREADS = 8
 
 
@@ -47,12 +48,11 @@ def delete(
     bucket = site.bucket
     yield Started(bucket, "delete", total_objects, total_bytes)
     objects = size = 0
-    conditional = site.versioning != "Enabled"
-    for rows in batched(doomed_rows(store, site), _IF_MATCH if conditional else _BY_ID):
+    for rows in _batches(doomed_rows(store, site), site):
         disk.same_place()
-        _same_site(site, unchanged())
         proofs = [_proof(row, disk, site, run) for row in rows]
-        yield from _send(store, deleter, proofs, token)
+        _same_site(site, unchanged())
+        yield from _send(store, disk, deleter, proofs, token)
         objects += len(proofs)
         size += sum(proof.size for proof in proofs)
         yield Progress(bucket, "delete", objects, size, total_objects, total_bytes)
@@ -60,7 +60,7 @@ def delete(
     for markers in batched(store.loose_markers(bucket), _BY_ID):
         _same_site(site, unchanged())
         released = [_released(marker, site, run) for marker in markers]
-        yield from _send(store, deleter, [proof for proof in released if isinstance(proof, Proof)], token)
+        yield from _send(store, disk, deleter, [proof for proof in released if isinstance(proof, Proof)], token)
     yield Ended(bucket, "delete", objects, size, time.monotonic() - began)
 
 
@@ -86,13 +86,35 @@ def _same_site(site: Site, now: Site) -> None:
         raise Refused(f"the versioning of {show(site.bucket)} has changed meanwhile; nothing more is deleted")
 
 
-def _send(store: Store, deleter: Deleter, proofs: Sequence[Proof], token: str) -> Iterator[Event]:
+def _batches(rows: Iterator[Row], site: Site) -> Iterator[Sequence[Row]]:
+    """By VersionId 1,000 at a time. The id `null` is in small batches: versioning may be suspended in the middle of one,
+    and then a PUT takes that id over."""
+    exact: list[Row] = []
+    null: list[Row] = []
+    for row in rows:
+        pile, size = (null, _NULL) if row.version.version_id == "null" else (exact, _BY_ID)
+        pile.append(row)
+        if len(pile) == size:
+            yield tuple(pile)
+            pile.clear()
+    yield from filter(None, (tuple(exact), tuple(null)))
+
+
+def _announce(store: Store, disk: Disk, bucket: str) -> None:
+    """Says beside the data that it may be all there is, and which state file knows of it."""
+    said = {"state_id": store.identity(), "state_file": str(store.path), "last_intent": store.last_intent(bucket)}
+    with disk.replace_text(only_copies_mark(bucket)) as mark:
+        mark.write(json.dumps(said) + "\n")
+
+
+def _send(store: Store, disk: Disk, deleter: Deleter, proofs: Sequence[Proof], token: str) -> Iterator[Event]:
     """One batch: the intent, the requests, the outcome. Raises at a surprise, after everything known is written."""
     if not proofs:
         return
     bucket = proofs[0].site.bucket
     doomed = [Doomed(p.key, p.version_id, p.kind, p.etag, p.size, p.sha256) for p in proofs]
     store.intend(bucket, doomed, token)
+    _announce(store, disk, bucket)
     outcomes: dict[int, Outcome] = {}
     surprise: Failure | None = None
 

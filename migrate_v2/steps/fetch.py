@@ -94,6 +94,8 @@ def _bring(row: Row, disk: Disk, s3: S3, block_size: int, meter: _Meter, stop: F
     for attempt in range(1, ATTEMPTS + 1):
         received = 0
         try:
+            # Whatever is at this path is not this version, and nobody knows here whether it is the only copy of another.
+            disk.quarantine(row.path, version.bucket)
             with disk.writing(row.path, version.last_modified.timestamp(), flush=False) as sink:
                 if version.size:
                     for block in s3.get(version, block_size):

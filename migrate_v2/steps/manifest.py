@@ -10,9 +10,17 @@ from migrate_v2.edges.disk import Disk
 from migrate_v2.edges.store import Store
 from migrate_v2.events import Event, Noted
 from migrate_v2.keys import SIDE
-from migrate_v2.model import FileState, Place
+from migrate_v2.model import VANISHED, FileState, Place
 
 _PROVED = (FileState.VERIFIED, FileState.DELETED)
+
+
+def lacks_manifest(bucket: str, disk: Disk) -> bool:
+    return disk.look(f"{SIDE}/{bucket}/manifest-sha256.txt") is None
+
+
+def lacks_snapshot(bucket: str, disk: Disk) -> bool:
+    return disk.look(f"{SIDE}/{bucket}/state.db") is None
 
 
 def manifest(bucket: str, store: Store, disk: Disk) -> Iterator[Event]:
@@ -26,7 +34,7 @@ def manifest(bucket: str, store: Store, disk: Disk) -> Iterator[Event]:
             if row.place is Place.SIDE:
                 entry = {"path": row.path, "key": row.key, "version_id": row.version.version_id}
                 places.write(json.dumps(entry, ensure_ascii=True) + "\n")
-            if row.place is not Place.FOLDER and row.sha256 and row.state in _PROVED:
+            if row.place is not Place.FOLDER and row.sha256 and (row.state in _PROVED or row.reason == VANISHED):
                 sums.write(_checksum_line(row.sha256, row.path))
                 listed += 1
     yield Noted(bucket, f"{SIDE}/{bucket}/manifest-sha256.txt lists {listed:,} files")

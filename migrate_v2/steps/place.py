@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 
 from migrate_v2 import keys
 from migrate_v2.edges.disk import Disk
 from migrate_v2.edges.store import Store
+from migrate_v2.errors import Refused
 from migrate_v2.events import Event, Noted
 from migrate_v2.flow import batched
 from migrate_v2.model import FileState, ObjectVersion, Place, Row
@@ -15,46 +17,81 @@ from migrate_v2.model import FileState, ObjectVersion, Place, Row
 NONCURRENT = "an old version, and the setting noncurrent is keep"
 
 
-def place(bucket: str, store: Store, disk: Disk, *, noncurrent: str, rows_per_commit: int) -> Iterator[Event]:
+def choose(bucket: str, store: Store, *, noncurrent: str) -> None:
+    """Old versions are fetched or stay in S3, by the setting as it is now; to be asked before any restore is paid for."""
+    store.release_kept(bucket)
+    if noncurrent == "keep":
+        store.keep_noncurrent(bucket, NONCURRENT)
+
+
+def place(bucket: str, store: Store, disk: Disk, *, rows_per_commit: int) -> Iterator[Event]:
     """Decides for each row without a place; Refused where the destination is not the one that the rows know."""
     held = store.bucket(bucket)
     assert held is not None
     store.set_base(bucket, disk.claim(held.base_id or None))
-    store.release_kept(bucket)
-    if noncurrent == "keep":
-        store.keep_noncurrent(bucket, NONCURRENT)
+    _same_history(bucket, store, disk)
     system = disk.filesystem()
     folds = system.folds_case or system.normalises
+    if folds:
+        _fold(bucket, store, system, rows_per_commit)
     room = system.path_max - len(os.fsencode(disk.base)) - len(bucket) - 2
     aside = 0
     for rows in batched(store.without_place(bucket), rows_per_commit):
-        places = [_place(row.version, system, room, folds) for row in rows]
+        places = [_place(row.version, store, system, room, folds) for row in rows]
         aside += sum(where is Place.SIDE for _, where, _, _ in places)
         store.give_places(places)
-    settled = any(
-        t.state in (FileState.DOWNLOADED, FileState.VERIFIED, FileState.DELETED) for t in store.tallies(bucket)
+    settled = store.holds_only_copies(bucket) or any(
+        t.state in (FileState.DOWNLOADED, FileState.VERIFIED) for t in store.tallies(bucket)
     )
     for rows in batched(_yielding(bucket, store, system, folds, settled), rows_per_commit):
         aside += len(rows)
-        store.give_places([_aside(row.version) for row in rows])
+        store.give_places([_aside(row.version, store) for row in rows])
     if aside:
         yield Noted(bucket, f"{aside:,} versions go to {keys.SIDE}/{bucket}/: old ones, and keys that no path can hold")
 
 
+def _same_history(bucket: str, store: Store, disk: Disk) -> None:
+    """Refused: a folder with the only copies of deleted objects, and a state file that does not know of them all."""
+    mark = disk.read_text(keys.only_copies_mark(bucket))
+    if mark is None:
+        return
+    told = json.loads(mark)
+    if told["state_id"] != store.identity() or told["last_intent"] > store.last_intent(bucket):
+        raise Refused(
+            f"{keys.show(str(disk.base))} holds the only copies of objects that were deleted from {bucket}, and this state"
+            f" file does not know of all of them; use the one that deleted them ({keys.show(told['state_file'])}), or"
+            " another --dest"
+        )
+
+
+def _fold(bucket: str, store: Store, system: keys.FileSystem, rows_per_commit: int) -> None:
+    """On a file system that folds, every plain path is compared by its fold, also if it was given out on another one."""
+    for rows in batched(store.without_fold(bucket), rows_per_commit):
+        store.give_places([(r.version, r.place, r.path, keys.fold(r.key, system)) for r in rows if r.place is not None])
+    twins = [name for name in store.buckets() if name != bucket and name.casefold() == bucket.casefold()]
+    if twins:
+        raise Refused(f"{bucket} and {twins[0]} would share a folder on this file system; give one another --dest")
+
+
 def _place(
-    version: ObjectVersion, system: keys.FileSystem, room: int, folds: bool
+    version: ObjectVersion, store: Store, system: keys.FileSystem, room: int, folds: bool
 ) -> tuple[ObjectVersion, Place, str, str | None]:
     if not version.is_latest:
-        return _aside(version)
+        return _aside(version, store)
     where, _ = keys.place(version.key, version.size, system, room)
     if where is Place.SIDE:
-        return _aside(version)
+        return _aside(version, store)
     path = keys.plain_path(version.bucket, version.key)
     return version, where, path, keys.fold(version.key, system) if folds else None
 
 
-def _aside(version: ObjectVersion) -> tuple[ObjectVersion, Place, str, str | None]:
-    return version, Place.SIDE, keys.side_path(version.bucket, version.key, version.version_id), None
+def _aside(version: ObjectVersion, store: Store) -> tuple[ObjectVersion, Place, str, str | None]:
+    path = keys.side_path(version.bucket, version.key, version.version_id)
+    again = 1
+    while store.taken(version, path):  # by the only copy of a deleted object that had this key and id before
+        again += 1
+        path = keys.side_path(version.bucket, version.key, f"{version.version_id}+{again}")
+    return version, Place.SIDE, path, None
 
 
 def _yielding(bucket: str, store: Store, system: keys.FileSystem, folds: bool, settled: bool) -> Iterator[Row]:

@@ -12,7 +12,7 @@ from migrate_v2.edges.store import Change, Store
 from migrate_v2.errors import Failure
 from migrate_v2.events import Ended, Event, Found, Progress, Started
 from migrate_v2.flow import batched, in_threads
-from migrate_v2.model import CHANGED, VANISHED, FileState, Head, ObjectVersion, Row
+from migrate_v2.model import ARCHIVED_CLASSES, CHANGED, VANISHED, FileState, Head, ObjectVersion, Row
 
 _THREADS = 16
 
@@ -36,10 +36,11 @@ def refresh(bucket: str, store: Store, s3: S3, *, rows_per_commit: int) -> Itera
             row, head = answer
             if isinstance(head, Failure):
                 broken.append(_failed(row, head))
-            elif head.restore_ongoing is None:
+            elif head.restore_ongoing is None and (head.storage_class in ARCHIVED_CLASSES or head.archive_status):
                 # Neither under way nor back: the request was never sent, or the copy has expired since.
                 lost.append(row.version)
             else:
+                # INTELLIGENT_TIERING moves up for good and then says nothing of a restore, as what left Glacier since.
                 seen.append((row.version, not head.restore_ongoing, head.restore_expiry))
                 if not head.restore_ongoing:
                     objects += 1

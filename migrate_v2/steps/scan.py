@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterator
 
 from migrate_v2.edges.s3 import S3
-from migrate_v2.edges.store import Store
-from migrate_v2.errors import Failure, Refused
+from migrate_v2.edges.store import BucketRow, Store
+from migrate_v2.errors import Refused
 from migrate_v2.events import Ended, Event, Noted, Progress, Started, Warned
 from migrate_v2.model import DeleteMarker, ObjectVersion
 
@@ -21,12 +21,8 @@ def scan(bucket: str, store: Store, s3: S3, *, rows_per_commit: int) -> Iterator
     facts = s3.facts(bucket)
     endpoint = s3.endpoint_of(bucket)
     held = store.bucket(bucket)
-    if held is not None and held.scan and (held.account, held.endpoint) != (account, endpoint):
-        raise Refused(
-            f"the state file knows {bucket} from account {held.account or 'unknown'} at {held.endpoint}, this is account"
-            f" {account or 'unknown'} at {endpoint}; use another state file (--state) for it"
-        )
-    _settle_deletes(bucket, store, s3, by_id=facts.versioning != "")
+    if held is not None and held.scan:
+        must_be_as_listed(held, account, endpoint)
     held = store.begin_scan(
         bucket,
         account=account,
@@ -43,7 +39,7 @@ def scan(bucket: str, store: Store, s3: S3, *, rows_per_commit: int) -> Iterator
     objects = size = 0
     versions: list[ObjectVersion] = []
     markers: list[DeleteMarker] = []
-    for page in s3.versions(bucket, start):
+    for page in s3.versions(bucket, start, versioned=facts.versioning != ""):
         versions.extend(page.versions)
         markers.extend(page.markers)
         objects += len(page.versions)
@@ -64,19 +60,10 @@ def scan(bucket: str, store: Store, s3: S3, *, rows_per_commit: int) -> Iterator
         )
 
 
-def _settle_deletes(bucket: str, store: Store, s3: S3, *, by_id: bool) -> None:
-    """Finds out what became of deletes that were about to be sent when a process died.
-
-    This comes before the listing: an object put anew under the same key must not be taken for the one whose delete went
-    through, or the next fetch would write over the only copy of that one.
-    """
-    settled = []
-    for doomed in store.open_intents(bucket):
-        there = s3.is_there(bucket, doomed.key, doomed.version_id, doomed.etag, by_id=by_id)
-        if there is None:
-            raise Failure(
-                f"S3 does not say what became of deletes in {bucket} whose replies were lost; run the same again"
-            )
-        settled.append((doomed, "still there" if there else "deleted; the reply was lost", not there))
-    if settled:
-        store.concluded(bucket, settled)
+def must_be_as_listed(held: BucketRow, account: str, endpoint: str) -> None:
+    """Refused: a bucket of this name that is not the one that was listed. Its objects would be written over the copies."""
+    if (held.account, held.endpoint) != (account, endpoint):
+        raise Refused(
+            f"the state file knows {held.bucket} from account {held.account or 'unknown'} at {held.endpoint}, this is"
+            f" account {account or 'unknown'} at {endpoint}; use another state file (--state) for it"
+        )

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from migrate_v2 import keys
@@ -57,17 +58,17 @@ def sync(
 ) -> Iterator[Event]:
     """Passes of the CLI until nothing that it can fetch is left, or it brings nothing any more.
 
-    What is left then is for fetch(). Where some of the bucket is deleted already the CLI is not run at all: a copy on disk
-    may be the only one, and the CLI would write over it whatever has come under its key since.
+    What is left then is for fetch(). Where a copy on disk may be the only one the CLI is not run at all: it would write
+    over it whatever has come under its key since.
     """
-    if any(tally.state is FileState.DELETED for tally in store.tallies(bucket)):
+    if store.holds_only_copies(bucket):
         return
     total_objects, total_bytes = store.start_fetching(bucket)
     if not total_objects:
         return
     disk.same_place()
     disk.make_folder(bucket)
-    yield from _clear(bucket, disk)
+    yield from _clear(bucket, store, disk)
     began = time.monotonic()
     yield Started(bucket, "sync", total_objects, total_bytes)
     come = _Arrivals()
@@ -82,7 +83,7 @@ def sync(
         before = come.objects
         ended = yield from _run(bucket, store, disk, cli, lock_fds, come, total_objects, total_bytes)
         passes += 1
-        yield from _clear(bucket, disk)
+        yield from _clear(bucket, store, disk)
         yield from _look(bucket, store, disk, come, rows_per_commit)
         fruitless = 0 if come.objects > before else fruitless + 1
         yield Progress(bucket, "sync", come.objects, come.bytes, total_objects, total_bytes)
@@ -132,13 +133,14 @@ def _arrived(row: Row, disk: Disk) -> bool:
     )
 
 
-def _clear(bucket: str, disk: Disk) -> Iterator[Event]:
+def _clear(bucket: str, store: Store, disk: Disk) -> Iterator[Event]:
     """Removes temporary files that a killed CLI left; Refused where it would follow, or hang on, something else."""
     swept = 0
     for stray in disk.survey(bucket):
         if stray.kind == "temporary":
-            disk.remove_temporary(stray.path)
-            swept += 1
+            if _left_by_the_cli(bucket, stray.path, store, disk):
+                disk.remove_temporary(stray.path)
+                swept += 1
         elif stray.kind != "hard link":
             raise Refused(
                 f"{keys.show(stray.path)} in the destination is a {stray.kind}: the CLI would write through it or hang on"
@@ -146,6 +148,17 @@ def _clear(bucket: str, disk: Disk) -> Iterator[Event]:
             )
     if swept:
         yield Noted(bucket, f"removed {swept:,} temporary files of an interrupted transfer")
+
+
+def _left_by_the_cli(bucket: str, path: str, store: Store, disk: Disk) -> bool:
+    """Of an object's name and no older than our knowledge of the bucket; anything else so named belongs to somebody."""
+    stem = keys.without_suffix(path.removeprefix(f"{bucket}/"))
+    held, identity = store.bucket(bucket), disk.look(path)
+    if held is None or identity is None:
+        return False
+    if stem is not None and not store.names_object(bucket, stem[0], prefix=stem[1]):
+        return False
+    return identity.mtime_ns >= datetime.fromisoformat(held.created_at).timestamp() * 1e9
 
 
 def _excludes(bucket: str, store: Store, force: bool) -> tuple[str, ...]:

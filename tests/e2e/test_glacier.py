@@ -36,9 +36,10 @@ def files(home: Path, bucket: str) -> set[str]:
 def test_without_a_terminal_nothing_waits(run: Run, boto: S3Client, cold: str, home: Path, state: Path) -> None:
     """migrate goes on with what is at hand and exits 3 until all is back; an excluded bucket is left alone unless named."""
     before = in_s3(boto, cold)
-    boto.create_bucket(Bucket="left-out")
-    fill(boto, "left-out", {"frozen": b"yes"}, StorageClass="GLACIER")
-    env: dict[str, str | None] = {"MIGRATE_V2_EXCLUDED_BUCKETS": "left-out,other"}
+    left_out = f"left-out-{cold}"
+    boto.create_bucket(Bucket=left_out)
+    fill(boto, left_out, {"frozen": b"yes"}, StorageClass="GLACIER")
+    env: dict[str, str | None] = {"MIGRATE_V2_EXCLUDED_BUCKETS": f"{left_out},other"}
     ended = run("migrate", env=env)
     assert ended.returncode == 3, ended.stderr
     assert files(home, cold) == set(AT_HAND)
@@ -54,12 +55,12 @@ def test_without_a_terminal_nothing_waits(run: Run, boto: S3Client, cold: str, h
         "STANDARD": {"objects": 2, "bytes": 18},
     }
 
-    ended = run("restore", "left-out", env=env)
+    ended = run("restore", left_out, env=env)
     assert ended.returncode == 3, "named, so it is taken; asked for a moment ago, so it is not back"
-    assert 'ongoing-request="true"' in boto.head_object(Bucket="left-out", Key="frozen")["Restore"]
+    assert 'ongoing-request="true"' in boto.head_object(Bucket=left_out, Key="frozen")["Restore"]
     time.sleep(BACK)
-    assert run("glacier", "left-out", env=env).returncode == 0
-    assert phase(state, "left-out") == "syncing"
+    assert run("glacier", left_out, env=env).returncode == 0
+    assert phase(state, left_out) == "syncing"
 
     ended = run("migrate", env=env)
     assert ended.returncode == 0, ended.stderr
@@ -68,7 +69,7 @@ def test_without_a_terminal_nothing_waits(run: Run, boto: S3Client, cold: str, h
     wanted = {key: body for objects in (*FROZEN.values(), AT_HAND) for key, body in objects.items()}
     paths = query(state, "select key, local_path from files where bucket = ?", cold)
     assert {key: (home / path).read_bytes() for key, path in paths} == wanted
-    assert not (home / "left-out").exists()
+    assert not (home / left_out).exists()
     assert in_s3(boto, cold) == before
 
 

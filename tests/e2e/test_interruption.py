@@ -14,9 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
-
-from tests.conftest import FAKES, PROGRAM, Run, changed, end_with_parent, fill, in_s3, phase, query, states, tree
+from tests.conftest import PROGRAM, Run, at_once, end_with_parent, fill, in_s3, phase, query, states, tree
 from tests.e2e.test_migrate import checked_by_sha256sum
 
 if TYPE_CHECKING:
@@ -80,7 +78,7 @@ def test_killed_thirty_times(
     reference, its_state = tmp_path / "reference", tmp_path / "reference.db"
     began = time.monotonic()
     assert run("migrate", f"--dest={reference}", f"--state={its_state}", bucket).returncode == 0
-    whole = min(time.monotonic() - began, 4.0)
+    whole = min(time.monotonic() - began, 3.2)
 
     moments = random.Random()
     seen: set[str] = set()
@@ -157,16 +155,20 @@ def test_one_at_a_time_until_ctrl_c(
     with started("migrate", bucket, env=slow, cwd=tmp_path) as child:
         until(lambda: any(home.glob(f"{bucket}/*")), 30, "nothing came down")
         assert processes_about(home), "the transfer is a process of its own"
-        for arguments in (
-            ("migrate", bucket),
-            ("scan", "--rescan", bucket),
-            ("confirm-delete", "--dry-run", bucket),
-            ("migrate", f"--state={tmp_path / 'other.db'}", bucket),
-        ):
-            ended = run(*arguments)
-            assert ended.returncode == 6, (arguments, ended.stderr)
+        *others, status = at_once(
+            run,
+            [
+                ("migrate", bucket),
+                ("scan", "--rescan", bucket),
+                ("confirm-delete", "--dry-run", bucket),
+                ("migrate", f"--state={tmp_path / 'other.db'}", bucket),
+                ("status", bucket),
+            ],
+        )
+        for ended in others:
+            assert ended.returncode == 6, (ended.args, ended.stderr)
             assert bucket in ended.stderr
-        assert run("status", bucket).returncode == 0, "status may look at any time"
+        assert status.returncode == 0, "a look is always allowed"
         assert states(state, bucket) == {"downloading": 2}
         began = time.monotonic()
         os.kill(child.pid, signal.SIGINT)
@@ -179,20 +181,3 @@ def test_one_at_a_time_until_ctrl_c(
     ended = run("migrate", bucket)
     assert ended.returncode == 0, ended.stderr
     assert tree(home / bucket) == objects
-
-
-@pytest.mark.parametrize("fake", ["aws_stubborn"])
-def test_ctrl_c_ends_a_cli_that_does_not_listen(
-    boto: S3Client, bucket: str, environment: dict[str, str], home: Path, tmp_path: Path, fake: str
-) -> None:
-    fill(boto, bucket, {"k": b"1"})
-    env = changed(environment, {"MIGRATE_V2_AWS_PATH": str(FAKES / fake)})
-    with started("migrate", bucket, env=env, cwd=tmp_path) as child:
-        until(lambda: processes_about(home), 30, "the CLI was not started")
-        time.sleep(0.5)
-        began = time.monotonic()
-        os.kill(child.pid, signal.SIGINT)
-        child.communicate(timeout=20)
-        assert time.monotonic() - began < 10
-        assert child.returncode == 130
-    assert not processes_about(home)

@@ -198,7 +198,7 @@ def test_a_replaced_base_is_noticed(disk: Disk) -> None:
 def test_the_marker_is_made_once_and_known_again(disk: Disk, walks: bool) -> None:
     found = disk.claim(None)
     assert re.fullmatch("[0-9a-f]{32}", found)
-    assert json.loads((disk.base / ".migrate-v2/base.json").read_text())["id"] == found
+    assert json.loads((disk.base / ".migrate-v2/.base.json").read_text())["id"] == found
     with Disk.open(disk.base, walks=walks) as again:
         assert again.claim(None) == again.claim(found) == found
 
@@ -207,7 +207,7 @@ def test_the_marker_is_made_once_and_known_again(disk: Disk, walks: bool) -> Non
 def test_an_empty_mount_point_is_not_taken_for_the_base(disk: Disk, marker: str | None) -> None:
     if marker is not None:
         disk.make_folder(".migrate-v2")
-        (disk.base / ".migrate-v2/base.json").write_text(marker)
+        (disk.base / ".migrate-v2/.base.json").write_text(marker)
     before = tree(disk.base)
     with pytest.raises(Refused, match=r"mounted|damaged") as caught:
         disk.claim("0123456789abcdef")

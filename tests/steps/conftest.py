@@ -19,8 +19,9 @@ from migrate_v2.events import Event, Found
 from migrate_v2.model import FileState, Row, Site, Verdict
 from migrate_v2.steps import delete as delete_step
 from migrate_v2.steps import fetch as fetch_step
-from migrate_v2.steps.place import place
+from migrate_v2.steps.place import choose, place
 from migrate_v2.steps.scan import scan
+from migrate_v2.steps.settle import settle
 from migrate_v2.steps.verify import verify
 from tests.fakes.s3server import S3Server
 
@@ -40,10 +41,16 @@ class Job:
     noncurrent: str = "fetch"
 
     def scan(self, rows_per_commit: int = 1000) -> list[Event]:
-        return list(scan(self.bucket, self.store, self.s3, rows_per_commit=rows_per_commit))
+        events = list(settle(self.bucket, self.store, self.s3))
+        events += scan(self.bucket, self.store, self.s3, rows_per_commit=rows_per_commit)
+        self.choose()
+        return events
+
+    def choose(self) -> None:
+        choose(self.bucket, self.store, noncurrent=self.noncurrent)
 
     def place(self, disk: Disk | None = None) -> list[Event]:
-        return list(place(self.bucket, self.store, disk or self.disk, noncurrent=self.noncurrent, rows_per_commit=1000))
+        return list(place(self.bucket, self.store, disk or self.disk, rows_per_commit=1000))
 
     def fetch(self, rows_per_commit: int = 1000) -> list[Event]:
         return list(

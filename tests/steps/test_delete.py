@@ -279,7 +279,7 @@ def test_versioning_changed_between_batches_is_a_surprise(
     job.server.buckets["b"].versioning = before
     fill(job)
     job.bring()
-    monkeypatch.setattr(delete_step, "_IF_MATCH", 2)
+    monkeypatch.setattr(delete_step, "_NULL", 2)
     monkeypatch.setattr(delete_step, "_BY_ID", 2)
     job.prove()
     events = job.deleting()
@@ -329,7 +329,7 @@ def test_a_local_file_touched_after_it_was_read_stops_its_batch_before_any_reque
 ) -> None:
     fill(job)
     job.bring()
-    monkeypatch.setattr(delete_step, "_IF_MATCH", 2)
+    monkeypatch.setattr(delete_step, "_NULL", 2)
     job.prove()
     events = job.deleting()
     next(events)
@@ -524,7 +524,7 @@ def test_a_crash_in_the_middle_of_the_batches_leaves_the_others_as_they_were(
 ) -> None:
     fill(job)
     job.bring()
-    monkeypatch.setattr(delete_step, "_IF_MATCH", 2)
+    monkeypatch.setattr(delete_step, "_NULL", 2)
     job.prove()
     events = job.deleting()
     next(events)

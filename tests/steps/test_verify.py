@@ -367,7 +367,11 @@ def test_whatever_becomes_of_the_copy_of_what_is_deleted_its_row_stays_deleted(
     harm(job.path("k"))
     there = os.path.lexists(job.path("k"))
     told = found(job.verify_again("run-2"))
-    expected = {absent: Verdict.MISSING, truncated: Verdict.DIFFERS, grown: Verdict.DIFFERS}
+    expected: dict[Callable[[Path], None], Verdict] = {
+        absent: Verdict.MISSING,
+        truncated: Verdict.DIFFERS,
+        grown: Verdict.DIFFERS,
+    }
     assert told["k"][0] is expected.get(harm, Verdict.UNREADABLE)
     row = job.row("k")
     assert (row.state, row.sha256) == (FileState.DELETED, sha256)

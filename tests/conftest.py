@@ -49,6 +49,38 @@ def nobodys_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytes
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
 
 
+# What needs more than a Python
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--system", action="store_true", help="run what needs root and mounts too; CI does")
+    parser.addoption("--soak", action="store_true", help="run only what takes minutes")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    soak = config.getoption("--soak")
+    left_out = [
+        item
+        for item in items
+        if bool(item.get_closest_marker("soak")) is not soak
+        or (item.get_closest_marker("system") and not config.getoption("--system"))
+    ]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
+        config.stash[_LEFT_OUT] = [item for item in left_out if item.get_closest_marker("system")]
+
+
+_LEFT_OUT = pytest.StashKey[list[pytest.Item]]()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if left_out := config.stash.get(_LEFT_OUT, []):
+        terminalreporter.write_line(
+            f"left out, because they need root and mounts: {len(left_out)} tests; run them with ARGS=--system"
+        )
+
+
 # A real S3
 
 

@@ -343,6 +343,8 @@ class S3:
             arguments["PartNumber"] = part
         with _explaining(show(version.key), of=version):
             answer: Mapping[str, Any] = self._for(version.bucket).head_object(**arguments)
+        if not answer.keys() >= {"ETag", "ContentLength", "LastModified"}:
+            raise Unreachable(f"no proper answer for {show(version.key)}: S3's own headers are not in it")
         head = _head(answer)
         if version.version_id == "null" and head.etag != version.etag:
             raise Moved(show(version.key))
@@ -518,7 +520,7 @@ class Deleter:
             self.must_honour_if_match(bucket)
             pin = {"IfMatch": f'"{proof.etag}"'}
         try:
-            self._deleting(bucket).delete_object(Bucket=bucket, Key=proof.key, **pin, **self.s3._owner())
+            answer = self._deleting(bucket).delete_object(Bucket=bucket, Key=proof.key, **pin, **self.s3._owner())
         except ClientError as error:
             status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
             if status == 412:
@@ -528,6 +530,8 @@ class Deleter:
             return Outcome(False, f"S3 answered {show(_said(error))}", unknown=status >= 500 or status == 409)
         except (BotoCoreError, HTTPClientError) as error:
             return Outcome(False, f"no answer: {show(str(error))}", unknown=True)
+        if answer["ResponseMetadata"]["HTTPStatusCode"] != 204:  # a login page says 200
+            return Outcome(False, "not S3's answer", unknown=True)
         return Outcome(True, "deleted")
 
     def _delete_versions(self, proofs: Sequence[Proof]) -> list[Outcome]:
@@ -753,6 +757,8 @@ def _explained(error: Exception, what: str, of: ObjectVersion | None = None) -> 
             )
         if code in _THROTTLED or status == 503:
             return Unreachable(f"S3 asks to slow down at {show(what)}; run the same again later")
+        if status >= 500 and status != 501:
+            return Unreachable(f"S3 failed at {show(what)} ({show(_said(error))}); run the same again later")
         return Refusal(f"S3 refused {show(what)}: {show(_said(error))}")
     if isinstance(error, (NoCredentialsError, PartialCredentialsError)):
         return Failure(

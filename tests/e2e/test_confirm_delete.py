@@ -15,7 +15,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from tests.conftest import PROGRAM, Run, end_with_parent, fill, in_s3, phase, query, states, tree
-from tests.e2e.test_migrate import checked_by_sha256sum
+from tests.e2e.test_migrate import checked_by_sha256sum, copies
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -107,12 +107,6 @@ def test_what_is_proved_goes_and_the_rest_stays(
     ]
     assert phase(state, bucket) == "glacier_restore"
     assert tree(home / bucket) == here
-    (shown,) = json.loads(run("status", "--json").stdout)["buckets"]
-    assert (shown["objects"], shown["states"]["deleted"]["objects"]) == (len(OBJECTS) + 1, len(OBJECTS))
-
-    ended = run("confirm-delete", f"--confirm={plan['token']}", bucket)
-    assert ended.returncode == 5, "the same token again"
-    assert [key for key, _ in in_s3(boto, bucket)] == ["frozen"]
     ended = run("migrate", "--wait", bucket)
     assert ended.returncode == 0, ended.stderr
     assert (home / bucket / "frozen").read_bytes() == b"in Glacier"
@@ -129,31 +123,51 @@ def test_a_versioned_bucket_is_emptied_and_removed(
     refused = run("confirm-delete", bucket, "--dry-run")
     assert refused.returncode == 5, "before there is any state file"
     assert not state.exists()
-    fill(boto, bucket, {"before": b"null"})
+    fill(boto, bucket, {"before": b"a null version", "both": b"null"})
     boto.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
     for number in range(3):
         fill(boto, bucket, {"k": b"version %d" % number, "gone/k": b"other %d" % number})
+    fill(boto, bucket, {"both": b"newer"})
     boto.delete_object(Bucket=bucket, Key="gone/k")
     boto.delete_object(Bucket=bucket, Key="never was")
     everything = in_s3(boto, bucket)
-    assert len(everything) == 9
+    assert len(everything) == 11
+    versions = boto.list_object_versions(Bucket=bucket)["Versions"]
+    bodies = {
+        (v["Key"], v["VersionId"]): boto.get_object(Bucket=bucket, Key=v["Key"], VersionId=v["VersionId"])[
+            "Body"
+        ].read()
+        for v in versions
+    }
+    current = {v["Key"]: v["VersionId"] for v in versions if v["IsLatest"]}
+    plain = {"before": b"a null version", "both": b"newer", "k": b"version 2"}
+
+    keep: dict[str, str | None] = {"MIGRATE_V2_NONCURRENT": "keep"}
+    assert run("migrate", bucket, env=keep).returncode == 0
+    assert tree(home / bucket) == plain
+    assert phase(state, bucket) == "deleting", "what is kept does not hold it back"
+    kept = json.loads(run("confirm-delete", "--dry-run", "--json", bucket, env=keep).stdout)
+    assert (kept["delete"]["objects"], len(kept["keep"])) == (3, 6), "five old versions, and the marker above three"
 
     assert run("migrate", bucket).returncode == 0
+    assert tree(home / bucket) == plain
+    assert copies(home, bucket) | {(key, current[key]): body for key, body in plain.items()} == bodies
     plan = planned(run, bucket)
-    assert (plan["delete"]["objects"], plan["keep"]) == (7, [])
+    assert (plan["delete"]["objects"], plan["keep"]) == (9, [])
+    assert plan["token"] != kept["token"]
     assert in_s3(boto, bucket) == everything
     ended = run("confirm-delete", f"--confirm={plan['token']}", "--remove-bucket", bucket)
     assert ended.returncode == 0, ended.stderr
     with pytest.raises(ClientError, match="NoSuchBucket"):
         in_s3(boto, bucket)
     assert phase(state, bucket) == "complete"
-    assert states(state, bucket) == {"deleted": 7}
-    assert checked_by_sha256sum(home, bucket) == 7
-    kept = home / ".migrate-v2" / bucket / "state.db"
-    assert states(kept, bucket) == {"deleted": 7}
-    assert phase(kept, bucket) == "complete"
+    assert states(state, bucket) == {"deleted": 9}
+    assert checked_by_sha256sum(home, bucket) == 9
+    snapshot = home / ".migrate-v2" / bucket / "state.db"
+    assert states(snapshot, bucket) == {"deleted": 9}
+    assert phase(snapshot, bucket) == "complete"
     shown = json.loads(run("status", "--json").stdout)["totals"]
-    assert shown["states"]["deleted"]["objects"] == shown["objects"] == 7
+    assert shown["states"]["deleted"]["objects"] == shown["objects"] == 9
 
 
 def at_a_terminal(

@@ -10,11 +10,12 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.conftest import PROGRAM, Run, at_once, end_with_parent, fill, in_s3, phase, query, states, tree
+from tests.conftest import PROGRAM, Run, at_once, fill, in_s3, phase, query, states, tree
 from tests.e2e.test_migrate import checked_by_sha256sum
 
 if TYPE_CHECKING:
@@ -53,7 +54,6 @@ def started(*arguments: str, env: dict[str, str], cwd: Path) -> Iterator[subproc
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=end_with_parent,
     )
     try:
         yield child
@@ -68,26 +68,19 @@ def verdicts(state: Path) -> list[tuple[object, ...]]:
     )
 
 
-def test_killed_thirty_times(
-    run: Run, boto: S3Client, bucket: str, environment: dict[str, str], home: Path, state: Path, tmp_path: Path
-) -> None:
-    """P4: SIGKILL of the program alone at random moments; then it finishes, with the same files and verdicts."""
-    fill(boto, bucket, {f"folder {n % 20}/{n:04}.bin": random.Random(n).randbytes(100 + n) for n in range(480)})
-    fill(boto, bucket, {f"aside//{n:02}": b"%d" % n for n in range(20)})
-    before = in_s3(boto, bucket)
-    reference, its_state = tmp_path / "reference", tmp_path / "reference.db"
-    began = time.monotonic()
-    assert run("migrate", f"--dest={reference}", f"--state={its_state}", bucket).returncode == 0
-    whole = min(time.monotonic() - began, 3.2)
+KILLS = 30
 
-    moments = random.Random()
+
+def killed_again_and_again(bucket: str, home: Path, state: Path, environment: dict[str, str], whole: float) -> set[str]:
+    """Kills half of KILLS runs, each at a random moment of the `whole` seconds that one takes; the phases it found then."""
+    env = environment | {"MIGRATE_V2_LOCAL_BASE_PATH": str(home), "MIGRATE_V2_STATE_DB_PATH": str(state)}
     seen: set[str] = set()
     kills = 0
-    while kills < 30:
-        with started("migrate", bucket, env=environment, cwd=tmp_path) as child:
+    while kills < KILLS // 2:
+        with started("migrate", bucket, env=env, cwd=state.parent) as child:
             try:
                 # Most kills come early: what earlier runs brought makes an early moment a late one.
-                child.wait(0.5 + (whole - 0.5) * moments.random() ** 2)
+                child.wait(0.5 + (whole - 0.5) * random.random() ** 2)
             except subprocess.TimeoutExpired:
                 kills += 1
                 os.kill(child.pid, signal.SIGKILL)
@@ -98,19 +91,41 @@ def test_killed_thirty_times(
             seen |= {phase for (phase,) in query(state, "select phase from bucket_status")}
         if child.returncode == 0:  # it was done before the kill: once more from the start
             shutil.rmtree(home)
-            for path in tmp_path.glob("state.db*"):
+            for path in state.parent.glob(f"{state.name}*"):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-    assert {"syncing", "verifying"} & seen, "no kill came while there was work"
+    return seen
 
-    ended = run("migrate", bucket)
-    assert ended.returncode == 0, ended.stderr
-    assert tree(home / bucket) == tree(reference / bucket)
-    assert verdicts(state) == verdicts(its_state)
-    assert states(state, bucket) == {"verified": 500}
-    assert phase(state, bucket) == "deleting"
-    assert checked_by_sha256sum(home, bucket) == 500
-    ours = {path: body for path, body in tree(home / ".migrate-v2" / bucket).items() if path != "lock"}
-    assert ours == {path: body for path, body in tree(reference / ".migrate-v2" / bucket).items() if path != "lock"}
+
+def test_killed_thirty_times(
+    run: Run, boto: S3Client, bucket: str, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """P4: SIGKILL of the program alone at random moments; then it finishes, with the same files and verdicts."""
+    fill(boto, bucket, {f"folder {n % 20}/{n:04}.bin": random.Random(n).randbytes(100 + n) for n in range(480)})
+    fill(boto, bucket, {f"aside//{n:02}": b"%d" % n for n in range(20)})
+    before = in_s3(boto, bucket)
+    reference, its_state = tmp_path / "reference", tmp_path / "reference.db"
+    began = time.monotonic()
+    assert run("migrate", f"--dest={reference}", f"--state={its_state}", bucket).returncode == 0
+    whole = min(time.monotonic() - began, 4.0)
+
+    # Two destinations with a state file each, because the start of Python takes one core of the two or more.
+    pairs = [(tmp_path / f"home{one}", tmp_path / f"state{one}.db") for one in "ab"]
+    with ThreadPoolExecutor(2) as pool:
+        seen = list(pool.map(lambda pair: killed_again_and_again(bucket, *pair, environment, whole), pairs))
+    assert {"syncing", "verifying"} & seen[0].union(seen[1]), "no kill came while there was work"
+
+    for ended in at_once(run, [("migrate", f"--dest={home}", f"--state={state}", bucket) for home, state in pairs]):
+        assert ended.returncode == 0, ended.stderr
+    for home, state in pairs:
+        assert tree(home / bucket) == tree(reference / bucket)
+        assert verdicts(state) == verdicts(its_state)
+        assert states(state, bucket) == {"verified": 500}
+        assert phase(state, bucket) == "deleting"
+        assert checked_by_sha256sum(home, bucket) == 500
+        ours, theirs = (tree(place / ".migrate-v2" / bucket) for place in (home, reference))
+        assert {path: ours[path] for path in ours if path != "lock"} == {
+            path: theirs[path] for path in theirs if path != "lock"
+        }
     assert in_s3(boto, bucket) == before
 
 

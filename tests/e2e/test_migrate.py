@@ -257,39 +257,3 @@ def test_step_by_step(run: Run, boto: S3Client, bucket: str, home: Path, state: 
     assert (home / bucket / "vanished").read_bytes() == b"gone", "what came home before it vanished stays"
     assert states(state, bucket) == {"verified": 9, "error": 1}
     assert phase(state, bucket) == "syncing"
-
-
-def test_old_versions_come_too(run: Run, boto: S3Client, bucket: str, home: Path, state: Path) -> None:
-    fill(boto, bucket, {"before": b"a null version", "both": b"null"})
-    boto.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
-    for number in range(3):
-        fill(boto, bucket, {"k": b"version %d" % number, "d/e": b"other %d" % number})
-    fill(boto, bucket, {"both": b"newer"})
-    boto.delete_object(Bucket=bucket, Key="d/e")
-    bodies = {
-        (v["Key"], v["VersionId"]): boto.get_object(Bucket=bucket, Key=v["Key"], VersionId=v["VersionId"])[
-            "Body"
-        ].read()
-        for v in boto.list_object_versions(Bucket=bucket)["Versions"]
-    }
-    assert len(bodies) == 9
-
-    kept = run("migrate", bucket, env={"MIGRATE_V2_NONCURRENT": "keep"})
-    assert kept.returncode == 0, kept.stderr
-    assert tree(home / bucket) == {"before": b"a null version", "both": b"newer", "k": b"version 2"}
-    assert phase(state, bucket) == "deleting"
-    plan = json.loads(
-        run("confirm-delete", "--dry-run", "--json", bucket, env={"MIGRATE_V2_NONCURRENT": "keep"}).stdout
-    )
-    assert plan["delete"]["objects"] == 3
-    assert len(plan["keep"]) == 7, "six old versions, and the marker above three of them"
-
-    ended = run("migrate", bucket)
-    assert ended.returncode == 0, ended.stderr
-    plain = tree(home / bucket)
-    aside = copies(home, bucket)
-    assert plain == {"before": b"a null version", "both": b"newer", "k": b"version 2"}
-    current = {v["Key"]: v["VersionId"] for v in boto.list_object_versions(Bucket=bucket)["Versions"] if v["IsLatest"]}
-    assert aside | {(key, current[key]): body for key, body in plain.items() if body is not None} == bodies
-    assert states(state, bucket) == {"verified": 9}
-    assert query(state, "select key, state from delete_markers") == [("d/e", "listed")]

@@ -202,7 +202,8 @@ def test_what_a_listing_does_not_show_has_vanished_and_may_come_back(store: Stor
     assert (row(store, "a").state, row(store, "a").reason) == (FileState.ERROR, VANISHED)
     assert scan(store, [version("b")]) == 0
     scan(store, [version("a"), version("b")])
-    assert (row(store, "a").state, row(store, "a").reason) == (FileState.DISCOVERED, "")
+    r = row(store, "a")
+    assert (r.state, r.verdict, r.sha256) == (FileState.DOWNLOADED, None, "sha")  # its copy is there, to be read again
     assert_tallies(store)
 
 

@@ -1,0 +1,936 @@
+"""What S3 said is understood exactly, what it cannot have said is not believed, and only a Proof deletes."""
+
+from __future__ import annotations
+
+import random
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+import botocore.session
+import pytest
+from botocore.retries.standard import ExponentialBackoff
+
+from migrate_v2.edges.s3 import (
+    S3,
+    Archived,
+    BucketFacts,
+    Deleter,
+    Denied,
+    Gone,
+    Identity,
+    Moved,
+    Page,
+    Refusal,
+    Restorer,
+    Unreachable,
+    check_bucket_name,
+)
+from migrate_v2.errors import BadUsage, Failure, Refused
+from migrate_v2.model import (
+    CHANGED,
+    DeleteMarker,
+    FileIdentity,
+    FileState,
+    ObjectVersion,
+    Place,
+    Proof,
+    Row,
+    Site,
+    Verdict,
+    Witness,
+    prove,
+)
+from tests.fakes.s3server import ACCOUNT, Request, Response, S3Server, Version
+
+_LOADER = cache(botocore.session.create_loader)
+BODY = random.Random(7).randbytes(100_000)
+DAY = 86400
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
+    monkeypatch.setattr(ExponentialBackoff, "delay_amount", lambda *_: 0.001)
+    monkeypatch.setattr(botocore.session, "create_loader", _LOADER)
+    with S3Server() as server:
+        for name, value in server.env().items():
+            monkeypatch.setenv(name, value)
+        server.bucket("b")
+        yield server
+
+
+@pytest.fixture
+def s3(server: S3Server) -> S3:
+    return connect(server)
+
+
+def connect(server: S3Server, **more: Any) -> S3:
+    return S3(endpoint_url=server.url, region="us-east-1", **more)
+
+
+def version_of(stored: Version, bucket: str = "b", *, is_latest: bool = True) -> ObjectVersion:
+    return ObjectVersion(
+        bucket,
+        stored.key,
+        stored.version_id,
+        stored.size,
+        stored.etag,
+        stored.storage_class,
+        datetime.fromtimestamp(stored.last_modified, UTC),
+        is_latest,
+    )
+
+
+def headers_seen(server: S3Server) -> list[tuple[str, dict[str, str]]]:
+    seen: list[tuple[str, dict[str, str]]] = []
+    server.fault({}, lambda request: seen.append((request.op, dict(request.headers))))
+    return seen
+
+
+def assert_one_line(failure: Failure) -> None:
+    said = str(failure)
+    assert said and "\n" not in said and "\r" not in said and "\x1b" not in said
+    assert not any(word in said for word in ("Traceback", "botocore", "Error(", "object at 0x", 'File "'))
+    assert "not-a-secret" not in said
+
+
+# Names, and who asks
+
+
+@pytest.mark.parametrize("name", ["bucket", "a.b-c", "Old_Bucket", "x" * 255, "1-2-3", "abc"])
+def test_names_of_buckets(name: str) -> None:
+    assert check_bucket_name(name) == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("", "ab", "..", "a..b", "../x", "a/b", "-ab", "ab-", ".migrate-v2", "a b", "a\nb", "é-bucket", "a\0b"),
+        *("x" * 256, "s3://bucket", "b*cket", "b\x1b[2J", "bucket--usw2-az1--x-s3"),
+    ],
+)
+def test_names_that_no_folder_and_no_url_shall_have(name: str) -> None:
+    with pytest.raises(BadUsage) as refused:
+        check_bucket_name(name)
+    assert_one_line(refused.value)
+    assert ("directory bucket" in str(refused.value)) == name.endswith("--x-s3")
+
+
+def test_who_asks_is_known_once(server: S3Server, s3: S3) -> None:
+    for _ in range(2):
+        assert s3.identity() == Identity(ACCOUNT, f"arn:aws:iam::{ACCOUNT}:user/operator", "env")
+    assert server.count("GetCallerIdentity") == 1
+
+
+def test_an_endpoint_without_sts_leaves_the_account_unknown_and_expects_no_owner(server: S3Server, s3: S3) -> None:
+    server.sts = False
+    assert s3.identity() == Identity("", "", "env")
+    seen = headers_seen(server)
+    list(s3.versions("b"))
+    assert seen and all("x-amz-expected-bucket-owner" not in headers for _, headers in seen)
+
+
+def test_no_credentials_is_one_line(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    for ask in (lambda s3: s3.identity(), lambda s3: list(s3.versions("b"))):
+        with pytest.raises(Failure, match="no AWS credentials found") as failed:
+            ask(connect(server))
+        assert_one_line(failed.value)
+
+
+def test_no_such_profile(server: S3Server) -> None:
+    with pytest.raises(BadUsage, match="nobody") as failed:
+        connect(server, profile="nobody")
+    assert_one_line(failed.value)
+
+
+def test_the_region_of_a_bucket_is_found_and_asked_once(server: S3Server, s3: S3) -> None:
+    server.bucket("far", region="eu-central-1")
+    server.put("far", "k", b"1")
+    assert s3.region_of("far") == "eu-central-1"
+    (page,) = s3.versions("far")
+    assert [v.key for v in page.versions] == ["k"]
+    assert s3.facts("far").region == "eu-central-1"
+    asked = server.count("HeadBucket")
+    s3.region_of("far")
+    list(s3.versions("far"))
+    assert server.count("HeadBucket") == asked and server.count(status=301) == 1
+
+
+def test_what_is_known_of_a_bucket(server: S3Server, s3: S3) -> None:
+    assert s3.facts("b") == BucketFacts("us-east-1", "", False, False, 0)
+    server.bucket("locked", object_lock=True)
+    assert s3.facts("locked") == BucketFacts("us-east-1", "Enabled", False, True, 0)
+    server.bucket("b", versioning="Suspended")
+    s3._for("b").create_multipart_upload(Bucket="b", Key="u")
+    server.unimplemented.add("GetObjectLockConfiguration")
+    assert s3.facts("b") == BucketFacts("us-east-1", "Suspended", False, False, 1)
+    assert s3.versioning("b") == ("Suspended", False)
+    server.deny("s3:ListBucketMultipartUploads")
+    assert s3.facts("b").uploads is None
+    server.unimplemented.add("GetBucketVersioning")
+    assert s3.facts("b").versioning == ""
+
+
+def test_a_refused_question_about_versioning_is_no_answer(server: S3Server, s3: S3) -> None:
+    server.deny("s3:GetBucketVersioning")
+    with pytest.raises(Denied):
+        s3.facts("b")
+
+
+def test_mfa_delete(server: S3Server, s3: S3) -> None:
+    server.bucket("mfa", versioning="Enabled", mfa_delete=True)
+    assert s3.versioning("mfa") == ("Enabled", True)
+
+
+def test_the_buckets(server: S3Server, s3: S3) -> None:
+    server.bucket("far", region="eu-central-1")
+    assert [(found.name, found.region) for found in s3.buckets()] == [("b", "us-east-1"), ("far", "eu-central-1")]
+
+
+def test_every_request_names_the_owner_it_expects(server: S3Server, s3: S3) -> None:
+    s3.identity()
+    stored = server.put("b", "k", BODY, parts=(60_000, 40_000))
+    archived = server.put("b", "cold", b"1", storage_class="GLACIER")
+    seen = headers_seen(server)
+    proof = proved(server, s3, "k")
+    s3.facts("b")
+    list(s3.versions("b"))
+    server.versions_listing = False
+    list(s3.versions("b"))
+    s3.head(version_of(stored))
+    s3.part_sizes(version_of(stored), 2)
+    list(s3.get(version_of(stored), 65536))
+    s3.is_there("b", "k", "null", stored.etag, by_id=False)
+    Restorer(s3).restore(version_of(archived), days=1, tier="Bulk")
+    Deleter(s3).delete([proof])
+    server.bucket("v", versioning="Enabled")
+    server.put("v", "k", b"1")
+    server.put("v", "\x01", b"1")
+    Deleter(s3).delete([proved(server, s3, "k", "v"), proved(server, s3, "\x01", "v")])
+    Deleter(s3).remove_bucket("v")
+    ops = {op for op, _ in seen}
+    assert {"DeleteObject", "DeleteObjects", "DeleteBucket", "RestoreObject", "HeadObject", "GetObject"} <= ops
+    assert {"ListObjectVersions", "ListObjectsV2", "HeadBucket", "ListMultipartUploads"} <= ops
+    for op, headers in seen:
+        assert headers.get("x-amz-expected-bucket-owner") == ACCOUNT, op
+
+
+def test_another_owner_than_the_expected_one_is_denied(server: S3Server) -> None:
+    with pytest.raises(Denied, match="expected_bucket_owner"):
+        list(connect(server, expected_owner="999999999999").versions("b"))
+    assert server.count("ListObjectVersions") == 0
+
+
+# Listings
+
+
+def shorten(server: S3Server, size: int) -> None:
+    def change(request: Request) -> None:
+        request.query["max-keys"] = str(size)
+
+    server.fault({"op": ("ListObjectVersions", "ListObjectsV2")}, change)
+
+
+ODD_KEYS = [
+    "a b",
+    "a+b",
+    "a%2Bb",
+    "new\nline",
+    "\x01",
+    "\x7f",
+    "é",
+    "e\u0301",
+    "\U0001f600",
+    "a&<>\"'",
+    "//",
+    "/",
+    "\\",
+]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 1000])
+@pytest.mark.parametrize("versions_listing", [True, False])
+def test_pages_come_whole_in_order_and_exact(server: S3Server, s3: S3, size: int, versions_listing: bool) -> None:
+    server.versions_listing = versions_listing
+    if versions_listing:
+        server.bucket("b", versioning="Enabled")
+        for number in range(5):
+            server.put("b", "many", str(number).encode())
+        with server.lock:
+            server._insert(server.buckets["b"], Version("gone", is_marker=True))
+    for key in ODD_KEYS:
+        server.put("b", key, key.encode())
+    shorten(server, size)
+    pages = list(s3.versions("b"))
+    listed = [(v.key, v.version_id) for page in pages for v in page.versions]
+    there = server.versions("b")
+    assert listed == [(v.key, v.version_id) for v in there if not v.is_marker]
+    assert [(m.key, m.version_id) for page in pages for m in page.markers] == [
+        (v.key, v.version_id) for v in there if v.is_marker
+    ]
+    for v in (v for page in pages for v in page.versions):
+        stored = server.get("b", v.key, v.version_id)
+        assert stored and (v.size, v.etag) == (stored.size, stored.etag)
+        assert v.last_modified.tzinfo is UTC and v.checksum_algorithm == "CRC64NVME"
+    if versions_listing and size < 1000:
+        assert all(page.next for page in pages[:-1]) and pages[-1].next is None
+        # From any marker on, the same rest.
+        for index, page in enumerate(pages[:-1]):
+            rest = list(connect(server).versions("b", page.next))
+            assert [p.versions for p in rest] == [p.versions for p in pages[index + 1 :]]
+    if not versions_listing:
+        assert {page.next for page in pages} == {None}
+
+
+def test_a_versioned_bucket_is_never_listed_by_its_current_objects(server: S3Server, s3: S3) -> None:
+    server.put("b", "k", b"1")
+    server.versions_listing = False
+    with pytest.raises(Failure):
+        list(s3.versions("b", versioned=True))
+    assert server.count("ListObjectsV2") == 0
+
+
+def test_restores_are_read_from_the_listing(server: S3Server, s3: S3) -> None:
+    until = float(int(server.clock()) + DAY)
+    server.put("b", "back", b"1", storage_class="GLACIER", restored_until=until)
+    server.put("b", "cold", b"1", storage_class="DEEP_ARCHIVE")
+    server.put("b", "under way", b"1", storage_class="GLACIER").restore_ready = server.clock() + DAY
+    for versions_listing in (True, False):
+        server.versions_listing = versions_listing
+        (page,) = s3.versions("b")
+        told = {v.key: (v.storage_class, v.restore_ongoing, v.restore_expiry) for v in page.versions}
+        assert told == {
+            "back": ("GLACIER", False, datetime.fromtimestamp(until, UTC)),
+            "cold": ("DEEP_ARCHIVE", None, None),
+            "under way": ("GLACIER", True, None),
+        }
+
+
+def rewritten(change: Callable[[ET.Element], object]) -> Callable[[Request, Response], Response]:
+    def rewrite(_: Request, response: Response) -> Response:
+        root = ET.fromstring(bytes(response.body))
+        for element in root.iter():
+            element.tag = element.tag.rpartition("}")[2]
+        change(root)
+        response.body = ET.tostring(root)
+        return response
+
+    return rewrite
+
+
+def drop(name: str) -> Callable[[ET.Element], object]:
+    def change(root: ET.Element) -> None:
+        for element in root.findall(name):
+            root.remove(element)
+
+    return change
+
+
+def put(name: str, text: str) -> Callable[[ET.Element], object]:
+    def change(root: ET.Element) -> None:
+        for element in root.findall(name):
+            element.text = text
+
+    return change
+
+
+def entries(root: ET.Element) -> list[ET.Element]:
+    return [e for e in root if e.tag in ("Version", "Contents")]
+
+
+def reverse(root: ET.Element) -> None:
+    found = entries(root)
+    for element in found:
+        root.remove(element)
+    root.extend(reversed(found))
+
+
+def repeat(root: ET.Element) -> None:
+    root.append(entries(root)[-1])
+
+
+def back_to_the_start(root: ET.Element) -> None:
+    for name in ("NextKeyMarker", "NextVersionIdMarker"):
+        put(name, (root.findtext(name.removeprefix("Next")) or ""))(root)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (drop("Name"), "it calls itself None"),
+        (put("Name", "other"), "it calls itself other"),
+        (drop("IsTruncated"), "whether more follows"),
+        (reverse, "out of order"),
+        (repeat, "comes twice"),
+        (drop("NextKeyMarker"), "does not say where"),
+        (put("NextKeyMarker", "a"), "does not say where|move on"),
+        (back_to_the_start, "does not move on|does not say where"),
+    ],
+)
+@pytest.mark.parametrize("after", [0, 1])
+def test_a_page_that_s3_cannot_have_sent_is_not_believed(
+    server: S3Server, s3: S3, change: Callable[[ET.Element], object], why: str, after: int
+) -> None:
+    for number in range(9):
+        server.put("b", f"k{number}", b"1")
+    shorten(server, 3)
+    server.fault({"op": "ListObjectVersions"}, rewrite=rewritten(change), after=after)
+    pages: list[Page] = []
+    with pytest.raises(Failure, match=why) as failed:
+        for page in s3.versions("b"):
+            pages.append(page)
+            assert len(pages) < 9, "without end"
+    assert len(pages) <= after
+    assert "cannot be believed" in str(failed.value)
+    assert_one_line(failed.value)
+
+
+@pytest.mark.parametrize(
+    "change", [drop("NextContinuationToken"), drop("IsTruncated"), put("Name", "x"), repeat, reverse]
+)
+def test_nor_one_of_the_older_listing(server: S3Server, s3: S3, change: Callable[[ET.Element], object]) -> None:
+    server.versions_listing = False
+    for number in range(9):
+        server.put("b", f"k{number}", b"1")
+    shorten(server, 3)
+    server.fault({"op": "ListObjectsV2"}, rewrite=rewritten(change), after=1)
+    with pytest.raises(Failure, match="cannot be believed"):
+        list(s3.versions("b"))
+
+
+def test_a_token_that_leads_back_is_noticed(server: S3Server, s3: S3) -> None:
+    server.versions_listing = False
+    for number in range(9):
+        server.put("b", f"k{number}", b"1")
+    shorten(server, 3)
+    tokens: list[str] = []
+
+    def same_token(root: ET.Element) -> None:
+        tokens.append(root.findtext("NextContinuationToken") or "")
+        put("NextContinuationToken", tokens[0])(root)
+
+    server.fault({"op": "ListObjectsV2"}, rewrite=rewritten(same_token))
+    with pytest.raises(Failure, match="cannot be believed"):
+        list(s3.versions("b"))
+    assert len(tokens) < 5
+
+
+def test_an_entry_repeated_at_the_seam_of_two_pages_is_the_same_one(server: S3Server, s3: S3) -> None:
+    """MiniStack begins a page with the very entry that the marker names."""
+    server.bucket("b", versioning="Enabled")
+    for number in range(4):
+        for _ in range(3):
+            server.put("b", f"k{number}", b"1")
+    shorten(server, 4)
+    last: list[ET.Element] = []
+
+    def again(root: ET.Element) -> None:
+        found = entries(root)
+        if last:
+            root.insert(list(root).index(found[0]), last.pop())
+        last.append(found[-1])
+
+    server.fault({"op": "ListObjectVersions"}, rewrite=rewritten(again))
+    listed = [(v.key, v.version_id) for page in s3.versions("b") for v in page.versions]
+    assert listed == [(v.key, v.version_id) for v in server.versions("b")]
+
+
+@pytest.mark.parametrize("op", ["ListObjectVersions", "ListObjectsV2"])
+def test_a_portals_page_is_no_listing(server: S3Server, s3: S3, op: str) -> None:
+    server.versions_listing = op == "ListObjectVersions"
+    server.put("b", "k", b"1")
+    s3.region_of("b")
+    server.fault({"op": op}, "garbage-200")
+    with pytest.raises(Failure) as failed:
+        list(s3.versions("b"))
+    assert_one_line(failed.value)
+
+
+def test_an_empty_bucket_is_empty(s3: S3) -> None:
+    assert list(s3.versions("b")) == [Page((), (), None)]
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_entries_stay_in_order_over_pages(server: S3Server, s3: S3, size: int) -> None:
+    for number in range(12):
+        server.put("b", f"{number:02}", b"1")
+    shorten(server, size)
+    keys = [v.key for page in s3.versions("b") for v in page.versions]
+    assert len(keys) == 12 and all(a < b for a, b in pairwise(keys))
+
+
+# One object
+
+
+@pytest.mark.parametrize("versioning", ["", "Enabled", "Suspended"])
+def test_a_head_says_all(server: S3Server, s3: S3, versioning: Any) -> None:
+    server.buckets["b"].versioning = versioning
+    stored = server.put("b", "k", BODY, checksums=("SHA256",), storage_class="GLACIER", restored_until=2e9)
+    head, parts = s3.head(version_of(stored))
+    assert (head.etag, head.size, head.storage_class, parts) == (stored.etag, len(BODY), "GLACIER", 0)
+    assert (dict(head.checksums), head.checksum_type) == (stored.checksums, "FULL_OBJECT")
+    assert (head.restore_ongoing, head.restore_expiry) == (False, datetime.fromtimestamp(2e9, UTC))
+    assert (head.version_id, head.encryption) == (stored.version_id, "AES256")
+    kms = server.put("b", "kms", BODY, etag="kms", checksums=())
+    head, _ = s3.head(version_of(kms))
+    assert (head.encryption, dict(head.checksums), head.restore_ongoing) == ("aws:kms", {}, None)
+    tiered = server.put("b", "it", b"1", storage_class="INTELLIGENT_TIERING", archive_status="ARCHIVE_ACCESS")
+    assert s3.head(version_of(tiered))[0].archive_status == "ARCHIVE_ACCESS"
+
+
+@pytest.mark.parametrize(
+    ("parts", "told", "every"),
+    [
+        ((60_000, 40_000), (60_000, 40_000), (60_000, 40_000)),
+        ((30_000, 30_000, 30_000, 10_000), (30_000, 30_000), (30_000, 30_000, 30_000, 10_000)),
+        ((30_000, 30_000, 35_000, 5_000), (30_000, 30_000), (30_000, 30_000, 35_000, 5_000)),
+        ((30_000, 20_000, 50_000), (30_000, 20_000, 50_000), (30_000, 20_000, 50_000)),
+        ((100_000,), (100_000,), (100_000,)),
+    ],
+)
+def test_the_sizes_of_the_parts(
+    server: S3Server, s3: S3, parts: tuple[int, ...], told: tuple[int, ...], every: tuple[int, ...]
+) -> None:
+    version = version_of(server.put("b", "k", BODY, parts=parts))
+    assert s3.part_sizes(version, len(parts)) == told
+    assert server.count("HeadObject") == len(told)
+    assert s3.part_sizes(version, len(parts), every=True) == every
+
+
+def test_a_server_that_does_not_tell_parts_apart_is_not_believed(server: S3Server, s3: S3) -> None:
+    version = version_of(server.put("b", "k", BODY, parts=(60_000, 40_000)))
+    server.fault({"op": "HeadObject"}, lambda request: request.query.pop("partNumber", None))
+    assert s3.part_sizes(version, 2) == ()
+
+
+def test_a_get_brings_exactly_the_version(server: S3Server, s3: S3) -> None:
+    server.bucket("b", versioning="Enabled")
+    old, new = server.put("b", "k", BODY), server.put("b", "k", b"newer")
+    assert b"".join(s3.get(version_of(old, is_latest=False), 4096)) == BODY
+    assert b"".join(s3.get(version_of(new), 4096)) == b"newer"
+    assert {entry.query.get("versionId") for entry in server.requests if entry.op == "GetObject"} == {
+        old.version_id,
+        new.version_id,
+    }
+
+
+@pytest.mark.parametrize("versioning", ["", "Suspended"])
+def test_a_null_version_is_pinned_by_its_etag(server: S3Server, s3: S3, versioning: Any) -> None:
+    server.buckets["b"].versioning = versioning
+    seen = headers_seen(server)
+    version = version_of(server.put("b", "k", b"listed"))
+    assert b"".join(s3.get(version, 4096)) == b"listed"
+    assert [headers["if-match"] for op, headers in seen if op == "GetObject"] == [f'"{version.etag}"']
+    server.put("b", "k", b"newer!")
+    for ask in (lambda: s3.head(version), lambda: list(s3.get(version, 4096))):
+        with pytest.raises(Moved) as failed:
+            ask()
+        assert_one_line(failed.value)
+
+
+def asked(s3: S3, version: ObjectVersion) -> Iterator[Callable[[], object]]:
+    yield lambda: s3.head(version)
+    yield lambda: list(s3.get(version, 4096))
+
+
+@pytest.mark.parametrize("versioning", ["", "Enabled"])
+def test_gone(server: S3Server, s3: S3, versioning: Any) -> None:
+    server.buckets["b"].versioning = versioning
+    version = version_of(server.put("b", "k\n", BODY))
+    server.remove("b", "k\n", version.version_id)
+    for ask in asked(s3, version):
+        with pytest.raises(Gone, match=r"k\\n is not in S3") as failed:
+            ask()
+        assert_one_line(failed.value)
+
+
+def test_archived(server: S3Server, s3: S3) -> None:
+    version = version_of(server.put("b", "k", BODY, storage_class="DEEP_ARCHIVE"))
+    s3.head(version)
+    with pytest.raises(Archived) as failed:
+        list(s3.get(version, 4096))
+    assert_one_line(failed.value)
+
+
+def test_denied(server: S3Server, s3: S3) -> None:
+    version = version_of(server.put("b", "k", BODY))
+    s3.region_of("b")
+    server.deny("s3:GetObject")
+    for ask in asked(s3, version):
+        with pytest.raises(Denied) as failed:
+            ask()
+        assert_one_line(failed.value)
+
+
+@pytest.mark.parametrize("action", ["truncate", "reset-before", "lost-reply", "503", "500"])
+def test_no_proper_answer(server: S3Server, s3: S3, action: Any) -> None:
+    version = version_of(server.put("b", "k", BODY))
+    s3.region_of("b")
+    server.fault({"op": ("GetObject", "HeadObject")}, action)
+    for ask in asked(s3, version):
+        with pytest.raises(Unreachable) as failed:
+            ask()
+        assert_one_line(failed.value)
+
+
+def test_a_connection_that_breaks_in_the_body_gives_no_end(server: S3Server, s3: S3) -> None:
+    version = version_of(server.put("b", "k", BODY))
+    server.fault({"op": "GetObject"}, "truncate", at=50_000)
+    got = bytearray()
+    with pytest.raises(Unreachable):
+        for block in s3.get(version, 4096):
+            got += block
+    assert len(got) <= 50_000
+
+
+def test_a_portals_page_in_place_of_an_object(server: S3Server, s3: S3) -> None:
+    version = version_of(server.put("b", "k", BODY))
+    s3.region_of("b")
+    server.fault({"op": ("GetObject", "HeadObject")}, "garbage-200")
+    with pytest.raises(Failure) as failed:
+        s3.head(version)
+    assert_one_line(failed.value)
+
+
+def test_an_expired_token_is_told_as_such_everywhere(server: S3Server, s3: S3) -> None:
+    version = version_of(server.put("b", "k", BODY))
+    s3.region_of("b")
+    server.fault({}, "expired-token")
+    asks: list[Callable[[], object]] = [
+        *asked(s3, version),
+        lambda: list(s3.versions("b")),
+        lambda: s3.facts("b"),
+        lambda: list(s3.buckets()),
+        lambda: Restorer(s3).restore(version, days=1, tier="Bulk"),
+    ]
+    for ask in asks:
+        with pytest.raises(Failure) as failed:
+            ask()
+        assert_one_line(failed.value)
+
+
+def test_nobody_listens(server: S3Server, s3: S3) -> None:
+    server.stop()
+    with pytest.raises(Unreachable, match=r"cannot reach http://127.0.0.1") as failed:
+        list(s3.versions("b"))
+    assert_one_line(failed.value)
+
+
+def test_no_such_bucket(s3: S3) -> None:
+    with pytest.raises(Gone, match="bucket nowhere") as failed:
+        list(s3.versions("nowhere"))
+    assert_one_line(failed.value)
+
+
+# Restores
+
+
+@pytest.mark.parametrize("versioning", ["", "Enabled"])
+def test_a_restore_is_asked_for_by_id_and_only_once(server: S3Server, s3: S3, versioning: Any) -> None:
+    server.buckets["b"].versioning = versioning
+    stored = server.put("b", "k", b"1", storage_class="GLACIER")
+    for status in (202, 409):
+        assert Restorer(s3).restore(version_of(stored), days=3, tier="Bulk") == "Bulk"
+        assert server.requests[-1].status == status
+    server.advance(13 * 3600)
+    assert Restorer(s3).restore(version_of(stored), days=3, tier="Bulk") == "Bulk"
+    assert server.requests[-1].status == 200
+    assert server.requests[-1].query.get("versionId", "null") == stored.version_id
+    assert (stored.restore_days, stored.restore_tier) == (3, "Bulk")
+
+
+def test_expedited_falls_back_to_standard(server: S3Server, s3: S3) -> None:
+    stored = server.put("b", "k", b"1", storage_class="GLACIER")
+    server.expedited_capacity = False
+    assert Restorer(s3).restore(version_of(stored), days=1, tier="Expedited") == "Standard"
+    assert stored.restore_tier == "Standard"
+    deep = server.put("b", "deep", b"1", storage_class="DEEP_ARCHIVE")
+    assert Restorer(s3).restore(version_of(deep), days=1, tier="Expedited") == "Standard"
+
+
+def test_intelligent_tiering_is_restored_without_days(server: S3Server, s3: S3) -> None:
+    stored = server.put("b", "k", b"1", storage_class="INTELLIGENT_TIERING", archive_status="DEEP_ARCHIVE_ACCESS")
+    Restorer(s3).restore(version_of(stored), days=3, tier="Standard")
+    assert server.requests[-1].status == 202
+    server.advance(13 * 3600)
+    assert s3.head(version_of(stored))[0].archive_status == ""
+    assert Restorer(s3).restore(version_of(stored), days=3, tier="Standard") == "Standard"
+
+
+def test_restores_that_cannot_be(server: S3Server, s3: S3) -> None:
+    stored = server.put("b", "k", b"1", storage_class="GLACIER")
+    s3.region_of("b")
+    server.deny("s3:RestoreObject")
+    with pytest.raises(Denied) as failed:
+        Restorer(s3).restore(version_of(stored), days=1, tier="Bulk")
+    assert_one_line(failed.value)
+    server.allow()
+    server.remove("b", "k", "null")
+    with pytest.raises(Gone):
+        Restorer(s3).restore(version_of(stored), days=1, tier="Bulk")
+
+
+# Deletes
+
+IDENTITY = FileIdentity(1, 2, 3, 4, 5)
+
+
+def proved(server: S3Server, s3: S3, key: str, bucket: str = "b", version_id: str | None = None) -> Proof:
+    stored = server.get(bucket, key, version_id)
+    assert stored
+    newest = server.get(bucket, key)
+    versioning, mfa_delete = s3.versioning(bucket)
+    site = Site(s3.identity().account, s3.endpoint_of(bucket), bucket, versioning, mfa_delete)
+    identity = replace(IDENTITY, size=stored.size)
+    row = Row(
+        version_of(stored, bucket, is_latest=newest is stored),
+        FileState.VERIFIED,
+        Verdict.MATCH,
+        place=Place.PLAIN,
+        path=f"{bucket}/x",
+        sha256="0" * 64,
+        witnesses=(Witness("md5-etag", stored.etag, 128),),
+        identity=identity,
+        read_run="run",
+    )
+    proof = prove(row, site, "run", identity=identity)
+    assert isinstance(proof, Proof), proof
+    return proof
+
+
+def marker_proof(s3: S3, bucket: str, marker: Version) -> Proof:
+    versioning, mfa_delete = s3.versioning(bucket)
+    site = Site(s3.identity().account, s3.endpoint_of(bucket), bucket, versioning, mfa_delete)
+    subject = DeleteMarker(bucket, marker.key, marker.version_id, True, datetime.now(UTC))
+    proof = prove(subject, site, "run", left_beneath=0)
+    assert isinstance(proof, Proof), proof
+    return proof
+
+
+def test_a_null_version_goes_by_the_etag_that_was_proved(server: S3Server, s3: S3) -> None:
+    stored = server.put("b", "k", BODY)
+    proof = proved(server, s3, "k")
+    seen = headers_seen(server)
+    (outcome,) = Deleter(s3).delete([proof])
+    assert outcome.gone and server.get("b", "k") is None
+    sent = [headers for op, headers in seen if op == "DeleteObject"]
+    assert [headers["if-match"] for headers in sent] == [f'"{"0" * 32}"', f'"{stored.etag}"']
+
+
+def test_a_version_goes_by_its_id_and_no_other(server: S3Server, s3: S3) -> None:
+    server.put("b", "k", b"null")
+    server.bucket("b", versioning="Enabled")
+    old, new = server.put("b", "k", b"old"), server.put("b", "k", b"new")
+    with server.lock:
+        marker = server._insert(server.buckets["b"], Version("k", is_marker=True))
+    seen = headers_seen(server)
+    proofs = [proved(server, s3, "k", version_id="null"), proved(server, s3, "k", version_id=old.version_id)]
+    outcomes = Deleter(s3).delete([*proofs, marker_proof(s3, "b", marker)])
+    assert [outcome.gone for outcome in outcomes] == [True] * 3
+    assert server.versions("b") == [replace(new, is_latest=True)]
+    assert all("if-match" not in headers for op, headers in seen)
+    assert server.count("DeleteObjects") == 1 and server.count("DeleteObject") == 0
+
+
+@pytest.mark.parametrize("key", ["\x01", "a\x1fb", "\ufffe", "\r\n"])
+def test_keys_that_xml_cannot_name_go_one_by_one_and_by_id(server: S3Server, s3: S3, key: str) -> None:
+    server.bucket("b", versioning="Enabled")
+    server.put("b", key, b"1")
+    server.put("b", "plain", b"1")
+    outcomes = Deleter(s3).delete([proved(server, s3, "plain"), proved(server, s3, key)])
+    assert [outcome.gone for outcome in outcomes] == [True, True] and server.versions("b") == []
+
+
+def test_an_object_overwritten_meanwhile_stays(server: S3Server, s3: S3) -> None:
+    server.put("b", "k", b"proved")
+    proof = proved(server, s3, "k")
+    server.fault({"op": "DeleteObject", "key": "k"}, lambda _: server.put("b", "k", b"newer!"), times=1)
+    (outcome,) = Deleter(s3).delete([proof])
+    assert (outcome.gone, outcome.unknown, outcome.text) == (False, False, CHANGED)
+    current = server.get("b", "k")
+    assert current and current.body == b"newer!" and server.deletes == []
+
+
+def test_an_endpoint_that_ignores_if_match_is_refused_before_anything_goes(server: S3Server, s3: S3) -> None:
+    server.put("b", "k", b"1")
+    proof = proved(server, s3, "k")
+    server.honours_if_match = False
+    assert not Deleter(s3).honours_if_match("b")
+    with pytest.raises(Refused, match="ignores If-Match") as refused:
+        Deleter(s3).delete([proof])
+    assert_one_line(refused.value)
+    assert server.deletes == [] and server.get("b", "k")
+
+
+@pytest.mark.parametrize("action", ["503", "access-denied", "garbage-200"])
+def test_a_canary_without_its_answer_is_no_leave(server: S3Server, s3: S3, action: Any) -> None:
+    server.put("b", "k", b"1")
+    proof = proved(server, s3, "k")
+    server.fault({"op": "DeleteObject"}, action, times=1)
+    with pytest.raises(Failure):
+        Deleter(s3).delete([proof])
+    assert server.deletes == []
+
+
+def test_the_canary_is_asked_once_and_names_nothing_that_can_be(server: S3Server, s3: S3) -> None:
+    server.put("b", "k1", b"1")
+    server.put("b", "k2", b"1")
+    proofs = [proved(server, s3, "k1"), proved(server, s3, "k2")]
+    deleter = Deleter(s3)
+    for proof in proofs:
+        deleter.delete([proof])
+    keys = [entry.key for entry in server.requests if entry.op == "DeleteObject"]
+    assert len(keys) == 3 and keys[0].startswith(".migrate-v2-canary-") and len(keys[0]) > 50
+
+
+def test_each_key_of_a_batch_has_its_own_outcome(server: S3Server, s3: S3) -> None:
+    server.bucket("locked", object_lock=True)
+    for key in ("fine", "held", "retained", "gone", "also"):
+        server.put("locked", key, b"1", legal_hold=key == "held")
+    retained = server.get("locked", "retained")
+    assert retained
+    retained.lock_mode, retained.retain_until = "COMPLIANCE", server.clock() + DAY
+    proofs = [proved(server, s3, key, "locked") for key in ("fine", "held", "retained", "gone", "also")]
+    server.remove("locked", "gone", proofs[3].version_id)
+    outcomes = Deleter(s3).delete(proofs)
+    assert [(o.gone, o.unknown) for o in outcomes] == [
+        (True, False),
+        (False, False),
+        (False, False),
+        (False, True),
+        (True, False),
+    ]
+    assert "AccessDenied" in outcomes[1].text and "object lock" in outcomes[1].text
+    assert {v.key for v in server.versions("locked")} == {"held", "retained"}
+    # A key that the answer does not mention is unknown, not gone.
+    server.put("locked", "silent", b"1")
+    proof = proved(server, s3, "silent", "locked")
+    server.fault({"op": "DeleteObjects"}, rewrite=rewritten(drop("Deleted")))
+    (outcome,) = Deleter(s3).delete([proof])
+    assert (outcome.gone, outcome.unknown) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("versioning", "action"),
+    [*((v, a) for v in ("", "Enabled") for a in ("lost-reply", "reset-before", "503", "500")), ("Enabled", "truncate")],
+)
+def test_a_lost_answer_is_unknown_and_nothing_is_sent_twice(
+    server: S3Server, s3: S3, versioning: Any, action: Any
+) -> None:
+    server.buckets["b"].versioning = versioning
+    stored = server.put("b", "k", b"1")
+    proof = proved(server, s3, "k")
+    deleter = Deleter(s3)
+    if not versioning:
+        deleter.must_honour_if_match("b")
+    fault = server.fault({"op": ("DeleteObject", "DeleteObjects")}, action)
+    (outcome,) = deleter.delete([proof])
+    assert (outcome.gone, outcome.unknown, fault.hits) == (False, True, 1)
+    there = s3.is_there("b", "k", stored.version_id, stored.etag, by_id=bool(versioning))
+    assert there is (action not in ("lost-reply", "truncate"))
+
+
+def test_a_portals_page_is_not_a_delete(server: S3Server, s3: S3) -> None:
+    for versioning in ("", "Enabled"):
+        server.buckets["b"].versioning = versioning
+        server.put("b", "k", b"1")
+        proof = proved(server, s3, "k")
+        deleter = Deleter(s3)
+        deleter._honest.add("b")
+        fault = server.fault({"op": ("DeleteObject", "DeleteObjects")}, "garbage-200")
+        (outcome,) = deleter.delete([proof])
+        assert (outcome.gone, outcome.unknown) == (False, True), versioning
+        server.calm(fault)
+
+
+def test_a_proof_of_another_account_endpoint_or_bucket_deletes_nothing(server: S3Server, s3: S3) -> None:
+    server.put("b", "k", b"1")
+    proof = proved(server, s3, "k")
+    server.bucket("c")
+    server.put("c", "k", b"1")
+    with pytest.raises(ValueError, match="one bucket"):
+        Deleter(s3).delete([proof, proved(server, s3, "k", "c")])
+    with S3Server() as other:
+        other.bucket("b")
+        other.put("b", "k", b"1")
+        with pytest.raises(Refused, match="another endpoint or account"):
+            Deleter(connect(other)).delete([proof])
+        assert other.deletes == []
+    server.identities["AKIAFAKEFAKEFAKEFAKE"] = ("999999999999", "arn:aws:iam::999999999999:user/x")
+    with pytest.raises(Refused, match="another endpoint or account"):
+        Deleter(connect(server)).delete([proof])
+    assert server.deletes == [] and Deleter(s3).delete([]) == []
+
+
+def test_no_more_than_a_thousand(server: S3Server, s3: S3) -> None:
+    server.put("b", "k", b"1")
+    proof = proved(server, s3, "k")
+    with pytest.raises(ValueError, match="at most 1,000"):
+        Deleter(s3).delete([proof] * 1001)
+    assert server.deletes == []
+
+
+def test_a_bucket_goes_only_when_it_is_empty(server: S3Server, s3: S3) -> None:
+    server.put("b", "k", b"1")
+    with pytest.raises(Refusal) as refused:
+        Deleter(s3).remove_bucket("b")
+    assert_one_line(refused.value)
+    server.remove("b", "k", "null")
+    Deleter(s3).remove_bucket("b")
+    assert "b" not in server.buckets
+
+
+# Is it still there
+
+
+def test_is_exactly_this_one_there_where_versions_have_ids(server: S3Server, s3: S3) -> None:
+    server.bucket("b", versioning="Enabled")
+    old = server.put("b", "k", b"old")
+    server.put("b", "k", b"new")
+    with server.lock:
+        marker = server._insert(server.buckets["b"], Version("k", is_marker=True))
+
+    def there(version: Version, etag: str) -> bool | None:
+        return s3.is_there("b", "k", version.version_id, etag, by_id=True)
+
+    assert there(old, old.etag) is True and there(marker, "") is True
+    server.remove("b", "k", old.version_id)
+    server.remove("b", "k", marker.version_id)
+    assert there(old, old.etag) is False and there(marker, "") is False
+    assert s3.is_there("b", "k", "never-issued", "", by_id=True) is None
+
+
+def test_is_exactly_this_one_there_where_they_have_none(server: S3Server, s3: S3) -> None:
+    stored = server.put("b", "k", b"proved")
+    assert s3.is_there("b", "k", "null", stored.etag, by_id=False) is True
+    server.put("b", "k", b"newer")
+    assert s3.is_there("b", "k", "null", stored.etag, by_id=False) is False
+    server.remove("b", "k", "null")
+    assert s3.is_there("b", "k", "null", stored.etag, by_id=False) is False
+
+
+def test_is_exactly_this_null_version_there_where_versioning_is_suspended(server: S3Server, s3: S3) -> None:
+    """A delete of it leaves a marker with the same id, which is not the version that was asked for."""
+    server.bucket("b", versioning="Suspended")
+    stored = server.put("b", "k", b"proved")
+    assert s3.is_there("b", "k", "null", stored.etag, by_id=True) is True
+    Deleter(s3).delete([proved(server, s3, "k")])
+    assert [v.is_marker for v in server.versions("b")] == [True]
+    assert s3.is_there("b", "k", "null", stored.etag, by_id=True) is False
+    assert s3.is_there("b", "k", "null", "", by_id=True) is True, "the marker"
+
+
+@pytest.mark.parametrize("action", ["access-denied", "503", "reset-before", "garbage-200", "expired-token"])
+@pytest.mark.parametrize("by_id", [True, False])
+def test_an_answer_that_does_not_tell_is_none(server: S3Server, s3: S3, action: Any, by_id: bool) -> None:
+    server.bucket("b", versioning="Enabled" if by_id else None)
+    stored = server.put("b", "k", b"1")
+    s3.region_of("b")
+    server.fault({"op": "HeadObject"}, action)
+    assert s3.is_there("b", "k", stored.version_id, stored.etag, by_id=by_id) is None

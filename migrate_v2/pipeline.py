@@ -316,6 +316,8 @@ def migrate_bucket(bucket: str, tools: Tools) -> Events:
     """Everything up to proof, from wherever the bucket stands; asks Glacier once and does not wait for it."""
     with tools.locked(bucket) as (folder, lock_fds):
         yield from _ensure_scanned(bucket, tools)
+        if again := tools.store.try_again(bucket):
+            yield Noted(bucket, f"trying {again:,} failed objects again")
         rescanned = False
         for round_ in range(1, ROUNDS + 1):
             yield from _restore(bucket, tools)

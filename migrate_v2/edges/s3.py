@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -22,6 +22,7 @@ from botocore.exceptions import (
     PartialCredentialsError,
     ProfileNotFound,
 )
+from botocore.parsers import ResponseParserError
 
 from migrate_v2.errors import BadUsage, Failure, Refused
 from migrate_v2.keys import show
@@ -30,6 +31,9 @@ from migrate_v2.model import CHANGED, DeleteMarker, Head, ObjectVersion, Proof
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
+# What botocore raises where no proper answer came. The parser's error is none of its own family: it is what a server
+# that does not know a service, or a proxy, leads to.
+_BROKEN = (BotoCoreError, HTTPClientError, ResponseParserError)
 NOT_IMPLEMENTED = ("NotImplemented", "MethodNotAllowed", "501")
 _BUCKET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]")
 # DeleteObjects names keys in XML 1.0, which has no way to write these; one of them spoils the whole request.
@@ -199,7 +203,7 @@ class S3:
                 if _code(error) in _BAD_CREDENTIALS and self.at_aws:
                     raise _explained(error, "the caller's identity") from error
                 self._identity = Identity("", "", kind)
-            except (BotoCoreError, HTTPClientError) as error:
+            except _BROKEN as error:
                 if self.at_aws:
                     raise _explained(error, "the caller's identity") from error
                 self._identity = Identity("", "", kind)
@@ -229,7 +233,7 @@ class S3:
                 region = headers.get("x-amz-bucket-region")
                 if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") not in (301, 400) or not region:
                     raise _explained(error, f"bucket {bucket}") from error
-            except (BotoCoreError, HTTPClientError) as error:
+            except _BROKEN as error:
                 raise _explained(error, f"bucket {bucket}") from error
             self._regions[bucket] = region or self.region or "us-east-1"
         return self._regions[bucket]
@@ -246,13 +250,11 @@ class S3:
         region = self.region_of(bucket)
         versioning, mfa_delete = self.versioning(bucket)
         lock = False
-        with _explaining(
-            f"the lock of {bucket}", absent=("ObjectLockConfigurationNotFoundError", "AccessDenied", *NOT_IMPLEMENTED)
-        ):
+        with _asking_in_vain(f"the lock of {bucket}"):
             answer = client.get_object_lock_configuration(Bucket=bucket, **self._owner())
             lock = answer.get("ObjectLockConfiguration", {}).get("ObjectLockEnabled") == "Enabled"
         uploads: int | None = None
-        with _explaining(f"the uploads of {bucket}", absent=("AccessDenied", *NOT_IMPLEMENTED)):
+        with _asking_in_vain(f"the uploads of {bucket}"):
             uploads = sum(
                 len(page.get("Uploads", []))
                 for page in client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, **self._owner())
@@ -288,7 +290,7 @@ class S3:
                     yield from self._objects(bucket)
                     return
                 raise _explained(error, f"the listing of bucket {bucket}") from error
-            except (BotoCoreError, HTTPClientError) as error:
+            except _BROKEN as error:
                 raise _explained(error, f"the listing of bucket {bucket}") from error
             versions = [_version(bucket, entry) for entry in answer.get("Versions", [])]
             markers = [
@@ -395,7 +397,7 @@ class S3:
             if status == 405:  # a delete marker has this id: the one asked for, or what took a null version's place
                 return not etag
             return False if status == 404 else None
-        except (BotoCoreError, HTTPClientError):
+        except _BROKEN:
             return None
         found = answer.get("ETag", "").strip('"')
         if not found:  # not S3's answer
@@ -445,7 +447,7 @@ class Restorer:
                 return self.restore(version, days=days, tier="Standard")
             if code not in ("RestoreAlreadyInProgress", "ObjectAlreadyInActiveTierError", "InvalidObjectState"):
                 raise _explained(error, f"the restore of {version.key}", version) from error
-        except (BotoCoreError, HTTPClientError) as error:
+        except _BROKEN as error:
             raise _explained(error, f"the restore of {version.key}") from error
         return tier
 
@@ -473,7 +475,7 @@ class Deleter:
             self._deleting(bucket).delete_object(Bucket=bucket, Key=key, IfMatch=f'"{"0" * 32}"', **self.s3._owner())
         except ClientError as error:
             return error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") in (404, 412)
-        except (BotoCoreError, HTTPClientError) as error:
+        except _BROKEN as error:
             raise _explained(error, f"bucket {bucket}") from error
         return False
 
@@ -528,7 +530,7 @@ class Deleter:
             if status == 404:
                 return Outcome(False, "not there", unknown=True)
             return Outcome(False, f"S3 answered {show(_said(error))}", unknown=status >= 500 or status == 409)
-        except (BotoCoreError, HTTPClientError) as error:
+        except _BROKEN as error:
             return Outcome(False, f"no answer: {show(str(error))}", unknown=True)
         if answer["ResponseMetadata"]["HTTPStatusCode"] != 204:  # a login page says 200
             return Outcome(False, "not S3's answer", unknown=True)
@@ -545,7 +547,7 @@ class Deleter:
         except ClientError as error:
             status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
             return [Outcome(False, f"S3 answered {show(_said(error))}", unknown=status >= 500)] * len(proofs)
-        except (BotoCoreError, HTTPClientError) as error:
+        except _BROKEN as error:
             return [Outcome(False, f"no answer: {show(str(error))}", unknown=True)] * len(proofs)
         deleted = {(entry.get("Key"), entry.get("VersionId")) for entry in answer.get("Deleted", [])}
         # DeleteObjects answers 200 whatever happened; what each key came to stands in its body.
@@ -707,6 +709,13 @@ def _sane_page(
     return {name for name in seen if name[0] == last_key}
 
 
+@contextmanager
+def _asking_in_vain(what: str) -> Iterator[None]:
+    """For what compatible servers answer in many ways, and a missing permission is no reason to stop."""
+    with suppress(Denied, Gone, Refusal), _explaining(what):
+        yield
+
+
 # -- errors, in one line each
 
 _BAD_CREDENTIALS = (
@@ -779,5 +788,5 @@ def _explaining(what: str, absent: Sequence[str] = (), of: ObjectVersion | None 
     except ClientError as error:
         if _code(error) not in absent:
             raise _explained(error, what, of) from error
-    except (BotoCoreError, HTTPClientError, OSError) as error:
+    except (*_BROKEN, OSError) as error:
         raise _explained(error, what, of) from error

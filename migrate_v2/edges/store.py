@@ -542,6 +542,16 @@ class Store:
         sql = "SELECT EXISTS (SELECT 1 FROM files WHERE bucket = ? AND state = 'error' AND reason = ?)"
         return bool(self._conn.execute(sql, (bucket, CHANGED)).fetchone()[0])
 
+    def try_again(self, bucket: str) -> int:
+        """Puts failed rows back to where they failed; how many. What has vanished or changed waits for a new listing."""
+        with self._writing():
+            return self._conn.execute(
+                "UPDATE files SET state = CASE WHEN place IS NOT NULL AND verdict = 'unreadable' THEN 'downloaded'"
+                " ELSE 'discovered' END, verdict = NULL, reason = NULL, updated_at = ?"
+                " WHERE bucket = ? AND state = 'error' AND reason NOT IN (?, ?)",
+                (now(), bucket, VANISHED, CHANGED),
+            ).rowcount
+
     def left_to_verify(self, bucket: str) -> Iterator[Row]:
         return self.in_state(bucket, FileState.DOWNLOADED, "verdict IS NULL")
 

@@ -21,6 +21,7 @@ from migrate_v2.model import DeleteMarker, FileIdentity, Place, Proof, Row, Site
 _BY_ID = 1000
 _NULL = 64
 _THREADS = 8
+_THERE = "still there"
 
 
 def doomed_rows(store: Store, site: Site) -> Iterator[Row]:
@@ -113,6 +114,8 @@ def _send(store: Store, disk: Disk, deleter: Deleter, proofs: Sequence[Proof], t
         return
     bucket = proofs[0].site.bucket
     doomed = [Doomed(p.key, p.version_id, p.kind, p.etag, p.size, p.sha256) for p in proofs]
+    if any(proof.conditional for proof in proofs):
+        deleter.must_honour_if_match(bucket)
     store.intend(bucket, doomed, token)
     _announce(store, disk, bucket)
     outcomes: dict[int, Outcome] = {}
@@ -126,9 +129,6 @@ def _send(store: Store, disk: Disk, deleter: Deleter, proofs: Sequence[Proof], t
 
     single = [(index,) for index, proof in enumerate(proofs) if proof.conditional]
     together = tuple(index for index, proof in enumerate(proofs) if not proof.conditional)
-    if single:
-        # The canary goes ahead of the first delete, not beside it.
-        deleter.must_honour_if_match(bucket)
     for answer in in_threads(send, chain(single, [together] if together else []), threads=_THREADS):
         if answer is None:
             continue
@@ -153,7 +153,7 @@ def _send(store: Store, disk: Disk, deleter: Deleter, proofs: Sequence[Proof], t
         if there is None:
             unknown += 1
         else:
-            settled.append((entry, "still there" if there else "deleted; the reply was lost", not there))
+            settled.append((entry, _THERE if there else "deleted; the reply was lost", not there))
     store.concluded(bucket, settled)
     if surprise is not None:
         raise surprise
@@ -161,6 +161,6 @@ def _send(store: Store, disk: Disk, deleter: Deleter, proofs: Sequence[Proof], t
         raise Failure(f"S3 does not say what became of {unknown} deletes in {show(bucket)}; run the same again")
     left = [(entry, text) for entry, text, gone in settled if not gone]
     if left:
-        entry, text = left[0]
+        entry, text = min(left, key=lambda one: one[1] == _THERE)  # S3's own reason before those that were not sent
         raise Refused(f"{show(entry.key)} was not deleted: {text}; deletion in {show(bucket)} stops here")
     yield from ()

@@ -475,3 +475,25 @@ def test_tallies_hold_through_a_thousand_random_changes(store: Store) -> None:
                 )
             )(r.version)
         assert_tallies(store)
+
+
+def test_failed_rows_are_tried_again_where_they_failed(store: Store) -> None:
+    scan(store, [version(k) for k in ("changed", "denied", "rotten", "vanished")])
+    verify(store, "rotten")
+    held = {key: row(store, key).version for key in ("changed", "denied", "rotten", "vanished")}
+    store.change(
+        [
+            Change(held["changed"], FileState.ERROR, None, CHANGED),
+            Change(held["denied"], FileState.ERROR, None, "access denied"),
+            Change(held["rotten"], FileState.ERROR, Verdict.UNREADABLE, "EIO"),
+            Change(held["vanished"], FileState.ERROR, None, VANISHED),
+        ]
+    )
+    assert store.try_again("bucket") == 2
+    assert {key: row(store, key).state for key in held} == {
+        "changed": FileState.ERROR,
+        "denied": FileState.DISCOVERED,
+        "rotten": FileState.DOWNLOADED,
+        "vanished": FileState.ERROR,
+    }
+    assert_tallies(store)

@@ -45,7 +45,7 @@ demo: setup servers  ## the whole job on an embedded S3, no AWS account needed
 # --- the project -----------------------------------------------------------------------------
 
 test: dev servers  ## all tests, on loopback only
-	@$(VENV)/bin/python -m pytest $(ARGS)
+	@$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: dev  ## lint and types
 	$(VENV)/bin/ruff check .

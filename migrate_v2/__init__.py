@@ -12,7 +12,7 @@
             edges.store edges.s3                the state file; AWS
             edges.awscli edges.disk             the AWS CLI; files, locks, the machine
     steps   steps.settle steps.scan steps.restore steps.place steps.sync steps.fetch
-            steps.verify steps.manifest steps.delete steps.status
+            steps.verify steps.describe steps.manifest steps.audit steps.delete steps.status
     roof    pipeline                            the order of the steps; the only place that moves a phase
             report                              events -> text, JSON lines, log, bars
             cli                                 the docstring that is the interface

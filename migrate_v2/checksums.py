@@ -28,6 +28,8 @@ SHA512: Final = "sha512"
 XXHASH64: Final = "xxhash64"
 XXHASH3: Final = "xxhash3"
 XXHASH128: Final = "xxhash128"
+# What S3 sent when the object was read a second time: its value is the SHA-256 of those bytes, in hex.
+REFETCH: Final = "refetch"
 COMPOSITE: Final = "-composite"  # after an algorithm: the checksum of its parts' checksums
 
 ENOUGH_BITS = 64
@@ -85,7 +87,7 @@ _BEGIN: Mapping[str, Callable[[], Running]] = {
 _ALGORITHM_BITS = {algorithm: len(begin().digest()) * 8 for algorithm, begin in _BEGIN.items()}
 
 # The algorithm behind each kind, for those that read the object as one and those that read it in parts.
-_WHOLE = {MD5_ETAG: MD5, EMPTY: SHA256} | {algorithm: algorithm for algorithm in _BEGIN}
+_WHOLE = {MD5_ETAG: MD5, EMPTY: SHA256, REFETCH: SHA256} | {algorithm: algorithm for algorithm in _BEGIN}
 _PARTED = {MULTIPART_ETAG: MD5} | {algorithm + COMPOSITE: algorithm for algorithm in _BEGIN}
 _ALGORITHM = _WHOLE | _PARTED
 
@@ -118,6 +120,11 @@ _USUAL_PARTS = (
 )
 # Below 5 MiB only the last part may be, so there is no 5,000,000 here.
 _DECIMAL_PARTS = tuple(million * 1_000_000 for million in (8, 10, 16, 20, 25, 50, 64, 100, 128, 200, 250, 500, 1000))
+
+
+def refetched(sha256: str) -> Witness:
+    """The witness that a second reading of the whole object is, of these bytes (SHA-256 in hex)."""
+    return Witness(REFETCH, sha256, BITS[REFETCH])
 
 
 def listed(version: ObjectVersion) -> tuple[Witness, ...]:
@@ -186,7 +193,9 @@ def _decoded(text: str) -> bytes:
 
 def _written(kind: str, digest: bytes, parts: tuple[int, ...] = ()) -> str:
     """S3's own notation: hex for ETags, base64 for checksums; "-N" after what is made of N parts, as HEAD gives it."""
-    text = digest.hex() if kind in (MD5_ETAG, MULTIPART_ETAG, EMPTY) else base64.b64encode(digest).decode("ascii")
+    text = (
+        digest.hex() if kind in (MD5_ETAG, MULTIPART_ETAG, EMPTY, REFETCH) else base64.b64encode(digest).decode("ascii")
+    )
     return f"{text}-{len(parts)}" if parts else text
 
 

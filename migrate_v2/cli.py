@@ -5,7 +5,7 @@ Usage:
   migrate-v2 [options] scan [--rescan] [<bucket>...]
   migrate-v2 [options] (restore | glacier) [--wait] [<bucket>...]
   migrate-v2 [options] sync [<bucket>...]
-  migrate-v2 [options] verify [<bucket>...]
+  migrate-v2 [options] verify [--refetch] [--offline] [<bucket>...]
   migrate-v2 [options] confirm-delete [--dry-run] [--confirm=TOKEN] [--remove-bucket] <name>
   migrate-v2 [options] status [--watch] [<bucket>...]
   migrate-v2 [options] buckets
@@ -39,6 +39,8 @@ Options:
   --endpoint-url=URL  An endpoint other than AWS's, for all services.
   --wait              Stay until Glacier has brought everything back (on a terminal: always).
   --rescan            List anew what was listed before.
+  --refetch           Read again from S3, beside its copy, each object that S3 gives no checksum of.
+  --offline           Check the files against the evidence beside them: no AWS, no state file, nothing written.
   --dry-run           Print the plan and its token, and delete nothing.
   --confirm=TOKEN     In place of the typed name: the token of exactly the plan that is to be carried out.
   --remove-bucket     Remove the bucket too, once nothing at all is left in it.
@@ -82,8 +84,8 @@ from migrate_v2.events import Event
 from migrate_v2.keys import show
 from migrate_v2.model import Phase
 from migrate_v2.pipeline import Events, Plan, Tools
-from migrate_v2.report import Bytes, Report, human, span
-from migrate_v2.steps.status import Amount, Standing, standing
+from migrate_v2.report import Bytes, Report, human, sentence, span
+from migrate_v2.steps.status import Amount, Standing, standing, stands_of
 
 _FLAGS = {"--dest": "local_base_path", "--state": "state_db_path", "--engine": "engine"}
 _DOCUMENTS = ("status", "buckets", "whoami", "config")
@@ -111,12 +113,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     command = next(name for name in _COMMANDS if arguments[name])
     document = command in _DOCUMENTS or arguments["--dry-run"]
+    # A log in the working folder is a write, and the destination that --offline reads may be that folder.
+    silent = document or arguments["--offline"]
     log = chosen.state_db_path.with_suffix(".log")
     with Report(
         json=arguments["--json"],
         quiet=arguments["--quiet"],
         verbose=arguments["--verbose"],
-        log_path=None if document else log,
+        log_path=None if silent else log,
         stdout=sys.stdout,
         stderr=sys.stderr,
         lines=not document,
@@ -135,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             report.exception(error)
             report.error(
                 f"unexpected {type(error).__name__}: {show(str(error))}"
-                + (f"; {log} has the details" if not document else "")
+                + (f"; {log} has the details" if not silent else "")
             )
             return 1
 
@@ -256,7 +260,13 @@ def _sync(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
 
 def _verify(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
     tools.settings.base()
-    return _on_each(pipeline.verify_bucket, arguments, tools, report)
+    if arguments["--offline"]:
+        if arguments["--refetch"]:
+            raise BadUsage("--refetch reads from S3, and --offline does without it: give one of them")
+        codes: list[int] = []
+        _tell(pipeline.audit(_named(arguments), tools.settings, codes), report)
+        return worst(codes)
+    return _on_each(pipeline.verify_bucket, arguments, tools, report, refetch=arguments["--refetch"])
 
 
 def _confirm_delete(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
@@ -313,11 +323,17 @@ def _plan_lines(plan: Plan) -> list[tuple[str, str]]:
         ("account", plan.site.account or "unknown"),
         ("endpoint", plan.site.endpoint),
         ("versioning", plan.site.versioning or "never turned on"),
-        ("delete", f"{plan.objects:,} objects, {human(plan.bytes)}, {plan.markers:,} delete markers"),
+        ("listed", f"{_figures(plan.listed)} = delete + keep + deleted before"),
+        ("delete", f"{_figures((plan.objects, plan.bytes))}, {plan.markers:,} delete markers"),
         ("proved", evidence or "nothing"),
-        ("keep", f"{plan.kept:,}"),
+        ("keep", _figures(plan.stays) + f", {plan.kept - plan.stays[0]:,} delete markers"),
+        ("deleted before", _figures(plan.deleted)),
         ("token", plan.token),
     ]
+
+
+def _figures(amount: tuple[int, int]) -> str:
+    return f"{amount[0]:,} objects, {human(amount[1])}"
 
 
 def _show_plan(plan: Plan, tools: Tools, report: Report, as_json: bool) -> None:
@@ -333,6 +349,14 @@ def _show_plan(plan: Plan, tools: Tools, report: Report, as_json: bool) -> None:
                 "delete": {"objects": plan.objects, "bytes": plan.bytes, "delete_markers": plan.markers},
                 "keep": [{"key": key, "version_id": version, "reason": reason} for key, version, reason in staying],
                 "evidence": dict(plan.evidence),
+                **{
+                    name: {"objects": objects, "bytes": size}
+                    for name, (objects, size) in (
+                        ("listed", plan.listed),
+                        ("kept", plan.stays),
+                        ("deleted", plan.deleted),
+                    )
+                },
             }
         )
         return
@@ -361,14 +385,17 @@ def _status(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
         if arguments["--json"]:
             report.document({"buckets": [_standing_json(s) for s in standings], "totals": _totals(standings)})
         else:
-            report.table(_STATUS_HEADERS, (_status_line(s) for s in standings), right=range(2, 10))
+            report.table(_STATUS_HEADERS, (_status_line(s) for s in standings), right=(*range(2, 10), 12))
+            if names and not arguments["--watch"]:
+                for s in standings:
+                    report.say(sentence(stands_of(s)))
         if not arguments["--watch"] or all(s.phase is Phase.COMPLETE for s in standings):
             return 0
         time.sleep(2)
 
 
 _STATUS_HEADERS = (
-    "bucket", "phase", "objects", "size", "verified", "unprovable", "kept", "in Glacier", "errors", "deleted", "rate", "left",
+    "bucket", "phase", "objects", "size", "verified", "unprovable", "kept", "in Glacier", "errors", "deleted", "rate", "left", "pending",
 )  # fmt: skip
 
 
@@ -387,6 +414,7 @@ def _status_line(s: Standing) -> tuple[object, ...]:
         s.deleted.objects,
         f"{human(rate)}/s" if rate else "",
         span(s.eta_seconds) if s.eta_seconds else "",
+        s.pending.objects,  # last, where it moves no column that a script cuts out
     )
 
 

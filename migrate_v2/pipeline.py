@@ -18,14 +18,16 @@ from urllib.parse import urlsplit
 from migrate_v2 import __version__, keys, tuning
 from migrate_v2.edges import awscli
 from migrate_v2.edges.disk import Disk, Lock, machine
-from migrate_v2.edges.s3 import S3, Deleter, Restorer
+from migrate_v2.edges.s3 import S3, Deleter, Restorer, Unreachable
 from migrate_v2.edges.store import BucketRow, Store
 from migrate_v2.errors import BadUsage, Differs, Failure, NotFinished, Refused
 from migrate_v2.events import Event, Failed, Found, Noted, PhaseEarned, Waiting, Warned
 from migrate_v2.keys import show
 from migrate_v2.model import DeleteMarker, Digest, FileState, Phase, Row, Site, Verdict, phase_of, why_kept
 from migrate_v2.settings import Settings, bandwidth_at
+from migrate_v2.steps import audit as audit_step
 from migrate_v2.steps import delete as delete_step
+from migrate_v2.steps import describe as describe_step
 from migrate_v2.steps import manifest as manifest_step
 from migrate_v2.steps import restore as restore_step
 from migrate_v2.steps.fetch import fetch
@@ -139,14 +141,15 @@ def _held(bucket: str, tools: Tools) -> BucketRow:
     return held
 
 
-def _advance(bucket: str, tools: Tools) -> Events:
-    """Moves the phase to where the rows say that it is."""
+def _advance(bucket: str, tools: Tools, *, anew: bool = False) -> Events:
+    """Moves the phase to where the rows say that it is; `anew`: what is told beside the data has changed all the same."""
     before = _held(bucket, tools).phase
     phase = phase_of(tools.store.counts(bucket))
     moved = phase is not before
     # Written before the phase moves, and again where a crash in between left it out.
-    if phase in (Phase.DELETING, Phase.COMPLETE) and (moved or manifest_step.lacks_manifest(bucket, tools.disk)):
-        yield from manifest_step.manifest(bucket, tools.store, tools.disk)
+    earned = phase in (Phase.DELETING, Phase.COMPLETE)
+    if anew or (earned and (moved or manifest_step.lacks_manifest(bucket, tools.disk))):
+        yield from _manifest(bucket, tools)
     if moved:
         tools.store.set_phase(bucket, phase)
         order = list(Phase)
@@ -154,6 +157,11 @@ def _advance(bucket: str, tools: Tools) -> Events:
             yield PhaseEarned(bucket, before, phase)
     if phase is Phase.COMPLETE and (moved or manifest_step.lacks_snapshot(bucket, tools.disk)):
         yield from manifest_step.snapshot(bucket, tools.store, tools.disk)
+
+
+def _manifest(bucket: str, tools: Tools) -> Events:
+    yield from manifest_step.manifest(bucket, tools.store, tools.disk, stands(_held(bucket, tools), tools.store))
+    yield from describe_step.list_metadata(bucket, tools.store, tools.disk)
 
 
 def _scan(bucket: str, tools: Tools) -> Events:
@@ -219,9 +227,17 @@ def _fetch(bucket: str, tools: Tools, folder: Path, lock_fds: list[int]) -> Even
 
 
 def _verify(
-    bucket: str, tools: Tools, rows: Iterable[Row], objects: int, size: int, verb: str = "verify"
+    bucket: str,
+    tools: Tools,
+    rows: Iterable[Row],
+    objects: int,
+    size: int,
+    verb: str = "verify",
+    *,
+    refetch: bool = False,
+    untold: Verdict | None = None,
 ) -> Generator[Event, None, Counter[Verdict]]:
-    """Passes on what verify tells, and counts its findings by verdict."""
+    """Passes on what verify tells, but for findings that are `untold`, and counts its findings by verdict."""
     found: Counter[Verdict] = Counter()
     _same_bucket(bucket, tools)
     for event in verify(
@@ -236,11 +252,42 @@ def _verify(
         rows_per_commit=tools.settings.db_batch_commit_size,
         total_objects=objects,
         total_bytes=size,
+        refetch=tools.settings.download_chunk_size if refetch else 0,
     ):
         if isinstance(event, Found) and event.verdict is not None:
             found[event.verdict] += 1
+            if event.verdict is untold:
+                continue
         yield event
     return found
+
+
+def _left_to_describe(bucket: str, tools: Tools) -> Iterator[Row]:
+    depth = tools.settings.metadata
+    return iter(()) if depth == "none" else tools.store.left_to_describe(bucket, full=depth == "full")
+
+
+def _describe(bucket: str, tools: Tools) -> Generator[Event, None, int]:
+    """Records what lies beside the bytes, as far as S3 was not asked before; of how many versions."""
+    if next(_left_to_describe(bucket, tools), None) is None:
+        return 0
+    _same_bucket(bucket, tools)
+    return (
+        yield from describe_step.describe(
+            bucket,
+            tools.store,
+            tools.disk,
+            tools.s3,
+            metadata=tools.settings.metadata,
+            threads=tools.settings.max_concurrent_downloads,
+            rows_per_commit=tools.settings.db_batch_commit_size,
+        )
+    )
+
+
+def _keep_configuration(bucket: str, tools: Tools) -> Events:
+    _same_bucket(bucket, tools)
+    yield from describe_step.keep_configuration(bucket, tools.disk, tools.s3)
 
 
 def _amount(bucket: str, tools: Tools, *states: FileState, verdict: str | None = None) -> tuple[int, int]:
@@ -297,13 +344,21 @@ def sync_bucket(bucket: str, tools: Tools) -> Events:
         _conclude(bucket, tools, verified=False)
 
 
-def verify_bucket(bucket: str, tools: Tools) -> Events:
-    """Reads all local copies again, verified and deleted ones too."""
+def verify_bucket(bucket: str, tools: Tools, *, refetch: bool = False) -> Events:
+    """Reads all local copies again, verified and deleted ones too; with `refetch` also, from S3, what nothing else proves."""
     with tools.locked(bucket):
         yield from _ensure_scanned(bucket, tools)
         objects, size = _amount(bucket, tools, FileState.DOWNLOADED, FileState.VERIFIED, FileState.DELETED)
-        found = yield from _verify(bucket, tools, tools.store.with_local_copy(bucket), objects, size)
-        yield from _advance(bucket, tools)
+        copies = tools.store.with_local_copy(bucket)
+        found = yield from _verify(bucket, tools, copies, objects, size, untold=Verdict.UNPROVABLE if refetch else None)
+        objects, size = _amount(bucket, tools, FileState.DOWNLOADED, verdict=Verdict.UNPROVABLE)
+        if refetch and objects:
+            unproved = (
+                row for row in tools.store.in_state(bucket, FileState.DOWNLOADED) if row.verdict is Verdict.UNPROVABLE
+            )
+            found += yield from _verify(bucket, tools, unproved, objects, size, "refetch", refetch=True)
+        earned = phase_of(tools.store.counts(bucket)) in (Phase.DELETING, Phase.COMPLETE)
+        yield from _advance(bucket, tools, anew=earned)
         yield stands(_held(bucket, tools), tools.store)
         if differing := found[Verdict.DIFFERS] + found[Verdict.MISSING]:
             raise Differs(
@@ -329,6 +384,14 @@ def migrate_bucket(bucket: str, tools: Tools) -> Events:
             if objects:
                 found = yield from _verify(bucket, tools, tools.store.left_to_verify(bucket), objects, size)
                 yield from _advance(bucket, tools)
+            if describe_step.lacks_configuration(bucket, tools.disk):
+                try:
+                    yield from _keep_configuration(bucket, tools)
+                except Unreachable as failure:  # confirm-delete asks again, and stops where there is no answer
+                    yield Warned(bucket, str(failure))
+            described = yield from _describe(bucket, tools)
+            if described and _held(bucket, tools).phase in (Phase.DELETING, Phase.COMPLETE):
+                yield from describe_step.list_metadata(bucket, tools.store, tools.disk)
             if not rescanned and tools.store.any_changed(bucket):
                 rescanned = True
                 yield Noted(bucket, "some objects have changed in S3 since they were listed; listing it again")
@@ -364,6 +427,29 @@ def _conclude(bucket: str, tools: Tools, *, verified: bool = True) -> None:
         raise Failure(f"{counts.to_fetch:,} objects of {bucket} are not fetched yet; run `migrate` for it")
     if verified and counts.to_verify:
         raise Failure(f"{counts.to_verify:,} objects of {bucket} are not verified yet; run `migrate` for it")
+
+
+# -- without AWS
+
+
+def audit(names: list[str] | None, settings: Settings, codes: list[int]) -> Events:
+    """Holds a destination to what was written beside it, all of its buckets if None is named: no S3, no state file, no
+    lock, and nothing is written."""
+    with Disk.open(settings.base(), create=False, writes=False) as disk:
+        if names is None:
+            names = audit_step.recorded_buckets(disk)
+            if not names:
+                raise Failure(f"nothing to check: {show(str(disk.base))} holds no {keys.SIDE} with a bucket in it")
+        yield from each(names, lambda bucket: _audit(bucket, disk, settings.max_concurrent_verifications), codes)
+
+
+def _audit(bucket: str, disk: Disk, threads: int) -> Events:
+    wrong = 0
+    for event in audit_step.audit(bucket, disk, threads=threads):
+        wrong += isinstance(event, Found)
+        yield event
+    if wrong:
+        raise Differs(f"{wrong:,} things in {show(bucket)} are not what was recorded")
 
 
 # -- many buckets
@@ -425,7 +511,10 @@ def _in_glacier(bucket: str, tools: Tools) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What confirm-delete would do to one bucket, in figures; `token` stands for exactly this plan."""
+    """What confirm-delete would do to one bucket, in figures; `token` stands for exactly this plan.
+
+    By objects and by bytes, listed = what is to be deleted + `stays` + `deleted`. `kept` counts delete markers too.
+    """
 
     site: Site
     token: str
@@ -434,6 +523,9 @@ class Plan:
     markers: int
     kept: int
     evidence: Mapping[str, int]
+    listed: tuple[int, int]
+    stays: tuple[int, int]
+    deleted: tuple[int, int]
 
 
 def decide(store: Store, site: Site) -> Iterator[tuple[Row | DeleteMarker, str]]:
@@ -465,11 +557,14 @@ def decide(store: Store, site: Site) -> Iterator[tuple[Row | DeleteMarker, str]]
 
 def plan(store: Store, site: Site) -> Plan:
     digest = Digest(site)
-    objects = size = markers = kept = 0
+    objects = size = markers = kept = staying = staying_size = 0
     evidence: Counter[str] = Counter()
     for subject, reason in decide(store, site):
         if reason:
             kept += 1
+            if isinstance(subject, Row):
+                staying += 1
+                staying_size += subject.version.size
             digest.keeps(subject.key, _version_id(subject), reason)
         elif isinstance(subject, Row):
             objects += 1
@@ -479,7 +574,12 @@ def plan(store: Store, site: Site) -> Plan:
         else:
             markers += 1
             digest.deletes_marker(subject)
-    return Plan(site, digest.token(), objects, size, markers, kept, evidence)
+    # The kept counts, and not the rows once more: what does not add up is to be seen.
+    tallies = store.tallies(site.bucket)
+    gone = [tally for tally in tallies if tally.state is FileState.DELETED]
+    listed, deleted = ((sum(t.objects for t in some), sum(t.bytes for t in some)) for some in (tallies, gone))
+    stays = (staying, staying_size)
+    return Plan(site, digest.token(), objects, size, markers, kept, evidence, listed, stays, deleted)
 
 
 def kept(store: Store, site: Site) -> Iterator[tuple[str, str, str]]:
@@ -502,6 +602,12 @@ def _safe_to_delete_at(endpoint: str) -> None:
         raise Refused(f"{endpoint} is not encrypted: what it says could be anybody's word, so nothing is deleted by it")
 
 
+_NOT_RECORDED = {
+    "none": "content headers, user metadata, tags, ACLs and annotations are",
+    "head": "ACLs and annotations are",
+}
+
+
 def confirm_delete(
     bucket: str, tools: Tools, consent: Callable[[Plan], bool], *, remove_bucket: bool = False
 ) -> Events:
@@ -516,14 +622,26 @@ def confirm_delete(
         yield from _ensure_scanned(bucket, tools, rescan=True)
         site = site_of(bucket, tools)
         planned = plan(tools.store, site)
+        if planned.objects and (lost := _NOT_RECORDED.get(tools.settings.metadata)):
+            yield Warned(
+                bucket, f"{lost} not recorded (the setting metadata is {tools.settings.metadata}): they go too"
+            )
         if not consent(planned):
             return
         if not planned.objects and not planned.markers:
             if planned.kept:
                 raise Refused(f"nothing in {show(bucket)} is proved and may go; --dry-run says why each object stays")
             yield Noted(bucket, "nothing is left to delete")
+            if remove_bucket:
+                yield from _keep_configuration(bucket, tools)
         else:
             _safe_to_delete_at(site.endpoint)
+            yield from _describe(bucket, tools)
+            for row in _left_to_describe(bucket, tools):
+                if row.state is FileState.VERIFIED and not why_kept(row, site):
+                    raise Failure(
+                        f"S3 gives no metadata of {show(row.key)} now, or has changed it; nothing was deleted: run the same again"
+                    )
             doomed = delete_step.doomed_rows(tools.store, site)
             found = yield from _verify(bucket, tools, doomed, planned.objects, planned.bytes, "prove")
             if sum(found.values()):
@@ -534,8 +652,9 @@ def confirm_delete(
                 )
             if plan(tools.store, site).token != planned.token:
                 raise Refused(f"the plan for {show(bucket)} changed while the copies were read; nothing was deleted")
+            yield from _keep_configuration(bucket, tools)
             # Also of a bucket of which not all could be proved: what goes is listed beside its copies before it goes.
-            yield from manifest_step.manifest(bucket, tools.store, tools.disk)
+            yield from _manifest(bucket, tools)
             yield from delete_step.delete(
                 tools.store,
                 tools.disk,
@@ -549,7 +668,7 @@ def confirm_delete(
             )
             # What S3 lists afterwards is the last word: it shows what was put meanwhile, and a delete that did not take.
             yield from _scan(bucket, tools)
-            yield from _advance(bucket, tools)
+            yield from _advance(bucket, tools, anew=True)
         if remove_bucket:
             yield from _remove(bucket, tools)
         yield stands(_held(bucket, tools), tools.store)

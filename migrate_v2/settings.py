@@ -353,7 +353,8 @@ class Settings(BaseSettings):
         About(
             "what of an object's metadata is recorded, as no file can hold it",
             allowed="none, head or full",
-            cli="none: nothing; head: what HEAD answers, one request an object; full: tags and ACL too, two requests more",
+            cli="none: nothing; head: what HEAD answers, one request an object, and tags where there are some; full: tags, ACL,"
+            " annotations and their bodies too, three requests more",
         ),
     ] = "head"
     max_bandwidth: Annotated[

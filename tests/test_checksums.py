@@ -33,7 +33,7 @@ from migrate_v2.checksums import (
     matched,
     unread,
 )
-from migrate_v2.model import Head, ObjectVersion, Witness
+from migrate_v2.model import Head, ObjectVersion, Witness, strong
 
 MIB = 1 << 20
 WHEN = datetime(2020, 1, 1, tzinfo=UTC)
@@ -147,7 +147,8 @@ def test_algorithm_gives_published_value(algorithm: str, content: bytes, digest:
 
 def test_every_algorithm_that_the_sdk_knows_is_here() -> None:
     assert set(BY_SDK) <= set(ALGORITHMS)
-    assert set(BITS) == {"md5-etag", "multipart-etag", "empty", *ALGORITHMS, *(name + COMPOSITE for name in ALGORITHMS)}
+    of_s3 = {"md5-etag", "multipart-etag", *ALGORITHMS, *(name + COMPOSITE for name in ALGORITHMS)}
+    assert set(BITS) == {*of_s3, "empty", "refetch"}
 
 
 @pytest.mark.parametrize("algorithm", sorted(BY_SDK))
@@ -446,7 +447,7 @@ def test_kinds_unknown_here_are_passed_over() -> None:
     ]
     measured = read(strange, CONTENT)
     assert matched(strange, measured) == () and not contradicted(strange, measured)
-    assert {kind for kind, _ in measured.values} == {"sha256", "empty"}
+    assert {kind for kind, _ in measured.values} == {"sha256", "empty", "refetch"}
 
 
 def test_strongest_comes_first() -> None:
@@ -462,7 +463,11 @@ def test_strongest_comes_first() -> None:
 def test_measured_value_counts_only_for_its_size_and_kind() -> None:
     stray = Measured(999, "", {("multipart-etag", PARTS): IN_PARTS.value, ("size", ()): "999"})
     assert matched([IN_PARTS, wanting("size", value="999")], stray) == ()
-    assert set(read([IN_PARTS], CONTENT[:400]).values) == {("sha256", ()), ("empty", ())}  # ends where part 1 does
+    assert set(read([IN_PARTS], CONTENT[:400]).values) == {  # ends where part 1 does
+        ("sha256", ()),
+        ("empty", ()),
+        ("refetch", ()),
+    }
 
 
 @pytest.mark.parametrize(
@@ -520,6 +525,16 @@ def test_what_was_not_computed_contradicts_nothing() -> None:
     assert not contradicted([replace(SAME, value="0" * 32)], read([], CONTENT))
 
 
+def test_second_reading_of_s3_is_held_against_the_sha256_of_the_copy() -> None:
+    witness = checksums.refetched(hashlib.sha256(CONTENT).hexdigest())
+    assert (witness.kind, witness.bits, witness.parts) == ("refetch", 256, ())
+    same, other = read([], CONTENT), read([], CONTENT[:-1] + b"?")
+    assert matched([witness], same) == (witness,) and enough([witness]) and strong([witness])
+    assert matched([witness], other) == () and contradicted([witness], other)
+    assert unread([witness], same) == (), "every reading computes it"
+    assert headed(a_head(1000, REFETCH="x")) == (), "no header of S3 is one"
+
+
 def test_second_reading_is_only_for_what_the_first_left_open() -> None:
     first = read(listed(a_version(1000, SAME.value)), b"x" * 1000)
     head = a_head(1000, SAME.value, "FULL_OBJECT", SHA256=value_of("sha256", CONTENT))
@@ -534,7 +549,7 @@ def test_no_single_bit_goes_unnoticed() -> None:
     wanted = [wanting(kind, PARTS if kind in checksums._PARTED else ()) for kind in BITS if kind != "empty"]
     truth = read(wanted, CONTENT).values
     witnesses = [replace(witness, value=truth[witness.kind, witness.parts]) for witness in wanted]
-    assert len(matched(witnesses, read(witnesses, CONTENT))) == len(witnesses) == 22
+    assert len(matched(witnesses, read(witnesses, CONTENT))) == len(witnesses) == 23
     for _ in range(1000):
         bit = chance.randrange(8000)
         flipped = bytearray(CONTENT)

@@ -244,7 +244,7 @@ def test_a_sum_that_is_not_one_is_not_written_with_an_equals_sign() -> None:
     text = sentence(replace(STANDS, failed=(2, 0)))
     assert "=" not in text
     assert "is not" in text
-    assert "check-state" in text
+    assert "contradicts itself" in text
 
 
 def test_what_comes_after_verifying_is_named_as_a_command() -> None:

@@ -17,7 +17,7 @@ import secrets
 import stat
 import sys
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Collection, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,10 +32,14 @@ from migrate_v2.model import FileIdentity
 
 OWN = ".migrate-v2"  # no bucket has this name: theirs begin with a letter or a digit
 BLOCK = 1 << 20
+# A file that can be continued is put on the disk each time so many bytes or seconds went into it: what a power cut costs.
+FLUSH_BYTES = 64 << 20
+FLUSH_SECONDS = 5.0
 _MARKER = f"{OWN}/.base.json"  # no bucket can have this name
 _MARKER_LOCK = f"{OWN}/.base.lock"
 
 _OURS = re.compile(r"\.mv2-[0-9a-f]{16}\Z")
+_PARTIAL = re.compile(r"([0-9a-f]{64})(\.json)?")
 
 _DOUBTFUL = ':*?"<>|\\' + "".join(map(chr, range(1, 32))) + "\x7f"  # what FAT, NTFS or SMB refuse or replace
 
@@ -264,6 +268,13 @@ def _flush_folder(fd: int) -> None:
             raise
 
 
+def _flush_bytes(fd: int) -> None:
+    if sys.platform == "darwin":
+        _flush(fd)
+    else:
+        os.fdatasync(fd)
+
+
 def _write_all(fd: int, block: bytes | bytearray | memoryview) -> int:
     rest = memoryview(block).cast("B")
     size = len(rest)
@@ -314,12 +325,17 @@ class OpenFile:
 class Sink:
     """A file in the making. `identity` is that of the finished file, None until then."""
 
-    def __init__(self, disk: Disk, path: str, fd: int) -> None:
+    def __init__(self, disk: Disk, path: str, fd: int, record: str = "", written: int = 0, every: int = 0) -> None:
+        """With `record`, a path, that file tells after each `every` bytes how many of them are on the disk for good."""
         self._disk = disk
         self._path = path
         self._fd = fd
+        self._record = record
+        self._every = every
         self._error: OSError | None = None
-        self.written = 0
+        self._flushed = written
+        self._flushed_at = time.monotonic()
+        self.written = written
         self.identity: FileIdentity | None = None
 
     def write(self, block: bytes | bytearray | memoryview) -> int:
@@ -328,22 +344,60 @@ class Sink:
             if self._error is not None:
                 raise self._error
             size = _write_all(self._fd, block)
+            self.written += size
+            if self._record:
+                unsaved, age = self.written - self._flushed, time.monotonic() - self._flushed_at
+                if unsaved >= self._every or age >= FLUSH_SECONDS:
+                    self._save()
         except OSError as error:
             self._error = error
             self._disk._explain(error, self._path, "write")
-        self.written += size
         return size
 
-    def _finish(self, folder: int, temporary: bytes, name: bytes, mtime: float | None, flush: bool) -> FileIdentity:
+    def _save(self) -> None:
+        _flush_bytes(self._fd)
+        with self._disk.replace_text(self._record) as file:
+            json.dump({"length": self.written}, file)
+        self._flushed, self._flushed_at = self.written, time.monotonic()
+
+    def read_back(self, start: int = 0) -> Iterator[bytes]:
+        """What was written so far, from `start` on."""
+        while start < self.written:
+            try:
+                block = os.pread(self._fd, min(BLOCK, self.written - start), start)
+            except OSError as error:
+                self._disk._explain(error, self._path, "read")
+            if not block:
+                raise Changed(self._disk._where(self._path))
+            start += len(block)
+            yield block
+
+    def start_again(self) -> None:
+        """Nothing is written."""
         try:
-            identity = self._put(folder, temporary, name, mtime, flush)
+            if self._record:
+                self._disk._forget(self._record)
+            os.ftruncate(self._fd, 0)
+            os.lseek(self._fd, 0, os.SEEK_SET)
+        except OSError as error:
+            self._error = error
+            self._disk._explain(error, self._path, "write")
+        self.written = self._flushed = 0
+
+    def _finish(
+        self, folder: int, temporary: bytes, new_folder: int, name: bytes, mtime: float | None, flush: bool
+    ) -> FileIdentity:
+        try:
+            identity = self._put(folder, temporary, new_folder, name, mtime, flush)
         except OSError as error:
             self._disk._explain(error, self._path, "write")
         if self._disk.look(self._path) != identity:  # its folder may have been moved away meanwhile
             raise Changed(self._disk._where(self._path))
         return identity
 
-    def _put(self, folder: int, temporary: bytes, name: bytes, mtime: float | None, flush: bool) -> FileIdentity:
+    def _put(
+        self, folder: int, temporary: bytes, new_folder: int, name: bytes, mtime: float | None, flush: bool
+    ) -> FileIdentity:
         if self._error is not None:
             raise self._error
         if os.fstat(self._fd).st_size != self.written:
@@ -353,10 +407,23 @@ class Sink:
                 os.utime(self._fd, ns=(round(mtime * 1e9), round(mtime * 1e9)))
         if flush:
             _flush(self._fd)
-        os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+        try:
+            os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=new_folder)
+        except OSError as error:
+            if error.errno != errno.EXDEV or folder == new_folder:
+                raise
+            return self._copy(folder, temporary, mtime)  # subvolumes of btrfs, project quotas of XFS
         if flush:
-            _flush_folder(folder)
+            _flush_folder(new_folder)
         return _identity(os.fstat(self._fd))  # only now: the rename moves ctime
+
+    def _copy(self, folder: int, temporary: bytes, mtime: float | None) -> FileIdentity:
+        with self._disk.writing(self._path, mtime) as sink:
+            for block in self.read_back():
+                sink.write(block)
+        os.unlink(temporary, dir_fd=folder)
+        assert sink.identity is not None
+        return sink.identity
 
 
 class TextSink:
@@ -405,12 +472,15 @@ class Disk:
         self._unsettled: OSError | None = None
 
     @classmethod
-    def open(cls, base: Path, create: bool = True, *, walks: bool = False) -> Self:
-        """`walks` does without openat2(2) even where it exists; it is as safe, and slower."""
+    def open(cls, base: Path, create: bool = True, *, walks: bool = False, writes: bool = True) -> Self:
+        """`walks` does without openat2(2) even where it exists; it is as safe, and slower.
+
+        Without `writes` the folder may be anybody's, and mounted read-only: it is for reading, and nothing is made.
+        """
         base = Path(base).absolute()
         where = show(str(base))
         try:
-            if create:
+            if create and writes:
                 _make_base(base)
             fd = os.open(base, _FOLDER | _CAREFULLY)
         except ValueError:
@@ -427,6 +497,8 @@ class Disk:
                 raise DiskError(f"there is no folder {where}: is its disk mounted?", errno.ENOENT) from error
             raise _disk_error(error, "open", where) from error
         try:
+            if not writes:
+                return cls(base, fd, walks)
             facts = os.fstat(fd)
             if facts.st_uid != os.geteuid():
                 raise Refused(
@@ -643,13 +715,13 @@ class Disk:
             self._explain(error, path, "write")
         try:
             try:
-                fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _CAREFULLY, 0o600, dir_fd=folder)
+                fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | _CAREFULLY, 0o600, dir_fd=folder)
             except OSError as error:
                 self._explain(error, path, "write")
             try:
                 sink = Sink(self, path, fd)
                 yield sink
-                sink.identity = sink._finish(folder, temporary, name, mtime, flush)
+                sink.identity = sink._finish(folder, temporary, folder, name, mtime, flush)
             except BaseException:
                 with suppress(OSError):
                     os.unlink(temporary, dir_fd=folder)
@@ -657,6 +729,108 @@ class Disk:
             finally:
                 with suppress(OSError):  # fsync has reported it, or settle() and the next reading will
                     os.close(fd)
+        finally:
+            os.close(folder)
+
+    @contextmanager
+    def continuing(
+        self, path: str, bucket: str, name: str, mtime: float | None = None, *, every: int = FLUSH_BYTES
+    ) -> Iterator[Sink]:
+        """As writing() with `flush`, of a file that outlives what breaks off: the next one of that name goes on with it.
+
+        `name` is partial_name() of all that makes the content what it is. `written` of the Sink tells how much is there
+        already: only what was on the disk for good, since after a power cut a file may end in zeros. One at a time.
+        """
+        self.look(path)
+        partial = f"{_partials(bucket)}/{name}"
+        record = f"{partial}.json"
+        self.look(partial)
+        length = self._recorded(record)
+        try:
+            folder, raw = self._above(partial, make=True)
+        except OSError as error:
+            self._explain(error, partial, "write")
+        try:
+            try:
+                fd = _open_partial(folder, raw)
+            except OSError as error:
+                self._explain(error, partial, "write")
+            try:
+                try:
+                    if os.fstat(fd).st_size < length:
+                        length = 0
+                    if not length:  # first, and for good: it would speak of bytes that are still to come
+                        self._forget(record)
+                    os.ftruncate(fd, length)
+                    os.lseek(fd, length, os.SEEK_SET)
+                except OSError as error:
+                    self._explain(error, partial, "write")
+                sink = Sink(self, path, fd, record, length, every)
+                yield sink
+                self._place(sink, folder, raw, mtime)
+                with suppress(OSError):  # of no use any more, and harmless
+                    os.unlink(f"{name}.json".encode(), dir_fd=folder)
+            finally:
+                with suppress(OSError):
+                    os.close(fd)
+        finally:
+            os.close(folder)
+
+    def _place(self, sink: Sink, folder: int, raw: bytes, mtime: float | None) -> None:
+        try:
+            new_folder, name = self._above(sink._path, make=True)
+        except OSError as error:
+            self._explain(error, sink._path, "write")
+        try:
+            sink.identity = sink._finish(folder, raw, new_folder, name, mtime, True)
+            with suppress(OSError):
+                _flush_folder(folder)
+        finally:
+            os.close(new_folder)
+
+    def _recorded(self, record: str) -> int:
+        try:
+            length = json.loads(self.read_text(record) or "{}")["length"]
+        except (ValueError, KeyError, TypeError):
+            return 0
+        return length if isinstance(length, int) and length > 0 else 0
+
+    def _forget(self, record: str) -> None:
+        """May raise OSError."""
+        with self._parent(record) as (folder, name):
+            with suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=folder)
+            _flush_folder(folder)
+
+    def partials(self, bucket: str) -> set[str]:
+        """The names of what continuing() would go on with."""
+        with self._listed_partials(bucket) as (_, names):
+            return {found[1] for name in names if (found := _PARTIAL.fullmatch(name))}
+
+    def remove_partials(self, bucket: str, names: Collection[str]) -> None:
+        """With what a kill left of their records. Not while anything is being continued."""
+        with self._listed_partials(bucket) as (folder, there):
+            doomed = [n for n in there if _OURS.match(n) or ((found := _PARTIAL.fullmatch(n)) and found[1] in names)]
+            try:
+                for name in doomed:
+                    if stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+                        os.unlink(name, dir_fd=folder)
+            except OSError as error:
+                self._explain(error, _partials(bucket), "remove files of")
+        with suppress(OSError), self._parent(_partials(bucket)) as (above, raw):
+            os.rmdir(raw, dir_fd=above)
+
+    @contextmanager
+    def _listed_partials(self, bucket: str) -> Iterator[tuple[int, list[str]]]:
+        try:
+            folder = self._open(_bytes(_partials(bucket)), _FOLDER)
+        except FileNotFoundError:
+            yield -1, []
+            return
+        except OSError as error:
+            self._explain(error, _partials(bucket), "list", "folder")
+        try:
+            yield folder, os.listdir(folder)  # noqa: PTH208 - a descriptor
         finally:
             os.close(folder)
 
@@ -992,6 +1166,27 @@ def alive(pid: int) -> bool:
         return False
     except psutil.AccessDenied:
         return True
+
+
+def partial_name(*facts: str | int) -> str:
+    """One name for the same facts, another for any others."""
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _partials(bucket: str) -> str:
+    return f"{OWN}/{bucket}/partial"
+
+
+def _open_partial(folder: int, name: bytes) -> int:
+    """Of a file that has this name alone: what is written into it is in no other."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY | _CAREFULLY
+    fd = os.open(name, flags, 0o600, dir_fd=folder)
+    facts = os.fstat(fd)
+    if stat.S_ISREG(facts.st_mode) and facts.st_nlink == 1:
+        return fd
+    os.close(fd)
+    os.unlink(name, dir_fd=folder)
+    return os.open(name, flags | os.O_EXCL, 0o600, dir_fd=folder)
 
 
 def is_temporary(path: str) -> bool:

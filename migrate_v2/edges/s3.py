@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import random
 import re
+import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any
+from queue import Empty, Full, Queue, SimpleQueue
+from threading import Event, Lock, Thread
+from typing import TYPE_CHECKING, Any, Self
 
 import boto3
 from botocore.config import Config
@@ -17,11 +23,13 @@ from botocore.exceptions import (
     BotoCoreError,
     ClientError,
     EndpointConnectionError,
+    FlexibleChecksumError,
     HTTPClientError,
     NoCredentialsError,
     PartialCredentialsError,
     ProfileNotFound,
 )
+from botocore.httpchecksum import StreamingChecksumBody
 from botocore.parsers import ResponseParserError
 
 from migrate_v2.errors import BadUsage, Failure, Refused
@@ -39,6 +47,45 @@ _BUCKET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]")
 # DeleteObjects names keys in XML 1.0, which has no way to write these; one of them spoils the whole request.
 _NOT_IN_XML = re.compile("[\x00-\x1f\x7f-\x9f\ufffe\uffff]")
 _CHECKSUM_FIELD = re.compile(r"Checksum([A-Z0-9]+)")
+# A list of 1,000 annotations is shorter.
+_LIST_LIMIT = 2 << 20
+_ANNOTATION_LIMIT = 1 << 20
+
+# What S3 says of something beside its bytes, as JSON can write it: its own names, times in ISO 8601 and UTC. Nothing in
+# the program looks into one; it is written down for whoever puts the object or the bucket up again.
+Document = dict[str, object]
+
+# The question, what has to be in an answer that is S3's ("" where all of it may be missing), by name in bucket.json.
+_PARTS = {
+    "acl": ("get_bucket_acl", "Grants"),
+    "location": ("get_bucket_location", ""),
+    "policy": ("get_bucket_policy", "Policy"),
+    "cors": ("get_bucket_cors", ""),
+    "lifecycle": ("get_bucket_lifecycle_configuration", ""),
+    "versioning": ("get_bucket_versioning", ""),
+    "encryption": ("get_bucket_encryption", ""),
+    "replication": ("get_bucket_replication", ""),
+    "notifications": ("get_bucket_notification_configuration", ""),
+    "tagging": ("get_bucket_tagging", ""),
+    "website": ("get_bucket_website", ""),
+    "ownership_controls": ("get_bucket_ownership_controls", ""),
+    "public_access_block": ("get_public_access_block", ""),
+    "logging": ("get_bucket_logging", ""),
+    "object_lock": ("get_object_lock_configuration", ""),
+    "request_payment": ("get_bucket_request_payment", ""),
+    "accelerate": ("get_bucket_accelerate_configuration", ""),
+    "intelligent_tiering": ("list_bucket_intelligent_tiering_configurations", ""),
+    "inventory": ("list_bucket_inventory_configurations", ""),
+    "analytics": ("list_bucket_analytics_configurations", ""),
+    "metrics": ("list_bucket_metrics_configurations", ""),
+}
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+# Their ETags are no digest of the content (AWS, "Object" in the API reference).
+OPAQUE = ("aws:kms", "aws:kms:dsse", "SSE-C")
+# Seconds of silence after which a GET that its caller repeats is given up.
+SILENCE = 30
+# Seconds that all wait after the first SlowDown, doubled at each further one.
+SLOW_DOWN = 1.0
 
 
 class Gone(Failure):
@@ -62,6 +109,14 @@ class Moved(Failure):
 
 
 class Unreachable(Failure):
+    """{}"""
+
+
+class Throttled(Unreachable):
+    """{}"""
+
+
+class Corrupted(Unreachable):
     """{}"""
 
 
@@ -112,6 +167,63 @@ class Outcome:
     unknown: bool = False  # no answer, or one that does not tell: it has to be asked for
 
 
+class Body:
+    """The bytes of a GET, block by block. What the answer's head says of them is known from the first block on.
+
+    `opaque`: the ETag is no MD5 of the content. `checked`: it is the whole object, held against a checksum that came with
+    it, and ends in Corrupted where it differs.
+    """
+
+    def __init__(self) -> None:
+        self.opaque = False
+        self.checked = False
+        self._blocks: Generator[bytes, None, None] | None = None
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> bytes:
+        if self._blocks is None:
+            raise StopIteration
+        return next(self._blocks)
+
+    def close(self) -> None:
+        if self._blocks is not None:
+            self._blocks.close()
+
+
+class Pace:
+    """When the next request may go, for all threads together: S3 asks the account to slow down and not one of them."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._level = 0
+        self._since = 0.0
+        self._until = 0.0
+
+    def wait(self, stop: Event) -> float:
+        """Returns the moment at which the request begins, for slow_down()."""
+        while True:
+            with self._lock:
+                now = time.monotonic()
+                left, spread = self._until - now, SLOW_DOWN * 2**self._level / 4
+            # Not all at the same moment: where the first is asked to slow down again, the others do not try.
+            if left <= 0 or stop.wait(left + random.uniform(0, spread)):  # noqa: S311
+                return now
+
+    def slow_down(self, began: float) -> None:
+        """Requests that were under way together are one reason and not many."""
+        with self._lock:
+            if began >= self._since:
+                self._since = time.monotonic()
+                self._until = self._since + SLOW_DOWN * 2**self._level
+                self._level = min(self._level + 1, 5)
+
+    def went_well(self) -> None:
+        with self._lock:
+            self._level = max(self._level - 1, 0)
+
+
 def check_bucket_name(name: str) -> str:
     """Bucket names become folder names and URL parts: anything but S3's own alphabet is refused."""
     if name.endswith("--x-s3"):
@@ -151,6 +263,8 @@ class S3:
         self._clients: dict[str, S3Client] = {}
         self._regions: dict[str, str] = {}
         self._style: str | None = None
+        self._pace = Pace()
+        self._making = Lock()
         self.endpoint = self._client(self.region or "us-east-1").meta.endpoint_url
         if not self.at_aws and not self._session._session.get_scoped_config().get("s3", {}).get("addressing_style"):
             # Names in front of a host need wildcard DNS, which few compatible servers have.
@@ -340,17 +454,18 @@ class S3:
 
     def head(self, version: ObjectVersion, *, part: int | None = None) -> tuple[Head, int]:
         """HEAD with checksums; with `part`, of that part alone. Returns the number of parts too (0: S3 did not say)."""
-        arguments: dict[str, Any] = {"ChecksumMode": "ENABLED", **_named(version), **self._owner()}
-        if part is not None:
-            arguments["PartNumber"] = part
+        answer = self._asked_head(version, {} if part is None else {"PartNumber": part})
+        return _head(answer), int(answer.get("PartsCount") or 0)
+
+    def _asked_head(self, version: ObjectVersion, more: Mapping[str, Any]) -> Mapping[str, Any]:
+        arguments: dict[str, Any] = {"ChecksumMode": "ENABLED", **_named(version), **self._owner(), **more}
         with _explaining(show(version.key), of=version):
             answer: Mapping[str, Any] = self._for(version.bucket).head_object(**arguments)
         if not answer.keys() >= {"ETag", "ContentLength", "LastModified"}:
             raise Unreachable(f"no proper answer for {show(version.key)}: S3's own headers are not in it")
-        head = _head(answer)
-        if version.version_id == "null" and head.etag != version.etag:
+        if version.version_id == "null" and answer["ETag"].strip('"') != version.etag:
             raise Moved(show(version.key))
-        return head, int(answer.get("PartsCount") or 0)
+        return answer
 
     def part_sizes(self, version: ObjectVersion, count: int, *, every: bool = False) -> tuple[int, ...]:
         """Sizes of the parts in order, one HEAD each; () where the endpoint does not tell parts apart.
@@ -367,20 +482,52 @@ class S3:
                 return tuple(sizes)
         return tuple(sizes) if sum(sizes) == version.size else ()
 
-    def get(self, version: ObjectVersion, block_size: int) -> Iterator[bytes]:
-        """The bytes of exactly this version, block by block: by VersionId, or by If-Match where `null` may have moved on.
+    def get(self, version: ObjectVersion, block_size: int, start: int = 0, *, stop: Event | None = None) -> Body:
+        """The bytes of exactly this version from `start` on, by VersionId, or by If-Match where `null` may have moved on.
 
-        Ends early only with an exception: a body shorter than its Content-Length is Unreachable.
+        Ends early only with an exception: a body shorter than its Content-Length is Unreachable. With `stop`, it is the
+        caller who repeats: a request goes once, not before the endpoint bears it (Throttled), and whatever it is that
+        hangs, it ends in Unreachable soon after `stop` is set.
         """
+        body = Body()
+        if stop is None:
+            body._blocks = self._get(body, version, block_size, start, None)
+        else:
+            body._blocks = _in_background(self._get(body, version, block_size, start, stop), stop)
+        return body
+
+    def _get(
+        self, body: Body, version: ObjectVersion, block_size: int, start: int, stop: Event | None
+    ) -> Generator[bytes, None, None]:
         named = _named(version)
         if version.version_id == "null":
             named["IfMatch"] = f'"{version.etag}"'
-        with _explaining(show(version.key), of=version):
-            body = self._for(version.bucket).get_object(**named, **self._owner())["Body"]
-            try:
-                yield from body.iter_chunks(block_size)
-            finally:
-                body.close()
+        if start:
+            named["Range"] = f"bytes={start}-"
+        began = self._pace.wait(stop) if stop else time.monotonic()
+        region = self.region_of(version.bucket)
+        # A server that sends the checksum of the whole with a range (rclone does) would pass for one that sends garbage.
+        client = self._client(region, attempts=1 if stop else 5, silence=SILENCE if stop else 60, checks=not start)
+        try:
+            with _explaining(show(version.key), of=version):
+                answer = client.get_object(**named, **self._owner())
+                stream = answer["Body"]
+                try:
+                    skip = _bytes_before(answer, version, start)
+                    self._pace.went_well()
+                    body.opaque = bool(
+                        answer.get("SSECustomerAlgorithm") or answer.get("ServerSideEncryption") in OPAQUE
+                    )
+                    body.checked = isinstance(stream, StreamingChecksumBody)
+                    for block in stream.iter_chunks(block_size):
+                        if skip < len(block):
+                            yield block[skip:] if skip else block
+                        skip = max(skip - len(block), 0)
+                finally:
+                    stream.close()
+        except Throttled:
+            self._pace.slow_down(began)
+            raise
 
     def is_there(self, bucket: str, key: str, version_id: str, etag: str, *, by_id: bool) -> bool | None:
         """Is exactly this version (or delete marker) still in S3? None where the answer does not tell.
@@ -404,26 +551,162 @@ class S3:
             return None
         return found == etag if version_id == "null" else True
 
+    # -- what lies beside the bytes
+
+    def metadata(self, version: ObjectVersion) -> Document:
+        """All that HEAD answers of this version, the ETag without its quotes."""
+        answer = _plain({**self._asked_head(version, {}), "ResponseMetadata": None})
+        return {**answer, "ETag": answer["ETag"].strip('"')}
+
+    def tags(self, version: ObjectVersion) -> object:
+        return self._of_object(version, "get_object_tagging", "TagSet")
+
+    def acl(self, version: ObjectVersion) -> object:
+        return self._of_object(version, "get_object_acl", "Grants")
+
+    def retention(self, version: ObjectVersion) -> object:
+        return self._of_object(version, "get_object_retention", "Retention")
+
+    def legal_hold(self, version: ObjectVersion) -> object:
+        return self._of_object(version, "get_object_legal_hold", "LegalHold")
+
+    def _of_object(self, version: ObjectVersion, question: str, proper: str) -> object:
+        """S3's answer; None where it says that there is none; or {"denied": why}, {"refused": why}, {"not_implemented": true}.
+
+        Raises Gone, and Unreachable where there is no (proper) answer: that is for another time.
+        """
+        ask = getattr(self._for(version.bucket), question)
+        return _part(lambda: ask(**_named(version), **self._owner()), show(version.key), proper, version)
+
+    def annotations(self, version: ObjectVersion) -> list[Document] | Document:
+        """The list of what is attached to this version; {"not_known_here": true} where the SDK or the endpoint does not know of
+        annotations; {"denied": why} and {"refused": why} as everywhere."""
+        client: Any = self._for(version.bucket)
+        if not hasattr(client, "list_object_annotations"):
+            return {"not_known_here": True}
+        found: list[Document] = []
+        more: dict[str, str] = {}
+
+        def ask() -> Mapping[str, Any]:
+            try:
+                answer: Mapping[str, Any] = client.list_object_annotations(**_named(version), **self._owner(), **more)
+            except ResponseParserError:
+                if self.at_aws:
+                    raise
+                return {"not_implemented": True}
+            whole = answer["ResponseMetadata"]["HTTPStatusCode"] == 200
+            if whole and answer.keys() & {"Annotations", "AnnotationCount", "MaxAnnotationResults", "Bucket", "Key"}:
+                return answer
+            if self.at_aws:
+                raise Unreachable(f"no proper answer for the annotations of {show(version.key)}; run the same again")
+            # It overlooks what follows the "?", and this is the object (or 2 MiB of it).
+            return {"not_implemented": True}
+
+        while True:
+            answer = _part(ask, show(version.key), "", version) or {"not_implemented": True}
+            if "not_implemented" in answer:
+                return {"not_known_here": True}
+            if answer.keys() & {"denied", "refused"}:
+                return answer
+            found.extend(answer.get("Annotations", ()))
+            following = answer.get("NextContinuationToken", "")
+            if not following or following == more.get("ContinuationToken"):
+                return found
+            more["ContinuationToken"] = following
+
+    def annotation(self, version: ObjectVersion, name: str) -> bytes | Document:
+        """Its bytes, 1 MiB at most, or {"denied": why} and the like; Unreachable also where it went since it was listed."""
+        client: Any = self._for(version.bucket)
+        blocks: list[bytes] = []
+
+        def ask() -> Mapping[str, Any]:
+            answer: Mapping[str, Any] = client.get_object_annotation(
+                **_named(version), AnnotationName=name, ChecksumMode="ENABLED", **self._owner()
+            )
+            size = 0
+            stream = answer["AnnotationPayload"]
+            try:
+                for block in stream.iter_chunks():
+                    blocks.append(block)
+                    size += len(block)
+                    if size > _ANNOTATION_LIMIT:
+                        return {"refused": "longer than the 1 MiB that an annotation can have"}
+            finally:
+                stream.close()
+            return {"size": size}
+
+        answer = _part(ask, f"annotation {name} of {version.key}", "", version)
+        if answer is None:
+            raise Unreachable(
+                f"annotation {show(name)} of {show(version.key)} went while it was read; run the same again"
+            )
+        return b"".join(blocks) if "size" in answer else answer
+
+    def has_object_lock(self, bucket: str) -> bool:
+        """False only where S3 says that it has none."""
+        answer = self._of_bucket(bucket, "get_object_lock_configuration")
+        return answer is not None and "not_implemented" not in answer
+
+    def configuration(self, bucket: str) -> Document:
+        """The bucket's own settings, by part: S3's answer, None where S3 says that there is none, {"denied": why},
+        {"refused": why} or {"not_implemented": true}.
+
+        Unreachable where any part got no proper answer: half a configuration could pass for the whole.
+        """
+        parts: Document = {}
+        for name, (question, proper) in _PARTS.items():
+            answer = self._of_bucket(bucket, question, proper)
+            token = answer.get("NextContinuationToken") if answer else None
+            while answer and token:
+                more = self._of_bucket(bucket, question, proper, {"ContinuationToken": token}) or {}
+                for key, listed in more.items():
+                    answer[key] = answer.get(key, []) + listed if isinstance(listed, list) else listed
+                token = more.get("NextContinuationToken") if more.get("NextContinuationToken") != token else None
+            if question.startswith("list_") and answer:
+                for of_paging in ("IsTruncated", "ContinuationToken", "NextContinuationToken"):
+                    answer.pop(of_paging, None)
+            if answer and isinstance(answer.get("Policy"), str):
+                try:
+                    answer = json.loads(answer["Policy"])
+                except ValueError as error:
+                    raise Unreachable(f"no proper answer for the policy of {bucket}; run the same again") from error
+            parts[name] = answer or None
+        return parts
+
+    def _of_bucket(
+        self, bucket: str, question: str, proper: str = "", more: Mapping[str, str] | None = None
+    ) -> dict[str, Any] | None:
+        ask = getattr(self._for(bucket), question)
+        what = f"{question.partition('_')[2].replace('_', ' ')} of {bucket}"
+        return _part(lambda: ask(Bucket=bucket, **self._owner(), **(more or {})), what, proper)
+
     # -- clients
 
     def _owner(self) -> dict[str, Any]:
         owner = self._expected_owner or (self._identity.account if self._identity else "")
         return {"ExpectedBucketOwner": owner} if owner else {}
 
-    def _client(self, region: str, *, attempts: int = 5) -> S3Client:
-        name = f"{region}/{attempts}"
-        if name not in self._clients:
-            style: Any = {"addressing_style": self._style} if self._style else {}
-            try:
-                self._clients[name] = self._session.client(
-                    "s3",
-                    region_name=region,
-                    endpoint_url=self._endpoint_url,
-                    config=Config(**_limits(self._connections, attempts), s3=style),
-                )
-            except (BotoCoreError, ValueError) as error:
-                raise BadUsage(f"no S3 client can be made: {show(str(error))}") from error
-        return self._clients[name]
+    def _client(self, region: str, *, attempts: int = 5, silence: int = 60, checks: bool = True) -> S3Client:
+        """Waits `silence` seconds for an answer to go on; with `checks`, holds bodies against the checksums they come with."""
+        name = f"{region}/{attempts}/{silence}/{checks}"
+        with self._making:  # a session makes one client at a time (boto3 guide, "Multithreading with sessions")
+            if name not in self._clients:
+                more = _limits(self._connections, attempts) | {"read_timeout": silence}
+                if self._style:
+                    more["s3"] = {"addressing_style": self._style}
+                if not checks:
+                    more["response_checksum_validation"] = "when_required"
+                try:
+                    self._clients[name] = self._session.client(
+                        "s3", region_name=region, endpoint_url=self._endpoint_url, config=Config(**more)
+                    )
+                    events = self._clients[name].meta.events
+                    events.register("before-call.s3.ListObjectAnnotations", _no_more_than_a_list)
+                    # With the star in this place it comes before botocore's own, of `before-parse.s3.*`.
+                    events.register("before-parse.*.ListObjectAnnotations", _not_a_fault)
+                except (BotoCoreError, ValueError) as error:
+                    raise BadUsage(f"no S3 client can be made: {show(str(error))}") from error
+            return self._clients[name]
 
     def _for(self, bucket: str) -> S3Client:
         return self._client(self.region_of(bucket))
@@ -597,6 +880,104 @@ def _named(version: ObjectVersion) -> dict[str, Any]:
     return named
 
 
+def _bytes_before(answer: Mapping[str, Any], version: ObjectVersion, start: int) -> int:
+    """How many bytes of this answer to a GET come before those asked for; raises unless the others are exactly those.
+
+    A server or proxy may ignore Range and answer 200 with the whole (RFC 9110, 14.2).
+    """
+    if "ETag" not in answer:
+        raise Unreachable(f"no proper answer for {show(version.key)}: S3's own headers are not in it")
+    if version.version_id == "null" and answer["ETag"].strip('"') != version.etag:
+        raise Moved(show(version.key))  # from an endpoint that ignores If-Match
+    before = start
+    if answer["ResponseMetadata"]["HTTPStatusCode"] == 206:
+        found = _CONTENT_RANGE.fullmatch(answer.get("ContentRange", ""))
+        if not start or not found or tuple(map(int, found.groups())) != (start, version.size - 1, version.size):
+            said = show(answer.get("ContentRange", ""))
+            raise Unreachable(
+                f"no proper answer for {show(version.key)}: asked for the bytes from {start:,} on, S3 sends {said}"
+            )
+        before = 0
+    length = answer.get("ContentLength")
+    if length is not None and length != version.size - start + before:
+        raise Unreachable(
+            f"no proper answer for {show(version.key)}: {length:,} bytes announced, not {version.size - start + before:,}"
+        )
+    return before
+
+
+class _Drawer:
+    """A thread that lends itself, over and over: to begin one costs as much as half a request."""
+
+    def __init__(self) -> None:
+        self._work: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        Thread(target=self._run, daemon=True, name="drawer").start()
+
+    def _run(self) -> None:
+        while True:
+            self._work.get()()
+            _IDLE.append(self)
+
+    def do(self, work: Callable[[], None]) -> None:
+        self._work.put(work)
+
+
+_IDLE: list[_Drawer] = []
+
+
+def _in_background(blocks: Generator[bytes, None, None], stop: Event) -> Generator[bytes, None, None]:
+    """The same, drawn by a thread that nobody has to wait for: no timeout of a socket is as short as a person's patience.
+
+    A block is handed over together with how it went on: what is small goes from thread to thread once.
+    """
+    ready: Queue[tuple[bytes, BaseException | None, bool]] = Queue(2)
+    left = Event()
+
+    def put(block: bytes, error: BaseException | None, over: bool) -> None:
+        while not left.is_set():
+            try:
+                ready.put((block, error, over), timeout=0.2)
+                return
+            except Full:
+                continue
+
+    def draw() -> None:
+        last = b""
+        try:
+            for block in blocks:
+                if last:
+                    put(last, None, False)
+                last = block
+                if left.is_set():
+                    break
+            put(last, None, True)
+        except BaseException as error:  # noqa: BLE001 - raised where the blocks are waited for
+            put(last, error, True)
+        finally:
+            blocks.close()
+
+    try:
+        drawer = _IDLE.pop()
+    except IndexError:
+        drawer = _Drawer()
+    drawer.do(draw)
+    try:
+        over = False
+        while not over:
+            try:
+                block, error, over = ready.get(timeout=0.2)
+            except Empty:
+                block, error = b"", None
+            if stop.is_set():
+                raise Unreachable("interrupted")
+            if block:
+                yield block
+            if error is not None:
+                raise error
+    finally:
+        left.set()
+
+
 def _version(bucket: str, entry: Mapping[str, Any]) -> ObjectVersion:
     restore = entry.get("RestoreStatus") or {}
     return ObjectVersion(
@@ -650,6 +1031,63 @@ def _restore_header(text: str) -> tuple[bool | None, datetime | None]:
         except ValueError:
             expiry = None
     return 'ongoing-request="true"' in text, expiry
+
+
+def _no_more_than_a_list(params: Any, **_: object) -> None:
+    """botocore reads the answer to a list into memory, and a server that does not know this list sends the object."""
+    params["headers"]["Range"] = f"bytes=0-{_LIST_LIMIT - 1}"
+
+
+def _not_a_fault(response_dict: Any, **_: object) -> None:
+    """botocore takes a 200 that is not XML for a 500 and asks again; here it may be that object, whole."""
+    if response_dict["status_code"] == 200 and b"Annotation" not in response_dict["body"]:
+        response_dict["status_code"] = 206
+
+
+# -- answers as documents
+
+
+def _plain(value: Any) -> Any:
+    """As JSON can write it; what is None, and botocore's own account of the request, left out."""
+    match value:
+        case dict():
+            return {key: _plain(v) for key, v in value.items() if v is not None and key != "ResponseMetadata"}
+        case list():
+            return [_plain(entry) for entry in value]
+        case datetime():
+            return value.astimezone(UTC).isoformat()
+        case bytes():
+            return {"base64": base64.b64encode(value).decode("ascii")}
+    return value
+
+
+def _part(
+    ask: Callable[[], Mapping[str, Any]], what: str, proper: str, of: ObjectVersion | None = None
+) -> dict[str, Any] | None:
+    """The answer; None where S3 says that there is none, by a 404 of its own or by an answer with nothing in it; else why not.
+
+    `proper` is a field that every answer of S3's has: without it a 200 is somebody else's.
+    """
+    try:
+        answer: dict[str, Any] = _plain(dict(ask()))
+    except ClientError as error:
+        code = _code(error)
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        if code in NOT_IMPLEMENTED or status == 501:
+            return {"not_implemented": True}
+        if status == 404 and code not in ("NoSuchBucket", "NoSuchKey", "NoSuchVersion"):
+            return None
+        failure = _explained(error, what, of)
+        if isinstance(failure, Denied):
+            return {"denied": _said(error)}
+        if isinstance(failure, (Refusal, Archived)):
+            return {"refused": _said(error)}
+        raise failure from error
+    except (*_BROKEN, OSError) as error:
+        raise _explained(error, what, of) from error
+    if proper and proper not in answer:
+        raise Unreachable(f"no proper answer for {show(what)}: it is not S3's; run the same again")
+    return answer or None
 
 
 # -- a listing that can be believed
@@ -765,7 +1203,7 @@ def _explained(error: Exception, what: str, of: ObjectVersion | None = None) -> 
                 " or the bucket belongs to an account other than `expected_bucket_owner`"
             )
         if code in _THROTTLED or status == 503:
-            return Unreachable(f"S3 asks to slow down at {show(what)}; run the same again later")
+            return Throttled(f"S3 asks to slow down at {show(what)}; run the same again later")
         if status >= 500 and status != 501:
             return Unreachable(f"S3 failed at {show(what)} ({show(_said(error))}); run the same again later")
         return Refusal(f"S3 refused {show(what)}: {show(_said(error))}")
@@ -777,6 +1215,8 @@ def _explained(error: Exception, what: str, of: ObjectVersion | None = None) -> 
         return Unreachable(
             f"cannot reach {show(str(error.kwargs.get('endpoint_url', 'S3')))}: is the network up, is --endpoint-url right?"
         )
+    if isinstance(error, FlexibleChecksumError):
+        return Corrupted(f"{show(what)} did not come as S3 has it ({show(str(error))}); run the same again")
     return Unreachable(f"no proper answer for {show(what)}: {show(str(error))}; run the same again")
 
 

@@ -63,6 +63,7 @@ def m001_tables(db: Database) -> None:
             ctime_ns INTEGER,
             read_run TEXT,
             verified_at TEXT,
+            described TEXT NOT NULL DEFAULT '' CHECK (described IN ('', 'head', 'full')),
             scan INTEGER NOT NULL,
             created_at TEXT NOT NULL,
             updated_at TEXT NOT NULL,
@@ -74,6 +75,38 @@ def m001_tables(db: Database) -> None:
     db.execute("CREATE INDEX files_fold ON files (bucket, fold) WHERE fold IS NOT NULL")
     # Two versions at one path would be one copy: this makes it an error instead of a loss.
     db.execute("CREATE UNIQUE INDEX files_side ON files (bucket, local_path) WHERE place = 'side'")
+    # `described` says how much was asked; this finds what is left of a finished bucket without a walk through its rows.
+    db.execute("""
+        CREATE INDEX files_described ON files (bucket, described, key, version_id)
+        WHERE state IN ('downloaded', 'verified')
+    """)
+    db.execute("""
+        CREATE TABLE metadata (
+            bucket TEXT NOT NULL,
+            key TEXT NOT NULL,
+            version_id TEXT NOT NULL,
+            etag TEXT NOT NULL,
+            document TEXT NOT NULL,
+            PRIMARY KEY (bucket, key, version_id)
+        ) STRICT, WITHOUT ROWID
+    """)
+    # A document is of the very object that the row tells of: it follows the row to another id, and goes when S3 lists
+    # another object under the same one.
+    this = "bucket = OLD.bucket AND key = OLD.key AND version_id = OLD.version_id"
+    db.execute(f"""
+        CREATE TRIGGER metadata_renamed AFTER UPDATE OF version_id ON files BEGIN
+            UPDATE metadata SET version_id = NEW.version_id WHERE {this};
+        END
+    """)
+    db.execute(f"""
+        CREATE TRIGGER metadata_stale AFTER UPDATE OF etag, size, last_modified ON files
+        WHEN OLD.etag IS NOT NEW.etag OR OLD.size IS NOT NEW.size OR OLD.last_modified IS NOT NEW.last_modified
+        BEGIN
+            DELETE FROM metadata WHERE {this};
+            UPDATE files SET described = '' WHERE {this};
+        END
+    """)
+    db.execute(f"CREATE TRIGGER metadata_forgotten AFTER DELETE ON files BEGIN DELETE FROM metadata WHERE {this}; END")
     db.execute("""
         CREATE TABLE delete_markers (
             bucket TEXT NOT NULL,

@@ -97,6 +97,16 @@ class Evidence:
     identity: FileIdentity | None
 
 
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What S3 said of one version beside its bytes: `document` is a JSON object, `path` where its copy lies."""
+
+    key: str
+    version_id: str
+    path: str
+    document: str
+
+
 def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
@@ -775,6 +785,48 @@ class Store:
                 ((reason, moment, moment, *_identity(version)) for version in versions),
             )
 
+    # -- describe
+
+    def count_to_describe(self, bucket: str, *, full: bool) -> int:
+        sql = f"SELECT count(*) FROM files INDEXED BY files_described WHERE bucket = ? AND {_UNDESCRIBED}"
+        return sum(int(self._conn.execute(sql, (bucket, depth)).fetchone()[0]) for depth in _shallower(full))
+
+    def left_to_describe(self, bucket: str, *, full: bool) -> Iterator[Row]:
+        """Versions with a local copy of which S3 was not asked (so much) yet; costs nothing where none is left."""
+        for depth in _shallower(full):
+            yield from self.rows(bucket, _UNDESCRIBED, depth)
+
+    def add_metadata(self, described: Iterable[tuple[ObjectVersion, str]], *, full: bool) -> None:
+        """(version, JSON document), in place of what was known of them."""
+        depth = "full" if full else "head"
+        with self._writing():
+            for version, document in described:
+                self._conn.execute(
+                    "INSERT INTO metadata VALUES (?, ?, ?, ?, ?)"
+                    " ON CONFLICT DO UPDATE SET etag = excluded.etag, document = excluded.document",
+                    (*_identity(version), version.etag, document),
+                )
+                self._conn.execute(
+                    "UPDATE files SET described = ? WHERE bucket = ? AND key = ? AND version_id = ?",
+                    (depth, *_identity(version)),
+                )
+
+    def metadata(self, bucket: str) -> Iterator[Description]:
+        """In key order, of deleted versions too, read a page at a time."""
+        key, version = "", ""
+        sql = (
+            "SELECT key, version_id, ifnull(local_path, '') AS path, document"
+            " FROM metadata JOIN files USING (bucket, key, version_id)"
+            f" WHERE bucket = ? AND (key, version_id) > (?, ?) ORDER BY key, version_id LIMIT {PAGE}"
+        )
+        while True:
+            page = self._conn.execute(sql, (bucket, key, version)).fetchall()
+            for r in page:
+                yield Description(r["key"], r["version_id"], r["path"], r["document"])
+            if len(page) < PAGE:
+                return
+            key, version = page[-1]["key"], page[-1]["version_id"]
+
     # -- delete
 
     def proved_in(self, bucket: str, run: str) -> Iterator[Row]:
@@ -855,7 +907,7 @@ class Store:
         self._conn.execute("ATTACH DATABASE ? AS snapshot", (str(target),))
         try:
             with self._writing():
-                for table in ("bucket_status", "files", "delete_markers", "deletions"):
+                for table in ("bucket_status", "files", "metadata", "delete_markers", "deletions"):
                     self._conn.execute(
                         f"INSERT INTO snapshot.{table} SELECT * FROM main.{table} WHERE bucket = ?",
                         (bucket,),
@@ -885,6 +937,14 @@ _LOOSE_MARKERS = f"""SELECT m.* FROM delete_markers m JOIN bucket_status b ON b.
     WHERE m.bucket = :bucket AND m.state = 'listed' AND (m.version_id <> 'null' OR b.versioning = 'Enabled')
     AND NOT EXISTS (SELECT 1 FROM files f WHERE f.bucket = m.bucket AND f.key = m.key AND f.state <> 'deleted'
         AND NOT (f.state = 'error' AND f.reason = '{VANISHED}'))"""
+
+
+# As the index files_described has it, word for word: SQLite uses a partial index for its own condition only.
+_UNDESCRIBED = "described = ? AND state IN ('downloaded', 'verified')"
+
+
+def _shallower(full: bool) -> tuple[str, ...]:
+    return ("", "head") if full else ("",)
 
 
 def _identity(version: ObjectVersion) -> tuple[str, str, str]:

@@ -1,30 +1,39 @@
-"""Beside the data lies a list of it that `sha256sum -c` checks, and a map from every odd path back to its key."""
+"""Beside the data lies all that was proved of it: a list that `sha256sum -c` checks, the evidence, a summary, and a map
+from every odd path back to its key."""
 
 from __future__ import annotations
 
+import heapq
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
+from migrate_v2 import __version__
 from migrate_v2.edges.disk import Disk
-from migrate_v2.edges.store import Store
-from migrate_v2.events import Event, Noted
+from migrate_v2.edges.store import Store, evidence_text, now
+from migrate_v2.events import Event, Noted, Stands
 from migrate_v2.keys import SIDE
-from migrate_v2.model import VANISHED, FileState, Place
+from migrate_v2.model import VANISHED, FileState, Place, Row
 
 _PROVED = (FileState.VERIFIED, FileState.DELETED)
+_CLASSES = ("listed", "verified", "unprovable", "kept", "failed", "deleted", "pending")
 
 
 def lacks_manifest(bucket: str, disk: Disk) -> bool:
-    return disk.look(f"{SIDE}/{bucket}/manifest-sha256.txt") is None
+    names = ("manifest-sha256.txt", "evidence.jsonl", "summary.json")
+    return any(disk.look(f"{SIDE}/{bucket}/{name}") is None for name in names)
 
 
 def lacks_snapshot(bucket: str, disk: Disk) -> bool:
     return disk.look(f"{SIDE}/{bucket}/state.db") is None
 
 
-def manifest(bucket: str, store: Store, disk: Disk) -> Iterator[Event]:
-    """Writes both anew, each in one go; paths are relative to the base folder, whatever it is called later."""
+def manifest(bucket: str, store: Store, disk: Disk, stands: Stands) -> Iterator[Event]:
+    """Writes all of them anew, each in one go; paths are relative to the base folder, whatever it is called later.
+
+    `stands` is how the bucket stands by the counts of the state file; the summary repeats it.
+    """
     listed = 0
     with (
         disk.replace_text(f"{SIDE}/{bucket}/manifest-sha256.txt") as sums,
@@ -37,7 +46,78 @@ def manifest(bucket: str, store: Store, disk: Disk) -> Iterator[Event]:
             if row.place is not Place.FOLDER and row.sha256 and (row.state in _PROVED or row.reason == VANISHED):
                 sums.write(_checksum_line(row.sha256, row.path))
                 listed += 1
+    kinds = _evidence(bucket, store, disk)
+    _summary(bucket, store, disk, stands, kinds)
     yield Noted(bucket, f"{SIDE}/{bucket}/manifest-sha256.txt lists {listed:,} files")
+
+
+def _evidence(bucket: str, store: Store, disk: Disk) -> dict[str, dict[str, int]]:
+    """Every version that S3 listed, one JSON object a line, in key order; the proved ones counted by their strongest witness."""
+    kinds: dict[str, dict[str, int]] = {}
+    # Two streams in the order of the state file, so that a bucket of any size needs the memory of two pages.
+    rows = heapq.merge(
+        store.not_deleted(bucket),
+        store.in_state(bucket, FileState.DELETED),
+        key=lambda row: (row.key, row.version.version_id),
+    )
+    with disk.replace_text(f"{SIDE}/{bucket}/evidence.jsonl") as lines:
+        for row in rows:
+            lines.write(json.dumps(_evidence_of(row), ensure_ascii=True) + "\n")
+            if row.state in _PROVED and row.witnesses:
+                kind = kinds.setdefault(row.witnesses[0].kind, {"objects": 0, "bytes": 0})
+                kind["objects"] += 1
+                kind["bytes"] += row.version.size
+    return kinds
+
+
+def _evidence_of(row: Row) -> dict[str, object]:
+    version = row.version
+    return {
+        "key": version.key,
+        "version_id": version.version_id,
+        "path": row.path,
+        "place": row.place,
+        "size": version.size,
+        "etag": version.etag,
+        "last_modified": version.last_modified.astimezone(UTC).isoformat(),
+        "sha256": row.sha256,
+        "state": row.state,
+        "verdict": row.verdict,
+        "reason": row.reason,
+        "witnesses": json.loads(evidence_text(row.witnesses)),
+        "verified_at": _begun(row.read_run) if row.sha256 else "",
+    }
+
+
+def _begun(run: str) -> str:
+    """When the run that last read the copy began, from the run's name; "" where the name does not tell."""
+    try:
+        return datetime.strptime(run.partition("-")[0], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).isoformat()
+    except ValueError:
+        return ""
+
+
+def _summary(bucket: str, store: Store, disk: Disk, stands: Stands, kinds: dict[str, dict[str, int]]) -> None:
+    """listed = verified + unprovable + kept + failed + deleted + pending, by objects and by bytes."""
+    held = store.bucket(bucket)
+    assert held is not None
+    amounts = {name: getattr(stands, name) for name in _CLASSES}
+    document = {
+        "bucket": bucket,
+        "account": held.account,
+        "endpoint": held.endpoint,
+        "region": held.region,
+        "versioning": held.versioning,
+        "scanned_at": held.scanned_at,
+        "written_at": now(),
+        "migrate_v2": __version__,
+        **{name: {"objects": objects, "bytes": size} for name, (objects, size) in amounts.items()},
+        "evidence": kinds,
+        "delete_markers": store.marker_count(bucket),
+        "uploads": held.uploads,
+    }
+    with disk.replace_text(f"{SIDE}/{bucket}/summary.json") as text:
+        text.write(json.dumps(document, ensure_ascii=True, indent=2) + "\n")
 
 
 def _checksum_line(sha256: str, path: str) -> str:

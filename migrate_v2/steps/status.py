@@ -118,7 +118,10 @@ def standing(held: BucketRow, store: Store, session: str) -> Standing:
 
 
 def stands(held: BucketRow, store: Store) -> Stands:
-    s = standing(held, store, "")
+    return stands_of(standing(held, store, ""))
+
+
+def stands_of(s: Standing) -> Stands:
     return Stands(
         s.bucket,
         s.phase,

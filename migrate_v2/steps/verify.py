@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import time
 from collections.abc import Iterable, Iterator
@@ -20,6 +21,8 @@ from migrate_v2.model import CHANGED, VANISHED, FileIdentity, FileState, Place, 
 _MULTIPART = re.compile(r"[0-9a-f]{32}-([0-9]{1,5})")
 # So many objects in a row without an answer: it is not the objects.
 HOPELESS = 20
+# A second reading that S3 does not answer to the end is begun anew this often.
+ATTEMPTS = 4
 _OPAQUE = ("aws:kms", "aws:kms:dsse", "SSE-C")
 
 
@@ -62,10 +65,12 @@ def verify(
     rows_per_commit: int,
     total_objects: int = 0,
     total_bytes: int = 0,
+    refetch: int = 0,
 ) -> Iterator[Event]:
     """Reads and judges the copies of `rows`. What differs goes into quarantine and back to `discovered`.
 
-    A copy of what is deleted in S3 is held to its recorded SHA-256 and stays where it is, whatever is found.
+    A copy of what is deleted in S3 is held to its recorded SHA-256 and stays where it is, whatever is found. With
+    `refetch`, the bytes of a block, each object is read again from S3 beside its copy: for `rows` that nothing else proves.
     """
     disk.same_place()
     disk.settle()
@@ -77,11 +82,9 @@ def verify(
 
     def examine(row: Row, stop: Flag) -> Finding | Unreachable:
         try:
-            return (
-                _deleted(row, disk, meter, stop)
-                if row.state is FileState.DELETED
-                else _judge(row, disk, s3, meter, stop)
-            )
+            if row.state is FileState.DELETED:
+                return _deleted(row, disk, meter, stop)
+            return _reread(row, disk, s3, refetch, meter, stop) if refetch else _judge(row, disk, s3, meter, stop)
         except Unreachable as failure:
             return failure
 
@@ -96,7 +99,8 @@ def verify(
                 if isinstance(found, Unreachable):
                     unanswered += 1  # left to verify: the next run asks again
                     if row.state is FileState.VERIFIED:  # once, but these bytes are not what matched then
-                        evidence.append(Evidence(row.version, FileState.DOWNLOADED, None, "", "", (), None))
+                        held = _second_reading(row)  # still S3's word, and the only one of its kind
+                        evidence.append(Evidence(row.version, FileState.DOWNLOADED, None, "", "", held, None))
                     if in_a_row >= HOPELESS:
                         store.record(evidence, run)
                         raise found
@@ -125,6 +129,7 @@ def _judge(row: Row, disk: Disk, s3: S3, meter: _Meter, stop: Flag) -> Finding:
     read                      | matches        | not asked                        | match
     read                      | does not       | something strong enough matches  | match
     read                      | does not       | something contradicts            | differs
+    read                      | does not       | a second reading contradicts     | differs
     read                      | does not       | nothing decides                  | unprovable
     read                      | does not       | S3 has another object there      | error: changed
     """
@@ -149,6 +154,7 @@ def _judge(row: Row, disk: Disk, s3: S3, meter: _Meter, stop: Flag) -> Finding:
     matched = checksums.matched(witnesses, measured)
     if checksums.enough(matched):
         return Finding(Verdict.MATCH, "", measured.sha256, matched, identity)
+    held = _second_reading(row)
     count = _part_count(version.etag)
     sizes: tuple[int, ...] = ()
     for every in (False, True):
@@ -162,6 +168,8 @@ def _judge(row: Row, disk: Disk, s3: S3, meter: _Meter, stop: Flag) -> Finding:
         except Moved:
             return Finding(Verdict.UNREADABLE, CHANGED, in_s3=False)
         except (Denied, Refusal, Archived) as failure:
+            if checksums.contradicted(held, measured):
+                return _otherwise_than_sent(measured)
             return Finding(
                 Verdict.UNPROVABLE, f"S3 does not give its checksums: {failure}", measured.sha256, identity=identity
             )
@@ -181,6 +189,8 @@ def _judge(row: Row, disk: Disk, s3: S3, meter: _Meter, stop: Flag) -> Finding:
             return Finding(Verdict.MATCH, "", measured.sha256, matched, identity)
         if checksums.contradicted(more, measured):
             return Finding(Verdict.DIFFERS, "the bytes are not those that S3 has checksums of", measured.sha256)
+        if checksums.contradicted(held, measured):
+            return _otherwise_than_sent(measured)
         if not 0 < len(sizes) < count:
             break
     why = f"its encryption ({head.encryption}) makes the ETag opaque, " if head.encryption in _OPAQUE else ""
@@ -191,6 +201,95 @@ def _judge(row: Row, disk: Disk, s3: S3, meter: _Meter, stop: Flag) -> Finding:
         matched,
         identity,
     )
+
+
+def _second_reading(row: Row) -> tuple[Witness, ...]:
+    return tuple(witness for witness in row.witnesses if witness.kind == checksums.REFETCH)
+
+
+def _otherwise_than_sent(measured: checksums.Measured) -> Finding:
+    return Finding(
+        Verdict.DIFFERS, "the bytes are not those that S3 sent when it was read a second time", measured.sha256
+    )
+
+
+def _reread(row: Row, disk: Disk, s3: S3, block_size: int, meter: _Meter, stop: Flag) -> Finding:
+    """Compares the copy byte for byte with what S3 sends of exactly this version.
+
+    copy is ...          | S3 sends                     | verdict
+    ---------------------|------------------------------|-----------
+    not there            | not asked                    | missing
+    not a plain file     | not asked                    | unreadable
+    of another size      | not asked                    | differs
+    read                 | the same, to the last byte   | match
+    read                 | other bytes, once            | as the next reading says
+    read                 | other bytes, twice           | differs
+    read                 | nothing (denied, archived)   | unprovable
+    read                 | nothing: it has another one  | error: changed
+    """
+    version = row.version
+    for last in (False, True):
+        try:
+            sha256, identity = _beside(row, disk, s3, block_size, meter, stop)
+        except FileNotFoundError:
+            return Finding(Verdict.MISSING, "the file is not there")
+        except (Obstacle, Changed, DiskError) as failure:
+            return Finding(Verdict.UNREADABLE, str(failure))
+        except Gone:
+            return Finding(Verdict.UNREADABLE, VANISHED, in_s3=False)
+        except Moved:
+            return Finding(Verdict.UNREADABLE, CHANGED, in_s3=False)
+        except (Denied, Refusal, Archived) as failure:
+            reason = f"{row.reason}; S3 does not let it be read a second time: {failure}"
+            return Finding(Verdict.UNPROVABLE, reason, row.sha256, row.witnesses, row.identity)
+        if identity.size != version.size:
+            return Finding(Verdict.DIFFERS, f"the file has {identity.size:,} bytes, the object {version.size:,}")
+        if sha256:
+            weaker = row.witnesses if row.sha256 == sha256 else ()
+            return Finding(Verdict.MATCH, "", sha256, (checksums.refetched(sha256), *weaker), identity)
+        if last:
+            break
+    return Finding(Verdict.DIFFERS, "the bytes are not those that S3 sends, twice")
+
+
+def _beside(row: Row, disk: Disk, s3: S3, block_size: int, meter: _Meter, stop: Flag) -> tuple[str, FileIdentity]:
+    """One reading of both, a block of each in memory: the SHA-256 of what S3 sent, "" where the file holds other bytes."""
+    for attempt in range(1, ATTEMPTS + 1):
+        received = 0
+        try:
+            with disk.reading(row.path, drop_cache=True) as file:
+                if file.identity.size != row.version.size:
+                    return "", file.identity
+                sent = hashlib.sha256()
+                blocks = file.blocks()
+                ours = memoryview(b"")
+                for theirs in s3.get(row.version, block_size):
+                    received += len(theirs)
+                    if received > row.version.size:
+                        raise Unreachable(f"more than {row.version.size:,} bytes came")
+                    sent.update(theirs)
+                    meter.add(len(theirs))
+                    done = 0
+                    while done < len(theirs):
+                        ours = ours or next(blocks, ours)
+                        both = min(len(ours), len(theirs) - done)
+                        # As bytes: CPython compares memoryviews item by item.
+                        if not both or bytes(ours[:both]) != theirs[done : done + both]:
+                            meter.add(-received)
+                            return "", file.identity
+                        ours, done = ours[both:], done + both
+                    if stop.is_set():
+                        raise _Stopped
+                if received != row.version.size:
+                    raise Unreachable(f"{received:,} of {row.version.size:,} bytes came")
+                for _ in blocks:  # it ends here; and only at its end is it known to have been one file all along
+                    raise Changed(row.path)
+                return sent.hexdigest(), file.identity
+        except Unreachable:
+            meter.add(-received)
+            if attempt == ATTEMPTS or stop.wait(2.0**attempt / 4):
+                raise
+    raise AssertionError("the last attempt returns or raises")
 
 
 def _deleted(row: Row, disk: Disk, meter: _Meter, stop: Flag) -> Finding:

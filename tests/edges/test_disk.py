@@ -870,6 +870,170 @@ with Disk.open(Path(sys.argv[1])) as disk:
     assert tree(tmp_path / "base") == ["b"]
 
 
+NAME = edge.partial_name("k", "null", "etag", 10)
+PARTIALS = ".migrate-v2/b/partial"
+
+
+def begin(disk: Disk, content: bytes, every: int = 4) -> None:
+    """Written so far, and then it broke off."""
+    with pytest.raises(ConnectionResetError), disk.continuing("b/k", "b", NAME, every=every) as sink:
+        for number in content:
+            sink.write(bytes((number,)))
+        raise ConnectionResetError
+
+
+def test_names_of_partials_tell_facts_apart() -> None:
+    names: list[tuple[str | int, ...]] = [
+        ("k", "v", 1),
+        ("k", "v1", ""),
+        ("kv", "1", ""),
+        ("k", "v", "1"),
+        ("k\udce9", "v", 1),
+    ]
+    found = {edge.partial_name(*facts) for facts in names}
+    assert len(found) == len(names) and all(re.fullmatch("[0-9a-f]{64}", name) for name in found)
+
+
+def test_what_broke_off_goes_on_from_where_it_was_flushed(disk: Disk) -> None:
+    begin(disk, b"0123456")
+    assert disk.partials("b") == {NAME} and disk.look("b/k") is None
+    with disk.continuing("b/k", "b", NAME, 1_600_000_000, every=4) as sink:
+        assert sink.written == 4
+        sink.write(b"abcdef")
+        assert b"".join(sink.read_back()) == b"0123abcdef" and b"".join(sink.read_back(7)) == b"def"
+    assert content(disk, "b/k") == b"0123abcdef" and sink.identity == disk.look("b/k")
+    assert (disk.base / "b/k").stat().st_mtime == 1_600_000_000
+    assert disk.partials("b") == set() and tree(disk.base / PARTIALS) == []
+
+
+def test_the_record_follows_the_bytes(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    fdatasync, replace_text = os.fdatasync, Disk.replace_text
+    monkeypatch.setattr(os, "fdatasync", lambda fd: (done.append("bytes"), fdatasync(fd))[1])
+    monkeypatch.setattr(Disk, "replace_text", lambda *args: (done.append("record"), replace_text(*args))[1])
+    begin(disk, b"0123456789")
+    assert done == ["bytes", "record"] * 2
+    # And where bytes come slowly, the seconds count.
+    monkeypatch.setattr(edge, "FLUSH_SECONDS", 0.0)
+    done.clear()
+    begin(disk, b"01")
+    assert done == ["bytes", "record"] * 2
+
+
+def test_a_flush_that_fails_records_nothing(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(fd: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fdatasync", fail)
+    with pytest.raises(DiskError), disk.continuing("b/k", "b", NAME, every=4) as sink, pytest.raises(DiskError):
+        sink.write(b"01234")
+    monkeypatch.undo()
+    assert disk.look("b/k") is None, "not even if the caller goes on"
+    with pytest.raises(KeyboardInterrupt), disk.continuing("b/k", "b", NAME, every=4) as sink:
+        assert sink.written == 0
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("after", ["zeros", "shorter", "gone", "no record", "bad record", "other name", "hard link"])
+def test_only_what_was_flushed_is_believed(disk: Disk, after: str) -> None:
+    begin(disk, b"0123456")
+    partial = disk.base / PARTIALS / NAME
+    record = partial.with_suffix(".json")
+    if after == "zeros":
+        partial.write_bytes(b"0123" + bytes(9))
+    elif after == "shorter":
+        partial.write_bytes(b"012")
+    elif after == "gone":
+        partial.unlink()
+    elif after == "no record":
+        record.unlink()
+    elif after == "bad record":
+        record.write_text('{"length": -4}')
+    elif after == "hard link":
+        os.link(partial, disk.base / "elsewhere")
+    name = edge.partial_name("other") if after == "other name" else NAME
+    with disk.continuing("b/k", "b", name, every=4) as sink:
+        assert sink.written == (4 if after == "zeros" else 0)
+        assert not record.exists() or after in ("zeros", "other name"), "nothing speaks of bytes that are not there yet"
+        sink.write(b"0123abc"[sink.written :])
+    assert content(disk, "b/k") == b"0123abc"
+    if after == "hard link":
+        assert (disk.base / "elsewhere").read_bytes() == b"0123456"
+
+
+def test_begun_again_nothing_of_it_is_believed(disk: Disk) -> None:
+    begin(disk, b"01234")
+    with pytest.raises(ConnectionResetError), disk.continuing("b/k", "b", NAME, every=4) as sink:
+        sink.start_again()
+        assert sink.written == 0 and not (disk.base / PARTIALS / f"{NAME}.json").exists()
+        sink.write(b"ab")
+        raise ConnectionResetError
+    with disk.continuing("b/k", "b", NAME, every=4) as sink:
+        assert sink.written == 0
+        sink.write(b"abc")
+    assert content(disk, "b/k") == b"abc"
+    with disk.writing("b/k") as sink:
+        sink.write(b"longer than that")
+        sink.start_again()
+        sink.write(b"new")
+    assert content(disk, "b/k") == b"new"
+
+
+def test_what_is_whole_is_on_the_disk_before_the_name_is_its_own(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    fsync, rename = os.fsync, os.rename
+    with disk.continuing("b/k", "b", NAME) as sink:
+        sink.write(b"0123")
+        monkeypatch.setattr(os, "fsync", lambda fd: (done.append(edge._kind(os.fstat(fd).st_mode)), fsync(fd))[1])
+        monkeypatch.setattr(os, "rename", lambda *args, **more: (done.append("rename"), rename(*args, **more))[1])
+    assert done[-4:] == ["file", "rename", "folder", "folder"]
+
+
+def test_across_subvolumes_it_is_copied(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    rename = os.rename
+
+    def across(old: bytes, new: bytes, *, src_dir_fd: int, dst_dir_fd: int) -> None:
+        if src_dir_fd != dst_dir_fd:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        rename(old, new, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+
+    monkeypatch.setattr(os, "rename", across)
+    with disk.continuing("b/k", "b", NAME, 1_600_000_000) as sink:
+        sink.write(b"0123")
+    assert content(disk, "b/k") == b"0123" and sink.identity == disk.look("b/k")
+    assert (disk.base / "b/k").stat().st_mtime == 1_600_000_000 and tree(disk.base / PARTIALS) == []
+
+
+@pytest.mark.parametrize("kind", IN_THE_WAY)
+@pytest.mark.parametrize("where", ["b/k", PARTIALS, f"{PARTIALS}/{NAME}", f"{PARTIALS}/{NAME}.json"])
+def test_what_is_in_the_way_of_a_partial_is_an_obstacle(disk: Disk, kind: str, where: str) -> None:
+    if (where == PARTIALS and kind == "folder") or (NAME in where and kind == "socket"):
+        return  # none is in the way; and no socket has so long a path
+    (disk.base / where).parent.mkdir(parents=True)
+    IN_THE_WAY[kind](disk.base / where)
+    with pytest.raises((Obstacle, DiskError)), disk.continuing("b/k", "b", NAME) as sink:
+        sink.write(b"x")
+    assert (disk.base.parent / "outside" / "f").read_bytes() == b"not ours"
+
+
+def test_partials_are_removed_by_name_and_nothing_else_is(disk: Disk) -> None:
+    assert disk.partials("b") == set()
+    disk.remove_partials("b", {NAME})
+    begin(disk, b"01234")
+    other = edge.partial_name("other")
+    folder = disk.base / PARTIALS
+    for name in (other, "mine", f"{NAME}.txt", ".mv2-0123456789abcdef"):
+        (folder / name).write_bytes(b"x")
+    (folder / edge.partial_name("folder")).mkdir()
+    disk.remove_partials("b", {NAME, edge.partial_name("folder"), "mine"})
+    assert tree(folder) == sorted([other, "mine", f"{NAME}.txt", edge.partial_name("folder")])
+    assert disk.partials("b") == {other, edge.partial_name("folder")}
+    for path in folder.iterdir():
+        path.rmdir() if path.is_dir() else path.unlink()
+    disk.remove_partials("b", set())
+    assert not folder.exists()
+
+
 def test_text_is_replaced_whole(disk: Disk) -> None:
     rows = [["key\r\nwith", "a \udce9"], ["\u20ac", "2"]]
     with disk.replace_text(".migrate-v2/b/list.csv") as file:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import random
+import threading
+import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
 from itertools import pairwise
+from threading import Event, Timer
 from typing import Any
 
 import botocore.session
@@ -16,17 +20,21 @@ import pytest
 from botocore.retries.standard import ExponentialBackoff
 
 from migrate_v2.edges.s3 import (
+    _IDLE,
     S3,
     Archived,
     BucketFacts,
+    Corrupted,
     Deleter,
     Denied,
     Gone,
     Identity,
     Moved,
+    Pace,
     Page,
     Refusal,
     Restorer,
+    Throttled,
     Unreachable,
     check_bucket_name,
 )
@@ -391,6 +399,17 @@ def test_a_page_that_s3_cannot_have_sent_is_not_believed(
     assert_one_line(failed.value)
 
 
+def test_pages_of_one_key_have_to_move_on_too(server: S3Server, s3: S3) -> None:
+    server.bucket("b", versioning="Enabled")
+    for _ in range(9):
+        server.put("b", "k", b"1")
+    shorten(server, 3)
+    server.fault({"op": "ListObjectVersions"}, rewrite=rewritten(back_to_the_start), after=1)
+    with pytest.raises(Failure, match="does not move on"):
+        for count, _ in enumerate(s3.versions("b")):
+            assert count < 9, "without end"
+
+
 @pytest.mark.parametrize(
     "change", [drop("NextContinuationToken"), drop("IsTruncated"), put("Name", "x"), repeat, reverse]
 )
@@ -577,6 +596,166 @@ def test_no_proper_answer(server: S3Server, s3: S3, action: Any) -> None:
         with pytest.raises(Unreachable) as failed:
             ask()
         assert_one_line(failed.value)
+
+
+@pytest.mark.parametrize("versioning", ["", "Enabled"])
+@pytest.mark.parametrize("start", [0, 1, 4096, len(BODY) - 1])
+@pytest.mark.parametrize("in_background", [False, True])
+def test_a_get_from_the_middle_on(server: S3Server, s3: S3, versioning: Any, start: int, in_background: bool) -> None:
+    server.buckets["b"].versioning = versioning
+    version = version_of(server.put("b", "k", BODY))
+    seen = headers_seen(server)
+    body = s3.get(version, 4096, start, stop=Event() if in_background else None)
+    assert b"".join(body) == BODY[start:] and body.checked == (not start) and not body.opaque
+    ((_, headers),) = [one for one in seen if one[0] == "GetObject"]
+    assert headers.get("range", "") == (f"bytes={start}-" if start else "")
+    assert headers.get("if-match", "") == ("" if versioning else f'"{version.etag}"')
+
+
+def test_the_checksum_of_the_whole_is_not_held_against_a_part(server: S3Server, s3: S3) -> None:
+    stored = server.put("b", "k", BODY)
+    name, value = next(iter(stored.checksums.items()))
+
+    def add(request: Request, response: Response) -> None:
+        response.headers.append((f"x-amz-checksum-{name.lower()}", value))
+
+    server.fault({"op": "GetObject"}, rewrite=add)
+    assert b"".join(s3.get(version_of(stored), 4096, 50_000)) == BODY[50_000:]
+
+
+@pytest.mark.parametrize("start", [1, 4096, 50_001])
+def test_a_server_that_ignores_ranges_is_understood(server: S3Server, s3: S3, start: int) -> None:
+    version = version_of(server.put("b", "k", BODY))
+    server.fault({"op": "GetObject"}, lambda request: request.headers.pop("range", None))
+    assert b"".join(s3.get(version, 4096, start)) == BODY[start:]
+
+
+def headed(name: str, value: str | None) -> Callable[[Request, Response], None]:
+    """A rewriting of one header of the answer; away with it where there is no value."""
+
+    def rewrite(request: Request, response: Response) -> None:
+        response.headers = [one for one in response.headers if one[0].lower() != name.lower()]
+        if value is not None:
+            response.headers.append((name, value))
+
+    return rewrite
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        None,
+        "",
+        "bytes 0-49999/100000",
+        "bytes 49999-99999/100000",
+        "bytes 50000-99998/100000",
+        "bytes 50000-99999/100001",
+        "bytes 50000-99999/*",
+        "items 50000-99999/100000",
+    ],
+)
+def test_another_range_than_asked_for_is_no_answer(server: S3Server, s3: S3, said: str | None) -> None:
+    version = version_of(server.put("b", "k", BODY))
+    server.fault({"op": "GetObject"}, rewrite=headed("Content-Range", said))
+    with pytest.raises(Unreachable, match="asked for the bytes from 50,000 on") as failed:
+        list(s3.get(version, 4096, 50_000))
+    assert_one_line(failed.value)
+
+
+@pytest.mark.parametrize("start", [0, 50_000])
+def test_an_answer_about_another_object_gives_no_byte(server: S3Server, s3: S3, start: int) -> None:
+    version = version_of(server.put("b", "k", BODY))
+    ignores = server.fault({"op": "GetObject"}, lambda request: request.headers.pop("if-match", None))
+    server.put("b", "k", bytes(len(BODY)))
+    with pytest.raises(Moved):
+        next(s3.get(version, 4096, start))
+    server.calm(ignores)
+    version = version_of(server.put("b", "k", BODY))
+    for rewrite in (headed("ETag", None), lambda *_: Response(200, [("ETag", f'"{version.etag}"')], b"log in")):
+        server.calm()
+        server.fault({"op": "GetObject"}, rewrite=rewrite)
+        with pytest.raises(Unreachable) as failed:
+            next(s3.get(version, 4096, start))
+        assert_one_line(failed.value)
+
+
+def test_what_the_head_of_an_answer_says_of_the_etag(server: S3Server, s3: S3) -> None:
+    stored = server.put("b", "k", BODY, checksums=())
+    for encryption, opaque in (("", False), ("AES256", False), ("aws:kms", True), ("aws:kms:dsse", True)):
+        stored.encryption = encryption
+        body = s3.get(version_of(stored), 4096)
+        next(body)
+        assert (body.opaque, body.checked) == (opaque, False)
+        body.close()
+
+
+def test_a_flip_is_corruption_where_s3_sent_a_checksum(server: S3Server, s3: S3) -> None:
+    version = version_of(server.put("b", "k", BODY))
+    server.fault({"op": "GetObject"}, "flip")
+    for stop in (None, Event()):
+        with pytest.raises(Corrupted) as failed:
+            list(s3.get(version, 4096, stop=stop))
+        assert_one_line(failed.value)
+
+
+def test_who_repeats_himself_has_each_request_sent_once(server: S3Server, s3: S3) -> None:
+    version = version_of(server.put("b", "k", BODY))
+    fault = server.fault({"op": "GetObject"}, "503")
+    with pytest.raises(Throttled):
+        list(s3.get(version, 4096, stop=Event()))
+    assert fault.hits == 1
+
+
+def test_all_wait_together_and_longer_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("migrate_v2.edges.s3.SLOW_DOWN", 0.05)
+    pace, stop = Pace(), Event()
+    first, second = pace.wait(stop), pace.wait(stop)
+    waits = []
+    for began in ((first, second), ()):
+        for one in began or (pace.wait(stop),):
+            pace.slow_down(one)  # the second was under way already: one reason, not two
+        before = time.monotonic()
+        pace.wait(stop)
+        waits.append(time.monotonic() - before)
+    assert 0.04 < waits[0] < 0.1 < waits[1] < 0.3
+    for _ in range(9):
+        pace.went_well()
+    pace.slow_down(pace.wait(stop))
+    before = time.monotonic()
+    pace.wait(stop)
+    assert time.monotonic() - before < 0.1
+    monkeypatch.setattr("migrate_v2.edges.s3.SLOW_DOWN", 60.0)
+    pace.slow_down(time.monotonic())
+    stop.set()
+    before = time.monotonic()
+    pace.wait(stop)
+    assert time.monotonic() - before < 0.1, "not when it is to end"
+
+
+@pytest.mark.parametrize("action", ["stall", "delay", "slow"])
+def test_a_get_ends_soon_after_the_flag_whatever_hangs(server: S3Server, s3: S3, action: Any) -> None:
+    version = version_of(server.put("b", "k", BODY))
+    server.fault({"op": "GetObject"}, action, seconds=20.0, rate=1000.0)
+    stop = Event()
+    Timer(0.2, stop.set).start()
+    began = time.monotonic()
+    with pytest.raises(Unreachable, match="interrupted"):
+        list(s3.get(version, 65536, stop=stop))
+    assert 0.15 < time.monotonic() - began < 1.0
+
+
+def test_a_get_that_is_left_early_gives_its_connection_and_its_thread_back(server: S3Server, s3: S3) -> None:
+    version = version_of(server.put("b", "k", BODY))
+    list(s3.get(version, 4096, stop=Event()))
+    threads = {thread for thread in threading.enumerate() if thread.name == "drawer"}
+    for _ in range(5):
+        body = s3.get(version, 4096, stop=Event())
+        next(body)
+        body.close()
+        until = time.monotonic() + 5
+        while not _IDLE and time.monotonic() < until:
+            time.sleep(0.01)
+    assert {thread for thread in threading.enumerate() if thread.name == "drawer"} == threads
 
 
 def test_a_connection_that_breaks_in_the_body_gives_no_end(server: S3Server, s3: S3) -> None:
@@ -934,3 +1113,120 @@ def test_an_answer_that_does_not_tell_is_none(server: S3Server, s3: S3, action: 
     s3.region_of("b")
     server.fault({"op": "HeadObject"}, action)
     assert s3.is_there("b", "k", stored.version_id, stored.etag, by_id=by_id) is None
+
+
+# -- what lies beside the bytes
+
+NONE = ("policy", "cors", "lifecycle", "versioning", "replication", "notifications", "tagging", "website", "logging")
+
+
+def test_a_bucket_without_settings_of_its_own(server: S3Server, s3: S3) -> None:
+    found: dict[str, Any] = s3.configuration("b")
+    assert {name for name, part in found.items() if part is not None} == {"acl", "encryption", "request_payment"}
+    assert set(NONE) < found.keys() and len(found) == 21
+    assert found["acl"]["Grants"][0]["Permission"] == "FULL_CONTROL"
+    json.dumps(found)
+
+
+def test_every_setting_of_a_bucket_as_s3_has_it(server: S3Server) -> None:
+    server.bucket("far", region="eu-central-1", object_lock=True)
+    s3 = connect(server)
+    client = s3._for("far")
+    policy = {"Version": "2012-10-17", "Statement": [{"Sid": "ü"}]}
+    client.put_bucket_policy(Bucket="far", Policy=json.dumps(policy))
+    rule = {"ID": "r", "Status": "Enabled", "Filter": {"Prefix": ""}}
+    when: Any = {**rule, "Expiration": {"Date": datetime(2030, 1, 1, tzinfo=UTC)}}
+    client.put_bucket_lifecycle_configuration(Bucket="far", LifecycleConfiguration={"Rules": [when]})
+    client.put_bucket_tagging(Bucket="far", Tagging={"TagSet": [{"Key": "k", "Value": "v"}]})
+    found: dict[str, Any] = s3.configuration("far")
+    assert found["policy"] == policy
+    assert found["lifecycle"]["Rules"][0]["Expiration"]["Date"] == "2030-01-01T00:00:00+00:00"
+    assert found["tagging"] == {"TagSet": [{"Key": "k", "Value": "v"}]}
+    assert found["location"] == {"LocationConstraint": "eu-central-1"}
+    assert found["versioning"] == {"Status": "Enabled"}
+    assert found["object_lock"]["ObjectLockConfiguration"]["ObjectLockEnabled"] == "Enabled"
+    assert s3.has_object_lock("far")
+
+
+def test_lists_of_settings_come_whole(server: S3Server, s3: S3) -> None:
+    pages = iter([("one", "more"), ("two", "yet more"), ("three", "")])
+
+    def page(request: Request, _: Response) -> Response:
+        name, token = next(pages)
+        assert request.query.get("continuation-token", "") in ("", "more", "yet more")
+        rest = f"<IsTruncated>true</IsTruncated><NextContinuationToken>{token}</NextContinuationToken>" if token else ""
+        body = f"<R><MetricsConfiguration><Id>{name}</Id></MetricsConfiguration>{rest}</R>"
+        return Response(200, [], body.encode())
+
+    server.fault({"op": "ListBucketMetricsConfigurations"}, rewrite=page)
+    assert s3.configuration("b")["metrics"] == {
+        "MetricsConfigurationList": [{"Id": "one"}, {"Id": "two"}, {"Id": "three"}]
+    }
+
+
+def test_settings_that_may_not_be_read_or_are_not_known_say_so(server: S3Server, s3: S3) -> None:
+    server.deny("s3:GetBucketPolicy")
+    server.deny("s3:GetBucketAcl")
+    server.deny("s3:GetBucketObjectLockConfiguration")
+    server.unimplemented |= {"GetBucketReplication", "ListBucketInventoryConfigurations"}
+    found: dict[str, Any] = s3.configuration("b")
+    assert all("AccessDenied" in found[name]["denied"] for name in ("policy", "acl", "object_lock"))
+    assert found["replication"] == found["inventory"] == {"not_implemented": True}
+    assert s3.has_object_lock("b"), "only S3's own no is a no"
+
+
+@pytest.mark.parametrize(
+    ("op", "action"),
+    [
+        ("GetBucketAcl", "garbage-200"),
+        ("GetBucketPolicy", "garbage-200"),
+        ("GetBucketPolicy", "503"),
+        ("ListBucketAnalyticsConfigurations", "reset-before"),
+    ],
+)
+def test_a_setting_that_is_not_answered_for_is_not_none(server: S3Server, s3: S3, op: str, action: Any) -> None:
+    s3.region_of("b")
+    server.fault({"op": op}, action)
+    with pytest.raises(Unreachable) as failed:
+        s3.configuration("b")
+    assert_one_line(failed.value)
+
+
+def test_an_expired_token_is_no_setting_that_is_denied(server: S3Server, s3: S3) -> None:
+    s3.region_of("b")
+    server.fault({"op": "GetBucketPolicy"}, "expired-token")
+    with pytest.raises(Failure, match="renew"):
+        s3.configuration("b")
+
+
+def test_parts_of_an_object_that_is_gone_are_gone(server: S3Server, s3: S3) -> None:
+    version = version_of(server.put("b", "k", b"1", annotations={"n": b"1"}))
+    assert s3.metadata(version)["ContentLength"] == 1
+    assert isinstance(listed := s3.annotations(version), list) and len(listed) == 1
+    assert s3.annotation(version, "n") == b"1"
+    with pytest.raises(Unreachable, match="went"):
+        s3.annotation(version, "other")
+    server.remove("b", "k")
+    asks: list[Callable[[ObjectVersion], object]] = [s3.metadata, s3.tags, s3.acl, s3.annotations]
+    for ask in asks:
+        with pytest.raises(Gone):
+            ask(version)
+
+
+def test_annotations_come_page_by_page_and_whole(server: S3Server, s3: S3) -> None:
+    version = version_of(server.put("b", "k", b"1", annotations={"n": b"x" * 5000, "long": b"x" * (1 << 20) + b"x"}))
+    assert isinstance(refused := s3.annotation(version, "long"), dict) and "1 MiB" in str(refused["refused"])
+    fault = server.fault({"op": "GetObjectAnnotation"}, "truncate")
+    with pytest.raises(Unreachable):
+        s3.annotation(version, "n")
+    server.calm(fault)
+    pages = iter([("a", "more"), ("b", "")])
+
+    def page(request: Request, _: Response) -> Response:
+        name, token = next(pages)
+        rest = f"<NextContinuationToken>{token}</NextContinuationToken>" if token else ""
+        rows = f"<Annotations><Annotation><AnnotationName>{name}</AnnotationName></Annotation></Annotations>"
+        return Response(200, [], f"<R>{rows}{rest}</R>".encode())
+
+    server.fault({"op": "ListObjectAnnotations"}, rewrite=page)
+    assert s3.annotations(version) == [{"AnnotationName": "a"}, {"AnnotationName": "b"}]

@@ -272,6 +272,18 @@ def test_a_denied_conditional_delete_stops_too(job: Job) -> None:
     assert job.store.open_intents("b") == []
 
 
+def test_after_a_surprise_no_more_is_sent(job: Job) -> None:
+    for number in range(60):
+        job.server.put("b", f"{number:02}", b"body")
+    job.bring()
+    job.server.deny("s3:DeleteObject", "b", "02")
+    with pytest.raises(Refused, match=r"02 was not deleted: .*AccessDenied"):
+        job.delete()
+    # No more than those that were under way.
+    assert job.server.count("DeleteObject") < 1 + 3 + 2 * 16 and "50" not in {key for _, key, _ in job.server.deletes}
+    assert job.store.open_intents("b") == []
+
+
 @pytest.mark.parametrize(("before", "after"), [("", "Enabled"), ("Enabled", "Suspended")])
 def test_versioning_changed_between_batches_is_a_surprise(
     job: Job, before: str, after: str, monkeypatch: pytest.MonkeyPatch

@@ -260,7 +260,8 @@ def test_two_buckets_never_share_a_folder(job: Job) -> None:
 def test_a_state_file_that_does_not_know_of_the_only_copies_is_refused(job: Job, tmp_path: Path) -> None:
     put(job, "k")
     job.bring()
-    job.store.snapshot("b", tmp_path / "older.db")  # as a backup from before
+    job.store.identity()
+    job.store.snapshot("b", tmp_path / "older.db")  # as a backup from before: of the same name, and it knows of less
     job.delete()
     put(job, "k")
     for name in ("fresh.db", "older.db"):

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from typing import Any
 
+import pytest
+
+from migrate_v2 import cli
 from migrate_v2.edges.s3 import Restorer
 from migrate_v2.model import FileState, phase_of
+from migrate_v2.pipeline import plan
+from migrate_v2.report import sentence
 from migrate_v2.steps import restore as restore_step
-from migrate_v2.steps.status import Standing, standing, stands
+from migrate_v2.steps.manifest import manifest
+from migrate_v2.steps.status import Standing, standing, stands, stands_of
+from migrate_v2.steps.verify import verify
 from tests.steps.conftest import Job
 
 
@@ -117,3 +126,85 @@ def test_an_empty_bucket_is_complete(job: Job) -> None:
     job.scan()
     s = assert_it_adds_up(job)
     assert (s.phase, s.objects, s.bytes, s.eta_seconds) == ("complete", 0, 0, 0.0)
+
+
+def test_every_kind_at_once_adds_up_wherever_it_is_told(job: Job) -> None:
+    """Sizes are powers of two: a row counted in the wrong place, twice or not at all shows in the bytes."""
+    job.server.bucket("b", versioning="Enabled")
+    put(job, "deleted", 1)
+    job.bring()
+    job.delete()
+    job.noncurrent = "keep"
+    put(job, "noncurrent", 2)
+    put(job, "noncurrent", 4)
+    put(job, "verified", 8)
+    put(job, "kms", 16, etag="kms", checksums=())
+    put(job, "refetched", 32, etag="kms", checksums=())
+    put(job, "denied", 64)
+    put(job, "cold", 128, storage_class="GLACIER")
+    put(job, "asked", 256, storage_class="DEEP_ARCHIVE")
+    put(job, "rotten", 512)
+    put(job, "lost", 1024)
+    put(job, "vanished", 2048)
+    put(job, "marked", 4096)
+    job.s3._for("b").delete_object(Bucket="b", Key="marked")
+    job.s3._for("b").create_multipart_upload(Bucket="b", Key="upload")
+    job.scan()
+    job.store.restore_asked([job.row("asked").version], "Bulk")
+    job.server.deny("s3:GetObjectVersion", "b", "denied")
+    for step in (job.place, job.fetch, job.verify):
+        step()
+    job.path("rotten").unlink()
+    job.path("rotten").mkdir()
+    job.path("lost").unlink()
+    job.verify_again()
+    job.server.remove("b", "vanished")
+    job.scan()
+    reread = (row for row in job.rows() if row.key == "refetched")
+    list(verify("b", job.store, job.disk, job.s3, reread, run=job.run, threads=1, rows_per_commit=9, refetch=65536))
+    put(job, "new", 8192)
+    job.scan()
+    s = assert_it_adds_up(job)
+    shown = cli._standing_json(s)
+    held = job.store.bucket("b")
+    assert held
+    event = stands(held, job.store)
+    list(manifest("b", job.store, job.disk, event))
+    summary = json.loads((job.disk.base / ".migrate-v2/b/summary.json").read_text())
+    wanted = {
+        "verified": (3, 4 + 8 + 32),
+        "unprovable": (1, 16),
+        "kept": (2, 2 + 4096),
+        "failed": (3, 64 + 512 + 2048),
+        "deleted": (1, 1),
+        "pending": (4, 128 + 256 + 1024 + 8192),
+    }
+    for name, (objects, size) in wanted.items():
+        assert shown[name] == summary[name] == {"objects": objects, "bytes": size}, name
+        assert getattr(event, name) == (objects, size)
+    whole = {unit: sum(amount[at] for amount in wanted.values()) for at, unit in enumerate(("objects", "bytes"))}
+    assert (
+        whole
+        == summary["listed"]
+        == {"objects": shown["objects"], "bytes": shown["bytes"]}
+        == {
+            "objects": 14,
+            "bytes": 16383,
+        }
+    )
+    assert (summary["delete_markers"], summary["uploads"]) == (1, 1)
+    lines = (job.disk.base / ".migrate-v2/b/evidence.jsonl").read_text().splitlines()
+    assert sum(json.loads(line)["size"] for line in lines) == 16383 and len(lines) == 14
+    assert " = " in sentence(event) and "contradicts" not in sentence(event)
+    planned = plan(job.store, job.site())
+    assert planned.listed == (14, 16383) and planned.deleted == (1, 1)
+    assert (planned.objects, planned.bytes) == wanted["verified"]
+    assert planned.stays == (14 - 3 - 1, 16383 - 44 - 1)
+    assert planned.evidence["refetch"] == 1
+
+
+@pytest.mark.parametrize("name", ["verified", "pending"])
+def test_a_sum_that_is_none_is_told(job: Job, name: str) -> None:
+    put(job, "k")
+    job.bring()
+    assert "contradicts itself" in sentence(replace(stands_of(told(job)), **{name: (7, 7)}))  # type: ignore[arg-type]

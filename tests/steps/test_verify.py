@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 from migrate_v2.edges.s3 import Unreachable
-from migrate_v2.events import Warned
-from migrate_v2.model import CHANGED, VANISHED, FileState, Place, Verdict
+from migrate_v2.events import Ended, Event, Warned
+from migrate_v2.model import CHANGED, VANISHED, FileState, Place, Verdict, Witness
+from migrate_v2.steps.verify import verify
+from tests.conftest import sha256
 from tests.steps.conftest import Job, found
 
 SIZE = 190_000
@@ -386,3 +388,173 @@ def test_a_deleted_folder_that_is_gone_is_told(job: Job) -> None:
     job.path("folder/").rmdir()
     assert found(job.verify_again("run-2"))["folder/"][0] is Verdict.MISSING
     assert job.row("folder/").state is FileState.DELETED
+
+
+# --refetch
+
+
+def reread(job: Job, block_size: int = 65536) -> list[Event]:
+    rows = (row for row in job.store.in_state("b", FileState.DOWNLOADED) if row.verdict is Verdict.UNPROVABLE)
+    return list(
+        verify(
+            "b",
+            job.store,
+            job.disk,
+            job.s3,
+            rows,
+            verb="refetch",
+            run=job.run,
+            threads=4,
+            rows_per_commit=1000,
+            refetch=block_size,
+        )
+    )
+
+
+@pytest.mark.parametrize("versioning", ["", "Enabled", "Suspended"])
+@pytest.mark.parametrize("name", UNPROVABLE)
+def test_a_second_reading_proves_what_nothing_else_does(job: Job, name: str, versioning: str) -> None:
+    job.server.buckets["b"].versioning = versioning
+    job.server.put("b", "k", BODY, **UNPROVABLE[name][0])
+    job.bring()
+    assert job.row("k").verdict is Verdict.UNPROVABLE
+    named: list[tuple[str, str]] = []
+    job.server.fault(
+        {"op": "GetObject"}, lambda request: named.append((request.version_id, request.header("if-match")))
+    )
+    assert found(reread(job, 4097)) == {}
+    version = job.row("k").version
+    if versioning == "Enabled":
+        assert named == [(version.version_id, "")]
+    else:
+        assert [etag for _, etag in named] == [f'"{version.etag}"']
+    row = job.row("k")
+    assert (row.state, row.verdict, row.reason) == (FileState.VERIFIED, Verdict.MATCH, "")
+    assert row.witnesses[0] == Witness("refetch", sha256(BODY), 256) and row.sha256 == sha256(BODY)
+    assert row.identity == job.disk.look(row.path)
+
+    # The reading before the deletion rests on what is stored: S3 is asked nothing about the content.
+    asked = len(job.server.requests)
+    job.run = "run-2"
+    assert found(job.prove()) == {}
+    assert not {"GetObject", "HeadObject"} & {entry.op for entry in job.server.requests[asked:]}
+    list(job.deleting())
+    assert job.row("k").state is FileState.DELETED and job.server.get("b", "k") is None
+
+
+@pytest.mark.parametrize("at", [0, 65_535, 65_536, 100_000, SIZE - 1])
+def test_one_bit_of_the_copy_is_given_away_by_a_second_reading(job: Job, at: int) -> None:
+    job.server.put("b", "k", BODY, etag="kms", checksums=())
+    job.bring()
+    flip(job.path("k"), at)
+    wrong = job.path("k").read_bytes()
+    before = job.server.count("GetObject")
+    told = found(reread(job))
+    assert told["k"][0] is Verdict.DIFFERS and "twice" in told["k"][1] and "quarantine" in told["k"][1]
+    assert job.server.count("GetObject") == before + 2, "once more, then it is said"
+    assert job.row("k").state is FileState.DISCOVERED and quarantined(job) == [wrong]
+    job.place()
+    job.fetch()
+    job.verify()
+    assert job.row("k").verdict is Verdict.UNPROVABLE, "what was proved was another reading of another file"
+    assert found(reread(job)) == {} and job.row("k").state is FileState.VERIFIED
+
+
+def test_one_wrong_body_is_read_once_more(job: Job) -> None:
+    job.server.put("b", "k", BODY, etag="kms", checksums=())
+    job.bring()
+    fault = job.server.fault({"op": "GetObject"}, "flip", times=1)
+    assert found(reread(job)) == {} and fault.hits == 1
+    assert job.row("k").state is FileState.VERIFIED
+
+
+@pytest.mark.parametrize("fault", ["truncate", "reset-before", "503"])
+def test_a_second_reading_that_breaks_off_is_begun_anew(job: Job, fault: Any) -> None:
+    job.server.put("b", "k", BODY, etag="kms", checksums=())
+    job.bring()
+    job.server.fault({"op": "GetObject"}, fault, times=2)
+    events = reread(job)
+    assert found(events) == {} and job.row("k").state is FileState.VERIFIED
+    (ended,) = [event for event in events if isinstance(event, Ended)]
+    assert (ended.verb, ended.objects, ended.bytes) == ("refetch", 1, SIZE), "what came in vain is not counted"
+
+
+@pytest.mark.parametrize(
+    ("harm", "verdict", "state"),
+    [
+        (absent, Verdict.MISSING, FileState.DISCOVERED),
+        (truncated, Verdict.DIFFERS, FileState.DISCOVERED),
+        (grown, Verdict.DIFFERS, FileState.DISCOVERED),
+        (fifo, Verdict.UNREADABLE, FileState.ERROR),
+        (linked, Verdict.UNREADABLE, FileState.ERROR),
+    ],
+)
+def test_no_second_reading_for_a_copy_that_is_none(
+    job: Job, harm: Callable[[Path], None], verdict: Verdict, state: FileState
+) -> None:
+    job.server.put("b", "k", BODY, etag="kms", checksums=())
+    job.bring()
+    harm(job.path("k"))
+    before = job.server.count("GetObject")
+    assert found(reread(job))["k"][0] is verdict
+    assert job.row("k").state is state and job.server.count("GetObject") == before
+
+
+def test_what_s3_does_not_let_be_read_stays_unprovable_with_both_reasons(job: Job) -> None:
+    for key in ("denied", "cold"):
+        job.server.put("b", key, BODY, etag="kms", checksums=())
+    job.server.put("b", "customer", BODY, etag="sse-c", checksums=())
+    for step in (job.scan, job.place, job.fetch):
+        step()
+    (job.disk.base / "b/customer").write_bytes(BODY)
+    job.store.fetched("b", [job.row("customer").version])
+    job.verify()
+    job.server.deny("s3:GetObject", "b", "denied")
+    stored = job.server.get("b", "cold")
+    assert stored
+    stored.storage_class = "GLACIER"
+    told = found(reread(job))
+    assert {key: verdict for key, (verdict, _) in told.items()} == dict.fromkeys(
+        ("denied", "cold", "customer"), Verdict.UNPROVABLE
+    )
+    for key, why in {"denied": "is denied", "cold": "archive tier", "customer": "refused"}.items():
+        row = job.row(key)
+        assert (row.state, row.verdict, row.sha256) == (FileState.DOWNLOADED, Verdict.UNPROVABLE, sha256(BODY))
+        assert "does not let it be read a second time" in row.reason and why in row.reason
+
+
+@pytest.mark.parametrize(("event", "reason"), [("overwritten", CHANGED), ("removed", VANISHED)])
+def test_a_second_reading_of_another_object_proves_nothing(job: Job, event: str, reason: str) -> None:
+    job.server.put("b", "k", BODY, etag="kms", checksums=())
+    job.bring()
+    job.server.remove("b", "k")
+    if event == "overwritten":
+        job.server.put("b", "k", BODY, etag="kms", checksums=())
+    reread(job)
+    row = job.row("k")
+    assert (row.state, row.verdict, row.reason, row.witnesses) == (FileState.ERROR, None, reason, ())
+    assert job.path("k").read_bytes() == BODY, "it stays"
+
+
+@pytest.mark.parametrize("denied", [False, True])
+def test_a_bit_that_flips_after_the_second_reading_is_told(job: Job, denied: bool) -> None:
+    job.server.put("b", "k", BODY, etag="kms", checksums=())
+    job.bring()
+    reread(job)
+    flip(job.path("k"), 5)
+    if denied:
+        job.server.deny("s3:GetObject", "b", "k")
+    told = found(job.verify_again("run-2"))
+    assert told["k"][0] is Verdict.DIFFERS and "second time" in told["k"][1]
+    assert job.row("k").witnesses == ()
+
+
+def test_a_second_reading_is_not_forgotten_where_s3_gives_no_answer(job: Job) -> None:
+    job.server.put("b", "k", BODY, etag="kms", checksums=())
+    job.bring()
+    reread(job)
+    flip(job.path("k"), 5)
+    job.server.fault({"op": "HeadObject"}, "reset-before")
+    assert found(job.verify_again("run-2")) == {} and job.row("k").state is FileState.DOWNLOADED
+    job.server.calm()
+    assert found(job.verify())["k"][0] is Verdict.DIFFERS

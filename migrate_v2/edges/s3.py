@@ -318,7 +318,9 @@ class S3:
                     raise _explained(error, "the caller's identity") from error
                 self._identity = Identity("", "", kind)
             except _BROKEN as error:
-                if self.at_aws:
+                # An endpoint that is down is down for everything; one without STS still has buckets.
+                down = isinstance(error, EndpointConnectionError) and sts.meta.endpoint_url == self.endpoint
+                if self.at_aws or down:
                     raise _explained(error, "the caller's identity") from error
                 self._identity = Identity("", "", kind)
         return self._identity

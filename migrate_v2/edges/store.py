@@ -373,6 +373,9 @@ class Store:
             for r in self._conn.execute("SELECT * FROM tallies WHERE bucket = ? AND objects > 0", (bucket,))
         ]
 
+    def left_in_s3(self, bucket: str) -> bool:
+        return any(tally.state is not FileState.DELETED for tally in self.tallies(bucket))
+
     def counts(self, bucket: str) -> Counts:
         """What is left to do, by counting; markers are looked for only when everything else is done."""
         held = self.bucket(bucket)

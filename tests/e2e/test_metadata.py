@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.conftest import Run, identities, in_s3, query
+from tests.fakes.s3server import S3Server
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -72,3 +73,24 @@ def test_all_of_it_comes_home(run: Run, boto: S3Client, bucket: str, home: Path,
     kept = json.loads((home / ".migrate-v2" / bucket / "bucket.json").read_text("ascii"))
     assert kept["policy"] is None, "as it was just before the first delete"
     assert query(state, "select count(*) from metadata") == [(5,)]
+
+
+def test_nothing_goes_whose_metadata_could_not_be_asked_for(run: Run, home: Path, state: Path) -> None:
+    with S3Server() as server:
+        server.bucket("b")
+        for key in ("answered", "silent"):
+            server.put("b", key, key.encode())
+        there: dict[str, str | None] = {**server.env(), "AWS_ENDPOINT_URL": server.url}
+        assert run("migrate", "b", env={**there, "MIGRATE_V2_METADATA": "none"}).returncode == 0
+        assert not (home / ".migrate-v2/b/metadata.jsonl").exists()
+        token = json.loads(run("confirm-delete", "--dry-run", "--json", "b", env=there).stdout)["token"]
+        fault = server.fault({"op": "HeadObject", "key": "silent"}, "garbage-200")
+        ended = run("confirm-delete", f"--confirm={token}", "b", env=there)
+        assert (ended.returncode, "silent" in ended.stderr) == (1, True), ended.stderr
+        assert len(server.versions("b")) == 2 and query(state, "select count(*) from deletions") == [(0,)]
+        server.calm(fault)
+        server.deny("s3:GetBucketPolicy")
+        ended = run("confirm-delete", f"--confirm={token}", "b", env=there)
+        assert (ended.returncode, server.versions("b")) == (0, []), ended.stderr
+        assert set(entries(home, "b")) == {("answered", "null"), ("silent", "null")}
+        assert "denied" in json.loads((home / ".migrate-v2/b/bucket.json").read_text())["policy"]

@@ -96,13 +96,17 @@ def test_what_others_delete_in_s3_is_kept_here(run: Run, boto: S3Client, bucket:
     assert {b"gone from S3", b"put by others", b"b"} <= set(tree(home).values())
 
 
-def test_the_bucket_itself_goes_only_with_consent(run: Run, boto: S3Client, bucket: str) -> None:
+def test_the_bucket_itself_goes_only_with_consent(run: Run, boto: S3Client, bucket: str, home: Path) -> None:
+    fill(boto, bucket, {"a": b"a"})
     assert run("migrate", bucket).returncode == 0
     assert run("confirm-delete", bucket, "--confirm=nonsense", "--remove-bucket").returncode == 5
     assert run("confirm-delete", bucket, "--remove-bucket").returncode == 5
     assert [b["Name"] for b in boto.list_buckets()["Buckets"]] == [bucket]
     confirm(run, bucket, "--remove-bucket")
     assert boto.list_buckets()["Buckets"] == []
+    assert run("verify", bucket).returncode == 0  # the copies outlive the bucket
+    (home / bucket / "a").write_bytes(b"b")
+    assert run("verify", bucket).returncode == 4
 
 
 def test_p7_there_is_a_manifest_before_anything_goes(

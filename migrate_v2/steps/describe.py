@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from datetime import UTC, datetime
 from email.errors import HeaderParseError
 from email.header import decode_header, make_header
@@ -134,16 +134,28 @@ def _asked(
     document["head"] = head
     if decoded := _decoded(head.get("Metadata")):
         document["metadata_decoded"] = decoded
+
+    def part(ask: Callable[[ObjectVersion], object]) -> object:
+        try:
+            return ask(version)
+        except Gone:
+            s3.metadata(
+                version
+            )  # raises it again where it is true; MiniStack says it of all that has a marker above it
+            return {"refused": "not found, and HEAD finds it"}
+
     if full or tags or head.get("TagCount"):
-        document["tags"] = _tags(s3.tags(version))
+        document["tags"] = _tags(part(s3.tags))
     if full:
-        document["acl"] = s3.acl(version)
+        document["acl"] = part(s3.acl)
         # HEAD leaves these out, without a word, for who may not read them.
         if locked and "ObjectLockMode" not in head:
-            document["retention"] = s3.retention(version)
+            document["retention"] = part(s3.retention)
         if locked and "ObjectLockLegalHoldStatus" not in head:
-            document["legal_hold"] = s3.legal_hold(version)
-        document["annotations"] = _annotations(version, disk, s3) if annotations else {"not_known_here": True}
+            document["legal_hold"] = part(s3.legal_hold)
+        document["annotations"] = (
+            part(lambda version: _annotations(version, disk, s3)) if annotations else {"not_known_here": True}
+        )
     return document
 
 

@@ -76,21 +76,22 @@ def test_all_of_it_comes_home(run: Run, boto: S3Client, bucket: str, home: Path,
 
 
 def test_nothing_goes_whose_metadata_could_not_be_asked_for(run: Run, home: Path, state: Path) -> None:
+    bucket = "photos"
     with S3Server() as server:
-        server.bucket("b")
+        server.bucket(bucket)
         for key in ("answered", "silent"):
-            server.put("b", key, key.encode())
+            server.put(bucket, key, key.encode())
         there: dict[str, str | None] = {**server.env(), "AWS_ENDPOINT_URL": server.url}
-        assert run("migrate", "b", env={**there, "MIGRATE_V2_METADATA": "none"}).returncode == 0
-        assert not (home / ".migrate-v2/b/metadata.jsonl").exists()
-        token = json.loads(run("confirm-delete", "--dry-run", "--json", "b", env=there).stdout)["token"]
+        assert run("migrate", bucket, env={**there, "MIGRATE_V2_METADATA": "none"}).returncode == 0
+        assert not (home / ".migrate-v2" / bucket / "metadata.jsonl").exists()
+        token = json.loads(run("confirm-delete", "--dry-run", "--json", bucket, env=there).stdout)["token"]
         fault = server.fault({"op": "HeadObject", "key": "silent"}, "garbage-200")
-        ended = run("confirm-delete", f"--confirm={token}", "b", env=there)
+        ended = run("confirm-delete", f"--confirm={token}", bucket, env=there)
         assert (ended.returncode, "silent" in ended.stderr) == (1, True), ended.stderr
-        assert len(server.versions("b")) == 2 and query(state, "select count(*) from deletions") == [(0,)]
+        assert len(server.versions(bucket)) == 2 and query(state, "select count(*) from deletions") == [(0,)]
         server.calm(fault)
         server.deny("s3:GetBucketPolicy")
-        ended = run("confirm-delete", f"--confirm={token}", "b", env=there)
-        assert (ended.returncode, server.versions("b")) == (0, []), ended.stderr
-        assert set(entries(home, "b")) == {("answered", "null"), ("silent", "null")}
-        assert "denied" in json.loads((home / ".migrate-v2/b/bucket.json").read_text())["policy"]
+        ended = run("confirm-delete", f"--confirm={token}", bucket, env=there)
+        assert (ended.returncode, server.versions(bucket)) == (0, []), ended.stderr
+        assert set(entries(home, bucket)) == {("answered", "null"), ("silent", "null")}
+        assert "denied" in json.loads((home / ".migrate-v2" / bucket / "bucket.json").read_text())["policy"]

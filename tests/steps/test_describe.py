@@ -342,17 +342,28 @@ def test_another_object_under_the_same_key_is_asked_about_anew(job: Job) -> None
     assert documents(job)["untouched"] == kept
 
 
-@pytest.mark.parametrize("change", ["removed", "replaced"])
+@pytest.mark.parametrize("change", ["removed", "replaced", "removed between two questions"])
 def test_what_changed_since_it_was_listed_is_left_to_the_next_listing(job: Job, change: str) -> None:
     job.server.put("b", "k", b"x")
     job.bring()
     if change == "removed":
         job.server.remove("b", "k")
+    elif change == "removed between two questions":
+        job.server.fault({"op": "GetObjectTagging"}, lambda _: job.server.remove("b", "k"))
     else:
         job.server.put("b", "k", b"y")
     described(job)
     assert documents(job) == {}
     assert job.row("k").state is FileState.VERIFIED
+
+
+def test_a_part_that_is_not_found_of_an_object_that_is_there_holds_nothing_up(job: Job) -> None:
+    job.server.put("b", "k", b"x")
+    job.bring()
+    gone = b"<Error><Code>NoSuchKey</Code><Message>The specified key does not exist.</Message></Error>"
+    job.server.fault({"op": "GetObjectTagging"}, rewrite=lambda *_: Response(404, [], gone))
+    assert any(isinstance(e, Warned) for e in described(job))
+    assert "HEAD finds it" in documents(job)["k"]["tags"]["refused"]
 
 
 def test_the_metadata_of_a_deleted_object_outlives_the_next_one_of_its_name(job: Job) -> None:

@@ -160,6 +160,8 @@ def _send(store: Store, disk: Disk, deleter: Deleter, proofs: Sequence[Proof], t
     if unknown:
         raise Failure(f"S3 does not say what became of {unknown} deletes in {show(bucket)}; run the same again")
     left = [(entry, text) for entry, text, gone in settled if not gone]
+    if left and all(text == _THERE for _, text in left):
+        raise Failure(f"{len(left):,} deletes in {show(bucket)} were not answered and not done; run the same again")
     if left:
         entry, text = min(left, key=lambda one: one[1] == _THERE)  # S3's own reason before those that were not sent
         raise Refused(f"{show(entry.key)} was not deleted: {text}; deletion in {show(bucket)} stops here")

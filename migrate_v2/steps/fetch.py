@@ -209,9 +209,9 @@ def _fill(sink: Sink, version: ObjectVersion, s3: S3, block_size: int, meter: _M
             fruitless = 0 if sink.written > begun else fruitless + 1
             if fruitless >= ATTEMPTS:
                 raise
-            if sink.written == begun:  # the block that a break spoils is lost whole
-                block_size = max(block_size // 4, 16384)
             if not isinstance(failure, Throttled):  # that wait is for all threads, and longer
+                if sink.written == begun:  # a silence in the middle of a block loses it all
+                    block_size = max(block_size // 4, 16384)
                 stop.wait(min(2.0**fruitless / 4, PATIENCE) * random.uniform(0.5, 1.0))  # noqa: S311
 
 

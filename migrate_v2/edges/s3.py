@@ -578,7 +578,9 @@ class S3:
         Raises Gone, and Unreachable where there is no (proper) answer: that is for another time.
         """
         ask = getattr(self._for(version.bucket), question)
-        return _part(lambda: ask(**_named(version), **self._owner()), show(version.key), proper, version)
+        return _part(
+            lambda: ask(**_named(version), **self._owner()), show(version.key), proper, version, breaks=not self.at_aws
+        )
 
     def annotations(self, version: ObjectVersion) -> list[Document] | Document:
         """The list of what is attached to this version; {"not_known_here": true} where the SDK or the endpoint does not know of
@@ -671,7 +673,9 @@ class S3:
                 try:
                     answer = json.loads(answer["Policy"])
                 except ValueError as error:
-                    raise Unreachable(f"no proper answer for the policy of {bucket}; run the same again") from error
+                    if self.at_aws or "<html" in answer["Policy"]:
+                        raise Unreachable(f"no proper answer for the policy of {bucket}; run the same again") from error
+                    answer = {"refused": "the endpoint answers another question"}
             parts[name] = answer or None
         return parts
 
@@ -680,7 +684,7 @@ class S3:
     ) -> dict[str, Any] | None:
         ask = getattr(self._for(bucket), question)
         what = f"{question.partition('_')[2].replace('_', ' ')} of {bucket}"
-        return _part(lambda: ask(Bucket=bucket, **self._owner(), **(more or {})), what, proper)
+        return _part(lambda: ask(Bucket=bucket, **self._owner(), **(more or {})), what, proper, breaks=not self.at_aws)
 
     # -- clients
 
@@ -1064,14 +1068,21 @@ def _plain(value: Any) -> Any:
 
 
 def _part(
-    ask: Callable[[], Mapping[str, Any]], what: str, proper: str, of: ObjectVersion | None = None
+    ask: Callable[[], Mapping[str, Any]],
+    what: str,
+    proper: str,
+    of: ObjectVersion | None = None,
+    *,
+    breaks: bool = False,
 ) -> dict[str, Any] | None:
     """The answer; None where S3 says that there is none, by a 404 of its own or by an answer with nothing in it; else why not.
 
-    `proper` is a field that every answer of S3's has: without it a 200 is somebody else's.
+    `proper` is a field that every answer of S3's has: without it a 200 is somebody else's. `breaks`: to a question that
+    it does not know this endpoint may answer 500, or something else, every time, as rclone does.
     """
     try:
-        answer: dict[str, Any] = _plain(dict(ask()))
+        said = ask()
+        answer: dict[str, Any] = _plain(dict(said))
     except ClientError as error:
         code = _code(error)
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
@@ -1082,12 +1093,15 @@ def _part(
         failure = _explained(error, what, of)
         if isinstance(failure, Denied):
             return {"denied": _said(error)}
-        if isinstance(failure, (Refusal, Archived)):
+        if isinstance(failure, (Refusal, Archived)) or (breaks and status == 500):
             return {"refused": _said(error)}
         raise failure from error
     except (*_BROKEN, OSError) as error:
         raise _explained(error, what, of) from error
     if proper and proper not in answer:
+        page = "html" in said.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("content-type", "")
+        if breaks and not page:
+            return {"refused": "the endpoint answers another question"}
         raise Unreachable(f"no proper answer for {show(what)}: it is not S3's; run the same again")
     return answer or None
 

@@ -139,9 +139,8 @@ def _asked(
         try:
             return ask(version)
         except Gone:
-            s3.metadata(
-                version
-            )  # raises it again where it is true; MiniStack says it of all that has a marker above it
+            # Raises it again where it is true; MiniStack says it of all that has a marker above it.
+            s3.metadata(version)
             return {"refused": "not found, and HEAD finds it"}
 
     if full or tags or head.get("TagCount"):

@@ -32,6 +32,7 @@ from rich.progress import Progress as RichProgress
 from rich.table import Table
 from rich.text import Text
 
+from migrate_v2.errors import NotFinished
 from migrate_v2.events import (
     Ended,
     Event,
@@ -197,7 +198,8 @@ def sentence(event: Event) -> str:
             size = f" ({human(event.bytes)})" if event.bytes else ""
             return f"{where}{_objects(event.objects)}{size} {are} not back from Glacier yet{look}"
         case Failed():
-            return f"{where}failed, exit status {event.code}: {prose(event.text)}"
+            how = "not finished" if event.code == NotFinished.code else f"failed, exit status {event.code}"
+            return f"{where}{how}: {prose(event.text)}"
         case Stands():
             return f"{where}{_words(event.phase)} ... {_sum(event)}"
         case _:

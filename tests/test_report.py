@@ -240,6 +240,10 @@ def test_every_event_has_its_sentence() -> None:
     assert {type(event) for event in EVENTS} == set(Event.__args__)  # a new event needs its line above
 
 
+def test_waiting_is_no_failure() -> None:
+    assert sentence(Failed("logs", 3, "2 objects are not back")) == "logs: not finished: 2 objects are not back"
+
+
 def test_a_sum_that_is_not_one_is_not_written_with_an_equals_sign() -> None:
     text = sentence(replace(STANDS, failed=(2, 0)))
     assert "=" not in text

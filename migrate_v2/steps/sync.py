@@ -212,7 +212,8 @@ def _run(
             if isinstance(told, awscli.Line):
                 objects += told.kind == "downloaded"
                 continue
-            written = told.bytes_written
+            # Lines into our pipe count as written too; until files come they are all there is.
+            written = told.bytes_written if objects or told.bytes_written > 1 << 16 else 0
             yield Progress(
                 bucket,
                 "sync",

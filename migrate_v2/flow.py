@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
-from threading import Event
+from threading import Event, Lock
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -38,6 +38,18 @@ def in_threads(
     finally:
         stop.set()
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+class Meter:
+    """Bytes that several threads have worked off, counted up, or down again where work is done anew."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self.bytes = 0
+
+    def add(self, count: int) -> None:
+        with self._lock:
+            self.bytes += count
 
 
 def batched(items: Iterable[Item], size: int) -> Iterator[Sequence[Item]]:

@@ -9,7 +9,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -103,7 +103,7 @@ class Tools:
         )
         return Cli(
             aws=self.aws,
-            transfer=awscli.Transfer(**asdict(chosen)),
+            transfer=chosen,
             folder=folder,
             home=str(Path.home()),
             user_config=user_config,

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from migrate_v2.flow import batched, in_threads
+from migrate_v2.flow import Meter, batched, in_threads
 
 
 def test_every_item_comes_with_its_own_result() -> None:
@@ -66,3 +66,10 @@ def test_an_exception_of_the_work_is_raised_to_the_caller() -> None:
 def test_batches_hold_everything_once_in_order() -> None:
     assert list(batched(range(7), 3)) == [(0, 1, 2), (3, 4, 5), (6,)]
     assert list(batched([], 3)) == []
+
+
+def test_a_meter_counts_what_many_threads_add() -> None:
+    meter = Meter()
+    list(in_threads(lambda n, _: meter.add(n), range(1000), threads=8))
+    meter.add(-500)
+    assert meter.bytes == sum(range(1000)) - 500

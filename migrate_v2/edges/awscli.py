@@ -24,6 +24,7 @@ import sh
 
 from migrate_v2.errors import BadUsage, Failure
 from migrate_v2.keys import show
+from migrate_v2.tuning import Transfer
 
 # Older ones wrote the key `/../x` outside the destination.
 FLOORS = {1: (1, 45, 18), 2: (2, 34, 57)}
@@ -142,17 +143,6 @@ def _asked(path: str, patience: float) -> Aws | None:
         return None
     major, minor, patch = map(int, versions[0].groups())
     return Aws(path, (major, minor, patch), show(versions[0].string))
-
-
-@dataclass(frozen=True, slots=True)
-class Transfer:
-    """The transfer settings of one process. Sizes in bytes, max_bandwidth in bytes per second, None without a limit."""
-
-    max_concurrent_requests: int
-    max_queue_size: int
-    multipart_threshold: int
-    multipart_chunksize: int
-    max_bandwidth: int | None = None
 
 
 def private_config(user_config: str, profile: str | None, transfer: Transfer, addressing_style: str | None) -> str:

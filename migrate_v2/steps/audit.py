@@ -9,14 +9,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from threading import Event as Flag
-from threading import Lock
 from typing import Any
 
 from migrate_v2 import checksums
 from migrate_v2.edges.disk import Changed, Disk, DiskError, Obstacle
 from migrate_v2.errors import Failure, Refused
 from migrate_v2.events import Ended, Event, Found, Noted, Progress, Started, Warned
-from migrate_v2.flow import in_threads
+from migrate_v2.flow import Meter, in_threads
 from migrate_v2.keys import SIDE, show
 from migrate_v2.model import Place, Verdict, Witness
 
@@ -61,16 +60,6 @@ class _Stopped(Exception):
     pass
 
 
-class _Meter:
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self.bytes = 0
-
-    def add(self, count: int) -> None:
-        with self._lock:
-            self.bytes += count
-
-
 def recorded_buckets(disk: Disk) -> list[str]:
     """Every bucket that this destination says anything of."""
     try:
@@ -99,7 +88,7 @@ def audit(bucket: str, disk: Disk, *, threads: int) -> Iterator[Event]:
     summary = _summary(bucket, disk)
     total_objects, total_bytes = _expected(summary)
     yield Started(bucket, "audit", total_objects, total_bytes)
-    meter = _Meter()
+    meter = Meter()
     lines = checked = wrong = 0
 
     def to_check() -> Iterator[Recorded | Damaged]:
@@ -135,7 +124,7 @@ def audit(bucket: str, disk: Disk, *, threads: int) -> Iterator[Event]:
         yield Noted(bucket, f"{lines - checked:,} of {lines:,} objects listed have no checked copy here")
 
 
-def _examine(entry: Recorded, disk: Disk, meter: _Meter, stop: Flag) -> tuple[Verdict, str]:
+def _examine(entry: Recorded, disk: Disk, meter: Meter, stop: Flag) -> tuple[Verdict, str]:
     """Holds one file to its line.
 
     file is ...              | verdict

@@ -17,6 +17,7 @@ from migrate_v2.errors import Refused
 from migrate_v2.events import Ended, Event, Found, Noted, Progress, Started, Warned
 from migrate_v2.flow import batched
 from migrate_v2.model import FileState, Place, Row
+from migrate_v2.tuning import Transfer
 
 # Every key that the CLI lists is matched against every pattern, and Python keeps 256 compiled ones.
 PATTERNS = 150
@@ -31,7 +32,7 @@ class Cli:
     """How the CLI is run for one bucket. `folder` is private to the run and holds its configuration and its HOME."""
 
     aws: awscli.Aws
-    transfer: awscli.Transfer
+    transfer: Transfer
     folder: Path
     home: str
     user_config: str

@@ -8,14 +8,13 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from threading import Event as Flag
-from threading import Lock
 
 from migrate_v2 import checksums
 from migrate_v2.edges.disk import Changed, Disk, DiskError, Obstacle
 from migrate_v2.edges.s3 import S3, Archived, Denied, Gone, Moved, Refusal, Unreachable
 from migrate_v2.edges.store import Evidence, Store
 from migrate_v2.events import Ended, Event, Found, Progress, Started, Warned
-from migrate_v2.flow import batched, in_threads
+from migrate_v2.flow import Meter, batched, in_threads
 from migrate_v2.model import CHANGED, VANISHED, FileIdentity, FileState, Place, Row, Verdict, Witness
 
 _MULTIPART = re.compile(r"[0-9a-f]{32}-([0-9]{1,5})")
@@ -40,16 +39,6 @@ class Finding:
 
 class _Stopped(Exception):
     pass
-
-
-class _Meter:
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self.bytes = 0
-
-    def add(self, count: int) -> None:
-        with self._lock:
-            self.bytes += count
 
 
 def verify(
@@ -78,7 +67,7 @@ def verify(
         s3.region_of(bucket)
     began = time.monotonic()
     yield Started(bucket, verb, total_objects, total_bytes)
-    meter = _Meter()
+    meter = Meter()
     objects = unanswered = in_a_row = 0
 
     def examine(row: Row, stop: Flag) -> Finding | Unreachable:
@@ -118,7 +107,7 @@ def verify(
     yield Ended(bucket, verb, objects, meter.bytes, time.monotonic() - began)
 
 
-def _judge(row: Row, disk: Disk, s3: S3, meter: _Meter, stop: Flag) -> Finding:
+def _judge(row: Row, disk: Disk, s3: S3, meter: Meter, stop: Flag) -> Finding:
     """Compares the copy with S3's word.
 
     copy is ...               | listing's ETag | HEAD's word                      | verdict
@@ -214,7 +203,7 @@ def _otherwise_than_sent(measured: checksums.Measured) -> Finding:
     )
 
 
-def _reread(row: Row, disk: Disk, s3: S3, block_size: int, meter: _Meter, stop: Flag) -> Finding:
+def _reread(row: Row, disk: Disk, s3: S3, block_size: int, meter: Meter, stop: Flag) -> Finding:
     """Compares the copy byte for byte with what S3 sends of exactly this version.
 
     copy is ...          | S3 sends                     | verdict
@@ -253,7 +242,7 @@ def _reread(row: Row, disk: Disk, s3: S3, block_size: int, meter: _Meter, stop: 
     return Finding(Verdict.DIFFERS, "the bytes are not those that S3 sends, twice")
 
 
-def _beside(row: Row, disk: Disk, s3: S3, block_size: int, meter: _Meter, stop: Flag) -> tuple[str, FileIdentity]:
+def _beside(row: Row, disk: Disk, s3: S3, block_size: int, meter: Meter, stop: Flag) -> tuple[str, FileIdentity]:
     """One reading of both, a block of each in memory: the SHA-256 of what S3 sent, "" where the file holds other bytes."""
     for attempt in range(1, ATTEMPTS + 1):
         received = 0
@@ -293,7 +282,7 @@ def _beside(row: Row, disk: Disk, s3: S3, block_size: int, meter: _Meter, stop: 
     raise AssertionError("the last attempt returns or raises")
 
 
-def _deleted(row: Row, disk: Disk, meter: _Meter, stop: Flag) -> Finding:
+def _deleted(row: Row, disk: Disk, meter: Meter, stop: Flag) -> Finding:
     if row.place is Place.FOLDER:
         there = disk.is_folder(row.path)
         return _kept_as_was(
@@ -318,7 +307,7 @@ def _read(
     row: Row,
     disk: Disk,
     witnesses: Iterable[Witness],
-    meter: _Meter,
+    meter: Meter,
     stop: Flag,
     before: checksums.Measured | None = None,
 ) -> tuple[checksums.Measured, FileIdentity]:

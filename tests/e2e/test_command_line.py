@@ -216,8 +216,7 @@ def test_a_full_disk_loses_nothing(
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "tmpfs", home], capture_output=True, text=True, check=False
     )
-    if mounted.returncode:
-        pytest.skip(f"cannot mount: {mounted.stderr.strip()}")
+    assert mounted.returncode == 0, f"this test needs to mount: {mounted.stderr.strip()}"
     try:
         objects = {f"k{number}": os.urandom(300_000) for number in range(6)} | {"x//y": os.urandom(300_000)}
         fill(boto, bucket, objects)

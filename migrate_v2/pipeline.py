@@ -23,7 +23,7 @@ from migrate_v2.edges.store import BucketRow, Store
 from migrate_v2.errors import BadUsage, Differs, Failure, NotFinished, Refused
 from migrate_v2.events import Event, Failed, Found, Noted, PhaseEarned, Waiting, Warned
 from migrate_v2.keys import show
-from migrate_v2.model import DeleteMarker, Digest, FileState, Phase, Row, Site, Verdict, phase_of, why_kept
+from migrate_v2.model import VANISHED, DeleteMarker, Digest, FileState, Phase, Row, Site, Verdict, phase_of, why_kept
 from migrate_v2.settings import Settings, bandwidth_at
 from migrate_v2.steps import audit as audit_step
 from migrate_v2.steps import delete as delete_step
@@ -304,6 +304,9 @@ def _begin(bucket: str, tools: Tools, *, destination: bool = True) -> Events:
         return
     if destination and held.base_id:
         tools.disk.claim(held.base_id)
+    if tools.store.open_intents(bucket):
+        # Another endpoint's "not found" would pass for the end of these deletes.
+        must_be_as_listed(held, tools.s3.identity().account, tools.s3.endpoint_of(bucket))
     yield from settle(bucket, tools.store, tools.s3)
 
 
@@ -367,6 +370,8 @@ def verify_bucket(bucket: str, tools: Tools, *, refetch: bool = False) -> Events
                 f"{differing:,} local copies in {bucket} are not what S3 has; `migrate` fetches them again where S3 has them"
             )
         _conclude(bucket, tools)
+        if unread := found[Verdict.UNREADABLE]:
+            raise Failure(f"{unread:,} local copies in {bucket} cannot be read")
 
 
 def migrate_bucket(bucket: str, tools: Tools) -> Events:
@@ -545,7 +550,9 @@ def decide(store: Store, site: Site) -> Iterator[tuple[Row | DeleteMarker, str]]
     ):
         if isinstance(subject, Row):
             reason = why_kept(subject, site)
-            held_by = key if reason else held_by
+            # What others have deleted holds no marker: the same rule as that of the markers that are sent.
+            gone = subject.state is FileState.ERROR and subject.reason == VANISHED
+            held_by = key if reason and not gone else held_by
         elif site.mfa_delete:
             reason = "MFA delete is on for this bucket"
         elif held_by == key:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from migrate_v2 import pipeline
-from migrate_v2.edges.store import Evidence, Store
+from migrate_v2.edges.store import Doomed, Evidence, Store
 from migrate_v2.errors import Differs, Failure, NotFinished, Refused
 from migrate_v2.events import Failed, Noted, Waiting
 from migrate_v2.model import DeleteMarker, FileIdentity, FileState, ObjectVersion, Place, Site, Verdict, Witness
@@ -160,3 +160,16 @@ def test_places_of_the_plan_do_not_matter_to_the_token(store: Store) -> None:
     token = pipeline.plan(store, ENABLED).token
     store.give_places([(version("c", "null"), Place.SIDE, "elsewhere", None)])
     assert pipeline.plan(store, ENABLED).token == token
+
+
+def test_p3_the_markers_that_are_sent_are_those_of_the_plan(store: Store) -> None:
+    """Also where others have deleted what lay beneath one."""
+    held = store.begin_scan("bucket", account="1", region="", endpoint="", versioning="Enabled", uploads=0)
+    listed = [version("a", "v1", False), version("c", "null")]
+    markers = [DeleteMarker("bucket", key, "m", True, WHEN) for key in ("a", "b", "d")]
+    store.add_listed("bucket", held.scan, listed, markers, None)
+    store.end_scan("bucket", held.scan)
+    planned = {s.key for s, reason in pipeline.decide(store, ENABLED) if isinstance(s, DeleteMarker) and not reason}
+    for row in list(store.verified("bucket")):
+        store.concluded("bucket", [(Doomed(row.key, row.version.version_id, "version"), "deleted", True)])
+    assert {marker.key for marker in store.loose_markers("bucket")} == planned

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import islice
 from threading import Event as Flag
 
-from migrate_v2.edges.s3 import S3, Denied, Gone, Moved, Restorer
+from migrate_v2.edges.s3 import S3, Denied, Gone, Moved, Refusal, Restorer
 from migrate_v2.edges.store import Change, Store
 from migrate_v2.errors import Failure
 from migrate_v2.events import Ended, Event, Found, Progress, Started
@@ -23,7 +23,7 @@ def refresh(bucket: str, store: Store, s3: S3, *, rows_per_commit: int) -> Itera
     def ask(row: Row, _: Flag) -> Head | Failure:
         try:
             return s3.head(row.version)[0]
-        except (Gone, Moved, Denied) as failure:
+        except (Gone, Moved, Denied, Refusal) as failure:
             return failure
 
     began = time.monotonic()
@@ -65,7 +65,7 @@ def request(
     def ask(row: Row, _: Flag) -> str | Failure:
         try:
             return restorer.restore(row.version, days=days, tier=tier)
-        except (Gone, Moved, Denied) as failure:
+        except (Gone, Moved, Denied, Refusal) as failure:
             return failure
 
     began = time.monotonic()

@@ -72,7 +72,7 @@ def verify(
 
     def examine(row: Row, stop: Flag) -> Finding | Unreachable:
         try:
-            if row.state is FileState.DELETED:
+            if row.state in (FileState.DELETED, FileState.ERROR):  # in error, and still read: it vanished from S3
                 return _deleted(row, disk, meter, stop)
             return _reread(row, disk, s3, refetch, meter, stop) if refetch else _judge(row, disk, s3, meter, stop)
         except Unreachable as failure:
@@ -98,7 +98,8 @@ def verify(
                 entry = _conclusion(row, found, disk)
                 evidence.append(entry)
                 if found.verdict is not Verdict.MATCH:
-                    told.append(Found(bucket, row.key, row.version.version_id, found.verdict, entry.reason))
+                    why = found.reason if row.state is FileState.ERROR else entry.reason
+                    told.append(Found(bucket, row.key, row.version.version_id, found.verdict, why))
             yield Progress(bucket, verb, objects, meter.bytes, total_objects, total_bytes)
         store.record(evidence, run)
         yield from told
@@ -144,7 +145,8 @@ def _judge(row: Row, disk: Disk, s3: S3, meter: Meter, stop: Flag) -> Finding:
     matched = checksums.matched(witnesses, measured)
     if checksums.enough(matched):
         return Finding(Verdict.MATCH, "", measured.sha256, matched, identity)
-    held = _second_reading(row)
+    # What this version matched once is no guess any more: it may contradict.
+    held = row.witnesses if row.state is FileState.VERIFIED else _second_reading(row)
     count = _part_count(version.etag)
     sizes: tuple[int, ...] = ()
     for every in (False, True):
@@ -154,7 +156,8 @@ def _judge(row: Row, disk: Disk, s3: S3, meter: Meter, stop: Flag) -> Finding:
                 sizes = s3.part_sizes(version, count, every=every)
             more = checksums.headed(head, sizes, parts)
         except Gone:
-            return Finding(Verdict.UNREADABLE, VANISHED, in_s3=False)
+            # Its hash goes into the row: the copy is all there is now, and the row is what protects it.
+            return Finding(Verdict.UNREADABLE, VANISHED, measured.sha256, identity=identity, in_s3=False)
         except Moved:
             return Finding(Verdict.UNREADABLE, CHANGED, in_s3=False)
         except (Denied, Refusal, Archived) as failure:
@@ -198,9 +201,7 @@ def _second_reading(row: Row) -> tuple[Witness, ...]:
 
 
 def _otherwise_than_sent(measured: checksums.Measured) -> Finding:
-    return Finding(
-        Verdict.DIFFERS, "the bytes are not those that S3 sent when it was read a second time", measured.sha256
-    )
+    return Finding(Verdict.DIFFERS, "the bytes are not those that were proved before", measured.sha256)
 
 
 def _reread(row: Row, disk: Disk, s3: S3, block_size: int, meter: Meter, stop: Flag) -> Finding:
@@ -226,7 +227,7 @@ def _reread(row: Row, disk: Disk, s3: S3, block_size: int, meter: Meter, stop: F
         except (Obstacle, Changed, DiskError) as failure:
             return Finding(Verdict.UNREADABLE, str(failure))
         except Gone:
-            return Finding(Verdict.UNREADABLE, VANISHED, in_s3=False)
+            return Finding(Verdict.UNREADABLE, VANISHED, row.sha256, identity=row.identity, in_s3=False)
         except Moved:
             return Finding(Verdict.UNREADABLE, CHANGED, in_s3=False)
         except (Denied, Refusal, Archived) as failure:
@@ -340,12 +341,15 @@ def _conclusion(row: Row, found: Finding, disk: Disk) -> Evidence:
     match found.verdict:
         case _ if row.state is FileState.DELETED:
             state = FileState.DELETED
+        case _ if row.state is FileState.ERROR:
+            # What vanished stays so, whatever its copy is found to be: the row is what protects that copy.
+            return Evidence(row.version, row.state, None, row.reason, row.sha256, row.witnesses, row.identity)
         case Verdict.UNPROVABLE:
             state = FileState.DOWNLOADED
         case Verdict.UNREADABLE:
             state = FileState.ERROR
             if not found.in_s3:
-                return Evidence(row.version, state, None, reason, "", (), None)
+                return Evidence(row.version, state, None, reason, found.sha256, (), found.identity)
         case Verdict.DIFFERS:
             where = disk.quarantine(row.path, row.version.bucket)
             reason = f"{reason}; the file is now {where}" if where else reason

@@ -545,7 +545,7 @@ def test_a_bit_that_flips_after_the_second_reading_is_told(job: Job, denied: boo
     if denied:
         job.server.deny("s3:GetObject", "b", "k")
     told = found(job.verify_again("run-2"))
-    assert told["k"][0] is Verdict.DIFFERS and "second time" in told["k"][1]
+    assert told["k"][0] is Verdict.DIFFERS and "proved before" in told["k"][1]
     assert job.row("k").witnesses == ()
 
 
@@ -558,3 +558,22 @@ def test_a_second_reading_is_not_forgotten_where_s3_gives_no_answer(job: Job) ->
     assert found(job.verify_again("run-2")) == {} and job.row("k").state is FileState.DOWNLOADED
     job.server.calm()
     assert found(job.verify())["k"][0] is Verdict.DIFFERS
+
+
+def test_p4_what_others_deleted_stays_the_only_copy_whatever_verify_finds(job: Job) -> None:
+    job.server.put("b", "k", b"the only copy")
+    job.bring()
+    job.server.remove("b", "k")
+    job.scan()
+    job.verify_again("run-2")
+    row = job.row("k")
+    assert (row.state, row.reason, bool(row.sha256)) == (FileState.ERROR, VANISHED, True)
+    assert job.store.holds_only_copies("b")
+
+
+def test_what_matched_once_contradicts_later_although_s3_says_nothing(job: Job) -> None:
+    job.server.put("b", "k", BODY)
+    job.bring()
+    flip(job.path("k"), 5)
+    job.server.deny("s3:GetObject", "b", "k")
+    assert found(job.verify_again("run-2"))["k"][0] is Verdict.DIFFERS

@@ -384,7 +384,7 @@ class Settings(BaseSettings):
         About(
             "a command to run when a command ends or needs a person",
             allowed="a command line",
-            cli="run as it stands here, and shown by config: keep secrets in a file that it reads",
+            cli="not run by this version yet",
             default="(none)",
         ),
     ] = None

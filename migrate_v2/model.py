@@ -10,7 +10,6 @@ from datetime import datetime
 from enum import StrEnum
 
 ARCHIVED_CLASSES = ("GLACIER", "DEEP_ARCHIVE")
-EMPTY_MD5 = hashlib.md5(b"", usedforsecurity=False).hexdigest()
 
 # Reasons that the program itself looks for again; all others are for people.
 VANISHED = "vanished from S3 since it was listed"

@@ -78,7 +78,7 @@ def test_the_plan_counts_what_it_decides(store: Store) -> None:
     assert (plan.objects, plan.bytes, plan.markers, plan.kept, plan.evidence) == (4, 20, 3, 2, {"md5-etag": 4})
     assert len(list(pipeline.kept(store, ENABLED))) == plan.kept
     assert pipeline.plan(store, ENABLED).token == plan.token
-    store.missing_copy([version("c", "null")], "lost")
+    store.fetched("bucket", [version("c", "null")])
     assert pipeline.plan(store, ENABLED).token != plan.token
 
 

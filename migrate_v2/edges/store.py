@@ -774,20 +774,6 @@ class Store:
                 ),
             )
 
-    def missing_copy(self, versions: Iterable[ObjectVersion], reason: str) -> None:
-        """The local copy is gone or was put into quarantine: to be fetched again, at the same place."""
-        moment = now()
-        with self._writing():
-            self._conn.executemany(
-                "UPDATE files SET state = 'discovered', verdict = NULL, reason = ?, sha256 = NULL, evidence = NULL,"
-                " device = NULL, inode = NULL, mtime_ns = NULL, ctime_ns = NULL, updated_at = ?,"
-                " archived = storage_class IN ({}) AND ifnull(restore_expiry, '') < ?"
-                " WHERE bucket = ? AND key = ? AND version_id = ?".format(
-                    ", ".join(f"'{c}'" for c in ARCHIVED_CLASSES)
-                ),
-                ((reason, moment, moment, *_identity(version)) for version in versions),
-            )
-
     # -- describe
 
     def count_to_describe(self, bucket: str, *, full: bool) -> int:
@@ -831,10 +817,6 @@ class Store:
             key, version = page[-1]["key"], page[-1]["version_id"]
 
     # -- delete
-
-    def proved_in(self, bucket: str, run: str) -> Iterator[Row]:
-        """Verified rows whose copy was read again by this run."""
-        return self.rows(bucket, "state = 'verified' AND read_run = ?", run)
 
     def loose_markers(self, bucket: str) -> Iterator[DeleteMarker]:
         """Delete markers with nothing left beneath them: every data version of their key is gone."""

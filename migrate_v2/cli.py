@@ -6,7 +6,8 @@ Usage:
   migrate-v2 [options] (restore | glacier) [--wait] [<bucket>...]
   migrate-v2 [options] sync [<bucket>...]
   migrate-v2 [options] verify [--refetch] [--offline] [<bucket>...]
-  migrate-v2 [options] confirm-delete [--dry-run] [--confirm=TOKEN] [--remove-bucket] <name>
+  migrate-v2 [options] confirm-delete [--dry-run] [--confirm=TOKEN] [--max-delete=N] [--trust-recent=DURATION]
+                                      [--abort-uploads] [--remove-bucket] <name>
   migrate-v2 [options] status [--watch] [<bucket>...]
   migrate-v2 [options] buckets
   migrate-v2 [options] whoami
@@ -43,6 +44,10 @@ Options:
   --offline           Check the files against the evidence beside them: no AWS, no state file, nothing written.
   --dry-run           Print the plan and its token, and delete nothing.
   --confirm=TOKEN     In place of the typed name: the token of exactly the plan that is to be carried out.
+  --max-delete=N      Delete N versions and delete markers at most, then stop.
+  --trust-recent=DURATION
+                      Do not read copies again that were read within DURATION, such as 90m or 12h, and are the same files.
+  --abort-uploads     Abort the multipart uploads that were never completed, too: nobody can read their parts.
   --remove-bucket     Remove the bucket too, once nothing at all is left in it.
   --watch             Show it again every two seconds.
   --json              JSON on standard output: a line an event, or one document.
@@ -83,7 +88,7 @@ from migrate_v2.errors import INTERRUPTED, BadUsage, Failure, Refused, worst
 from migrate_v2.events import Event
 from migrate_v2.keys import show
 from migrate_v2.model import Phase
-from migrate_v2.pipeline import Events, Plan, Tools
+from migrate_v2.pipeline import Early, Events, Plan, Tools
 from migrate_v2.report import Bytes, Report, human, sentence, span
 from migrate_v2.steps.status import Amount, Standing, standing, stands_of
 
@@ -161,7 +166,8 @@ def parse(argv: Sequence[str]) -> dict[str, Any]:
 
 def _usage(argv: Sequence[str]) -> str:
     words = [word for word in argv if not word.startswith("-")]
-    lines = re.findall(r"^  (migrate-v2 .*)$", (__doc__ or "").partition("Commands:")[0], re.MULTILINE)
+    usage = re.sub(r"\n {10,}", " ", (__doc__ or "").partition("Commands:")[0])
+    lines = re.findall(r"^  (migrate-v2 .*)$", usage, re.MULTILINE)
     for word in words:
         for line in lines:
             if re.search(rf"[ (]{re.escape(word)}[ )]?", line):
@@ -273,23 +279,25 @@ def _confirm_delete(arguments: Mapping[str, Any], tools: Tools, report: Report) 
     bucket = check_bucket_name(arguments["<name>"])
     tools.settings.base()
     dry_run, token, remove = arguments["--dry-run"], arguments["--confirm"], arguments["--remove-bucket"]
+    at_most = settings.count("--max-delete", arguments["--max-delete"])
+    trust = settings.duration("--trust-recent", arguments["--trust-recent"])
     if not dry_run and token is None and not sys.stdin.isatty():
         raise Refused("this is not a terminal: give --confirm=TOKEN with the token of `confirm-delete --dry-run`")
     if not tools.settings.state_db_path.exists():
         raise Refused(f"there is no state file {show(str(tools.settings.state_db_path))}, so nothing is proved")
 
-    def consent(plan: Plan) -> bool:
+    def consent(plan: Plan) -> str:
         if dry_run:
             _show_plan(plan, tools, report, arguments["--json"])
-            return False
-        if not (plan.objects or plan.markers or remove):
-            return True
+            return ""
+        if not (plan.objects or plan.markers or plan.uploads or remove):
+            return "nothing to agree to"
         if token is not None:
-            if token != plan.token:
+            if not plan.agrees(token):
                 raise Refused(
                     f"this token is not that of the plan as it is now; see `confirm-delete --dry-run {bucket}`"
                 )
-            return True
+            return "by its token"
         for line in _plan_lines(plan):
             report.say("  ".join(line))
         if remove:
@@ -299,7 +307,7 @@ def _confirm_delete(arguments: Mapping[str, Any], tools: Tools, report: Report) 
         )
         if sys.stdin.readline().strip() != bucket:
             raise Refused("that is not the bucket's name; nothing was deleted")
-        return True
+        return "by the bucket's name, typed on a terminal"
 
     identity = tools.s3.identity()
     if not identity.account:
@@ -308,7 +316,16 @@ def _confirm_delete(arguments: Mapping[str, Any], tools: Tools, report: Report) 
     _tell(
         pipeline.each(
             [bucket],
-            lambda name: pipeline.confirm_delete(name, tools, consent, remove_bucket=remove),
+            lambda name: pipeline.confirm_delete(
+                name,
+                tools,
+                consent,
+                token=token or "",
+                remove_bucket=remove,
+                abort_uploads=arguments["--abort-uploads"],
+                at_most=at_most,
+                trust=trust,
+            ),
             codes,
         ),
         report,
@@ -316,8 +333,15 @@ def _confirm_delete(arguments: Mapping[str, Any], tools: Tools, report: Report) 
     return worst(codes)
 
 
+# So many reasons for what stays are shown before the name is asked for; --dry-run shows each object.
+_REASONS = 10
+
+
 def _plan_lines(plan: Plan) -> list[tuple[str, str]]:
     evidence = ", ".join(f"{count:,} by {kind}" for kind, count in sorted(plan.evidence.items()))
+    trusted = f"; not read again if they were within {span(plan.trust.total_seconds())}" if plan.trust else ""
+    reasons = sorted(plan.reasons.items(), key=lambda one: (-one[1], one[0]))
+    more = sum(count for _, count in reasons[_REASONS:])
     return [
         ("bucket", plan.site.bucket),
         ("account", plan.site.account or "unknown"),
@@ -325,11 +349,22 @@ def _plan_lines(plan: Plan) -> list[tuple[str, str]]:
         ("versioning", plan.site.versioning or "never turned on"),
         ("listed", f"{_figures(plan.listed)} = delete + keep + deleted before"),
         ("delete", f"{_figures((plan.objects, plan.bytes))}, {plan.markers:,} delete markers"),
-        ("proved", evidence or "nothing"),
+        ("proved", (evidence or "nothing") + trusted),
+        *((f"early {class_}", _early(early)) for class_, early in sorted(plan.early.items())),
+        *([("abort", f"{plan.uploads:,} unfinished multipart uploads")] if plan.uploads else []),
         ("keep", _figures(plan.stays) + f", {plan.kept - plan.stays[0]:,} delete markers"),
+        *(("because", f"{count:,}: {reason}") for reason, count in reasons[:_REASONS]),
+        *([("because", f"{more:,}: {pipeline.OTHER_REASONS}")] if more else []),
         ("deleted before", _figures(plan.deleted)),
         ("token", plan.token),
     ]
+
+
+def _early(early: Early) -> str:
+    return (
+        f"{_figures((early.objects, early.bytes))} of this class are billed as if they were kept until"
+        f" {early.until:%Y-%m-%d} at the latest"
+    )
 
 
 def _figures(amount: tuple[int, int]) -> str:
@@ -349,6 +384,13 @@ def _show_plan(plan: Plan, tools: Tools, report: Report, as_json: bool) -> None:
                 "delete": {"objects": plan.objects, "bytes": plan.bytes, "delete_markers": plan.markers},
                 "keep": [{"key": key, "version_id": version, "reason": reason} for key, version, reason in staying],
                 "evidence": dict(plan.evidence),
+                "reasons": dict(plan.reasons),
+                "early_deletion": {
+                    class_: {"objects": early.objects, "bytes": early.bytes, "until": early.until.isoformat()}
+                    for class_, early in plan.early.items()
+                },
+                "abort_uploads": plan.uploads,
+                "trust_recent_seconds": None if plan.trust is None else int(plan.trust.total_seconds()),
                 **{
                     name: {"objects": objects, "bytes": size}
                     for name, (objects, size) in (

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 ARCHIVED_CLASSES = ("GLACIER", "DEEP_ARCHIVE")
@@ -14,6 +15,13 @@ ARCHIVED_CLASSES = ("GLACIER", "DEEP_ARCHIVE")
 # Reasons that the program itself looks for again; all others are for people.
 VANISHED = "vanished from S3 since it was listed"
 CHANGED = "changed in S3 since it was listed"
+
+# Outcomes of deletes that S3 was asked after, because no answer had come.
+STILL_THERE = "still there"
+REPLY_LOST = "deleted; the reply was lost"
+
+# Days that S3 bills at least (https://aws.amazon.com/s3/pricing/, footnotes of "Storage & requests").
+MINIMUM_DAYS = {"STANDARD_IA": 30, "ONEZONE_IA": 30, "GLACIER_IR": 90, "GLACIER": 90, "DEEP_ARCHIVE": 180}
 
 
 class Phase(StrEnum):
@@ -113,6 +121,9 @@ class Row:
     identity: FileIdentity | None = None
     archived: bool = False  # a GET would fail: Glacier has not brought it back
     read_run: str = ""  # the process that last read the copy from disk
+    read_at: datetime | None = None
+    sealed: bool = False  # what is said here of the content is what a reading wrote: its MAC holds
+    hold: str = ""  # what keeps S3 from deleting it: a lock, a legal hold, a replication that is not done
 
     @property
     def key(self) -> str:
@@ -208,11 +219,19 @@ class Site:
 
 
 _KEY = secrets.token_bytes(32)
+# Seconds for which a look at the local file stands for it. A batch takes a fraction of that; a machine that was
+# suspended in between takes more.
+LIFETIME = 300.0
+
+
+def uptime() -> float:
+    """Seconds since the machine was started, those in which it was suspended too: a clock that nobody can set."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """Leave to delete exactly one version or delete marker. Nothing makes one but prove()."""
+    """Leave to delete exactly one version or delete marker, until it expires. Nothing makes one but prove()."""
 
     site: Site
     key: str
@@ -225,6 +244,7 @@ class Proof:
     path: str
     identity: FileIdentity | None
     run: str
+    expires: float  # by uptime()
     seal: bytes = field(repr=False)
 
     def __post_init__(self) -> None:
@@ -251,7 +271,9 @@ def why_kept(row: Row, site: Site) -> str:
     ---------|---------|----------|------------------------------------------------------|--------------
     any other| any     | any      | any                                                  | it is not verified
     verified | match   | weak     | any                                                  | the evidence is too weak
+    verified | match   | unsealed | any                                                  | the record of it is damaged
     verified | match   | strong   | any, MFA delete on                                   | MFA delete
+    verified | match   | strong   | any, S3 holds it                                     | the lock, the hold, the replication
     verified | match   | strong   | null, current or not, versioning Suspended, not last | a PUT may reuse the id
     verified | match   | strong   | null without ETag, not versioned                     | nothing to pin it by
     verified | match   | strong   | otherwise                                            | ""
@@ -261,8 +283,12 @@ def why_kept(row: Row, site: Site) -> str:
         return f"not proved: {said}"
     if not row.sha256 or not strong(row.witnesses):
         return "not proved: the evidence is weaker than 64 bits"
+    if not row.sealed:
+        return "not proved: its record in the state file is damaged, or was sealed with another key"
     if site.mfa_delete:
         return "MFA delete is on for this bucket"
+    if row.hold:
+        return row.hold
     if row.version.version_id == "null" and site.versioning != "Enabled":
         if site.versioning == "Suspended" and not row.version.is_latest:
             return "a noncurrent null version while versioning is suspended: its id may be reused at any time"
@@ -271,15 +297,27 @@ def why_kept(row: Row, site: Site) -> str:
     return ""
 
 
+def recently(read_at: datetime | None, trust: timedelta | None) -> bool:
+    """Was it read within `trust` of now? A reading in the future was not: one of the two clocks is wrong."""
+    return trust is not None and read_at is not None and timedelta(0) <= datetime.now(UTC) - read_at <= trust
+
+
 def prove(
-    subject: Row | DeleteMarker, site: Site, run: str, *, identity: FileIdentity | None = None, left_beneath: int = 1
+    subject: Row | DeleteMarker,
+    site: Site,
+    run: str,
+    *,
+    identity: FileIdentity | None = None,
+    left_beneath: int = 1,
+    trust: timedelta | None = None,
 ) -> Proof | str:
-    """The proof that this may be deleted, or the reason why not.
+    """The proof that this may be deleted, or the reason why not; it is good for LIFETIME seconds.
 
     A version: `identity` is what fstat says of its copy at this moment; it has to be the very file that this run read
-    and found equal to S3's witness. A delete marker: no data version may be left beneath it, and its id must be one that
-    S3 cannot hand out again.
+    and found equal to S3's witness, or, with `trust`, another run within that time. A delete marker: no data version may
+    be left beneath it, and its id must be one that S3 cannot hand out again.
     """
+    expires = uptime() + LIFETIME
     if isinstance(subject, DeleteMarker):
         if site.mfa_delete:
             return "MFA delete is on for this bucket"
@@ -287,12 +325,12 @@ def prove(
             return "a delete marker above versions that are still there"
         if subject.version_id == "null" and site.versioning != "Enabled":
             return "a null delete marker while versioning is not enabled: its id may be reused at any time"
-        return _sealed(site, subject.key, subject.version_id, "marker", "", 0, "", (), "", None, run)
+        return _sealed(site, subject.key, subject.version_id, "marker", "", 0, "", (), "", None, run, expires)
     if subject.version.bucket != site.bucket:
         return "another bucket's version"
     if reason := why_kept(subject, site):
         return reason
-    if not run or subject.read_run != run:
+    if not run or (subject.read_run != run and not recently(subject.read_at, trust)):
         return "its local copy has not been read again in this run"
     if subject.place is Place.FOLDER:
         if subject.version.size != 0:
@@ -312,6 +350,7 @@ def prove(
         subject.path,
         identity,
         run,
+        expires,
     )
 
 
@@ -324,6 +363,28 @@ def _sealed(*fields: object) -> Proof:
     for name, value in zip(Proof.__dataclass_fields__, fields, strict=False):
         object.__setattr__(proof, name, value)
     return Proof(*fields, _seal(proof))  # type: ignore[arg-type, call-arg]
+
+
+@dataclass(frozen=True, slots=True)
+class Doomed:
+    """What a delete names: a data version with what was proved of it, a delete marker, or an unfinished upload by its id."""
+
+    key: str
+    version_id: str
+    kind: str  # "version", "marker" or "upload"
+    etag: str = ""
+    size: int = 0
+    sha256: str = ""
+
+
+def doomed(subject: Row | DeleteMarker | Proof) -> Doomed:
+    match subject:
+        case Row(version=v):
+            return Doomed(v.key, v.version_id, "version", v.etag, v.size, subject.sha256)
+        case DeleteMarker():
+            return Doomed(subject.key, subject.version_id, "marker")
+        case Proof(kind=kind):
+            return Doomed(subject.key, subject.version_id, kind, subject.etag, subject.size, subject.sha256)
 
 
 class Digest:
@@ -340,12 +401,9 @@ class Digest:
             self._sum.update(b"%d:" % len(encoded) + encoded)
         self._sum.update(b";")
 
-    def deletes(self, row: Row) -> None:
-        v = row.version
-        self._add("delete", v.key, v.version_id, v.etag, str(v.size), row.sha256)
-
-    def deletes_marker(self, marker: DeleteMarker) -> None:
-        self._add("delete marker", marker.key, marker.version_id)
+    def deletes(self, doomed: Doomed) -> None:
+        d = doomed
+        self._add("delete", d.kind, d.key, d.version_id, d.etag, str(d.size), d.sha256)
 
     def keeps(self, key: str, version_id: str, reason: str) -> None:
         self._add("keep", key, version_id, reason)

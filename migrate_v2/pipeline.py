@@ -10,20 +10,36 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from migrate_v2 import __version__, keys, tuning
 from migrate_v2.edges import awscli
-from migrate_v2.edges.disk import Disk, Lock, machine
+from migrate_v2.edges.disk import Disk, Lock, clock_reading, machine
 from migrate_v2.edges.s3 import S3, Deleter, Restorer, Unreachable
-from migrate_v2.edges.store import BucketRow, Store
+from migrate_v2.edges.store import BucketRow, Store, Upload
 from migrate_v2.errors import BadUsage, Differs, Failure, NotFinished, Refused
 from migrate_v2.events import Event, Failed, Found, Noted, PhaseEarned, Waiting, Warned
 from migrate_v2.keys import show
-from migrate_v2.model import VANISHED, DeleteMarker, Digest, FileState, Phase, Row, Site, Verdict, phase_of, why_kept
+from migrate_v2.model import (
+    MINIMUM_DAYS,
+    VANISHED,
+    DeleteMarker,
+    Digest,
+    Doomed,
+    FileState,
+    ObjectVersion,
+    Phase,
+    Row,
+    Site,
+    Verdict,
+    doomed,
+    phase_of,
+    recently,
+    why_kept,
+)
 from migrate_v2.settings import Settings, bandwidth_at
 from migrate_v2.steps import audit as audit_step
 from migrate_v2.steps import delete as delete_step
@@ -31,6 +47,7 @@ from migrate_v2.steps import describe as describe_step
 from migrate_v2.steps import manifest as manifest_step
 from migrate_v2.steps import restore as restore_step
 from migrate_v2.steps.fetch import fetch
+from migrate_v2.steps.hold import hold
 from migrate_v2.steps.place import choose, place
 from migrate_v2.steps.scan import must_be_as_listed, scan
 from migrate_v2.steps.settle import settle
@@ -38,6 +55,8 @@ from migrate_v2.steps.status import stands
 from migrate_v2.steps.sync import Cli, sync
 from migrate_v2.steps.verify import verify
 
+# Seconds by which the clock may be put right (by NTP, say) between two readings without being thought to have been set.
+CLOCK_TOLERANCE = 60.0
 # A file that came down wrong is fetched again this often before a person has to look.
 ROUNDS = 3
 
@@ -261,6 +280,7 @@ def _verify(
             if event.verdict is untold:
                 continue
         yield event
+    tools.store.remember("clock", " ".join(clock_reading()))
     return found
 
 
@@ -304,7 +324,14 @@ def _begin(bucket: str, tools: Tools, *, destination: bool = True) -> Events:
         return
     if destination and held.base_id:
         tools.disk.claim(held.base_id)
-    if tools.store.open_intents(bucket):
+    if tools.store.rekeyed and "rekeyed" not in tools.said:
+        tools.said.add("rekeyed")
+        yield Warned(
+            "",
+            f"{show(str(tools.store.path))}.key is not the key that sealed the evidence: until `verify` has read the copies"
+            " again, nothing is proved",
+        )
+    if tools.store.ledger.open(bucket):
         # Another endpoint's "not found" would pass for the end of these deletes.
         must_be_as_listed(held, tools.s3.identity().account, tools.s3.endpoint_of(bucket))
     yield from settle(bucket, tools.store, tools.s3)
@@ -362,6 +389,7 @@ def verify_bucket(bucket: str, tools: Tools, *, refetch: bool = False) -> Events
                 row for row in tools.store.in_state(bucket, FileState.DOWNLOADED) if row.verdict is Verdict.UNPROVABLE
             )
             found += yield from _verify(bucket, tools, unproved, objects, size, "refetch", refetch=True)
+        tools.store.accept_key()
         earned = phase_of(tools.store.counts(bucket)) in (Phase.DELETING, Phase.COMPLETE)
         yield from _advance(bucket, tools, anew=earned)
         yield stands(_held(bucket, tools), tools.store)
@@ -517,10 +545,20 @@ def _in_glacier(bucket: str, tools: Tools) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class Early:
+    """Objects of one class that S3 bills to the end of its minimum duration: how many, their bytes, the last of those ends."""
+
+    objects: int
+    bytes: int
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """What confirm-delete would do to one bucket, in figures; `token` stands for exactly this plan.
 
     By objects and by bytes, listed = what is to be deleted + `stays` + `deleted`. `kept` counts delete markers too.
+    `resumes` is the token that was asked for, if this plan is what is left of the one that had it.
     """
 
     site: Site
@@ -530,9 +568,22 @@ class Plan:
     markers: int
     kept: int
     evidence: Mapping[str, int]
+    reasons: Mapping[str, int]
     listed: tuple[int, int]
     stays: tuple[int, int]
     deleted: tuple[int, int]
+    early: Mapping[str, Early]
+    uploads: int
+    trust: timedelta | None
+    resumes: str
+
+    def agrees(self, token: str) -> bool:
+        return token in (self.token, self.resumes) and token != ""
+
+
+# So many reasons are counted apart; there may be one of its own for each object.
+REASONS = 1000
+OTHER_REASONS = "other reasons"
 
 
 def decide(store: Store, site: Site) -> Iterator[tuple[Row | DeleteMarker, str]]:
@@ -564,31 +615,92 @@ def decide(store: Store, site: Site) -> Iterator[tuple[Row | DeleteMarker, str]]
         yield subject, reason
 
 
-def plan(store: Store, site: Site) -> Plan:
-    digest = Digest(site)
-    objects = size = markers = kept = staying = staying_size = 0
+def plan(store: Store, site: Site, *, uploads: bool = False, trust: timedelta | None = None, resumes: str = "") -> Plan:
+    """The plan as the rows are now, with the abortion of all listed `uploads` if that is asked for.
+
+    What was deleted under the token `resumes`, and what would be now: if that together is the plan of this token, then it
+    is still good, for the rest.
+    """
+    now = datetime.now(UTC)
+    digest, whole = Digest(site), Digest(site)
+    objects = size = markers = kept = staying = staying_size = aborted = 0
     evidence: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    early: dict[str, Early] = {}
+    gone = _Ahead(store.ledger.gone_under(site.bucket, resumes) if resumes else iter(()))
     for subject, reason in decide(store, site):
+        for before in gone.before(_order(doomed(subject))):
+            whole.deletes(before)
         if reason:
             kept += 1
+            reasons[reason if reason in reasons or len(reasons) < REASONS else OTHER_REASONS] += 1
             if isinstance(subject, Row):
                 staying += 1
                 staying_size += subject.version.size
-            digest.keeps(subject.key, _version_id(subject), reason)
-        elif isinstance(subject, Row):
+            for each_ in (digest, whole):
+                each_.keeps(subject.key, _version_id(subject), reason)
+            continue
+        if isinstance(subject, Row):
             objects += 1
             size += subject.version.size
             evidence[subject.witnesses[0].kind] += 1
-            digest.deletes(subject)
+            _add_early(early, subject.version, now)
         else:
             markers += 1
-            digest.deletes_marker(subject)
+        for each_ in (digest, whole):
+            each_.deletes(doomed(subject))
+    for before in gone.before(None):
+        whole.deletes(before)
+    for upload in store.uploads(site.bucket) if uploads else ():
+        aborted += 1
+        for each_ in (digest, whole):
+            each_.deletes(Doomed(upload.key, upload.upload_id, "upload"))
     # The kept counts, and not the rows once more: what does not add up is to be seen.
     tallies = store.tallies(site.bucket)
-    gone = [tally for tally in tallies if tally.state is FileState.DELETED]
-    listed, deleted = ((sum(t.objects for t in some), sum(t.bytes for t in some)) for some in (tallies, gone))
-    stays = (staying, staying_size)
-    return Plan(site, digest.token(), objects, size, markers, kept, evidence, listed, stays, deleted)
+    past = [tally for tally in tallies if tally.state is FileState.DELETED]
+    listed, deleted = ((sum(t.objects for t in some), sum(t.bytes for t in some)) for some in (tallies, past))
+    return Plan(
+        site=site,
+        token=digest.token(),
+        objects=objects,
+        bytes=size,
+        markers=markers,
+        kept=kept,
+        evidence=evidence,
+        reasons=reasons,
+        listed=listed,
+        stays=(staying, staying_size),
+        deleted=deleted,
+        early=early,
+        uploads=aborted,
+        trust=trust,
+        resumes=resumes if resumes and whole.token() == resumes else "",
+    )
+
+
+def _order(d: Doomed) -> tuple[bytes, int, bytes]:
+    """Where it stands in a plan: markers behind the versions of their key."""
+    return d.key.encode("utf-8", "surrogatepass"), int(d.kind == "marker"), d.version_id.encode()
+
+
+class _Ahead:
+    """What is gone, taken up in the order of a plan as far as the plan has come. Uploads are in no such order, and not in it."""
+
+    def __init__(self, gone: Iterator[Doomed]) -> None:
+        self._gone = (d for d in gone if d.kind != "upload")
+        self._next = next(self._gone, None)
+
+    def before(self, place: tuple[bytes, int, bytes] | None) -> Iterator[Doomed]:
+        while self._next is not None and (place is None or _order(self._next) < place):
+            yield self._next
+            self._next = next(self._gone, None)
+
+
+def _add_early(early: dict[str, Early], version: ObjectVersion, now: datetime) -> None:
+    days = MINIMUM_DAYS.get(version.storage_class, 0)
+    if days and (until := version.last_modified + timedelta(days)) > now:
+        before = early.get(version.storage_class, Early(0, 0, until))
+        early[version.storage_class] = Early(before.objects + 1, before.bytes + version.size, max(before.until, until))
 
 
 def kept(store: Store, site: Site) -> Iterator[tuple[str, str, str]]:
@@ -618,26 +730,55 @@ _NOT_RECORDED = {
 
 
 def confirm_delete(
-    bucket: str, tools: Tools, consent: Callable[[Plan], bool], *, remove_bucket: bool = False
+    bucket: str,
+    tools: Tools,
+    consent: Callable[[Plan], str],
+    *,
+    token: str = "",
+    remove_bucket: bool = False,
+    abort_uploads: bool = False,
+    at_most: int | None = None,
+    trust: timedelta | None = None,
 ) -> Events:
     """Lists the bucket again, makes the plan, asks `consent` for it, reads every copy again, and deletes the plan.
 
-    `consent` shows the plan; it returns False for a dry run and raises Refused where the plan is not agreed to.
+    `consent` shows the plan; it returns the words in which it was agreed to, "" for a dry run, and raises Refused where it
+    was not. `token` is that of the plan that the operator has seen, if any: what is left of an interrupted one goes on
+    under it. `at_most` so many versions and markers go; copies read within `trust` are not read again.
     """
     with tools.locked(bucket):
         held = tools.store.bucket(bucket)
         if held is None or not held.scan_complete:
             raise Refused(f"nothing of {show(bucket)} is proved; run `migrate` for it first")
+        if trust is not None:
+            _same_clock(tools)
+        tools.store.ledger.check(bucket)
         yield from _ensure_scanned(bucket, tools, rescan=True)
         site = site_of(bucket, tools)
-        planned = plan(tools.store, site)
+        yield from hold(
+            bucket,
+            tools.store,
+            tools.s3,
+            threads=tools.settings.max_concurrent_downloads,
+            rows_per_commit=tools.settings.db_batch_commit_size,
+            total_objects=_amount(bucket, tools, FileState.VERIFIED)[0],
+        )
+        if abort_uploads:
+            tools.store.list_uploads(bucket, (Upload(*upload) for upload in tools.s3.uploads(bucket)))
+
+        def planned_now() -> Plan:
+            return plan(tools.store, site, uploads=abort_uploads, trust=trust, resumes=token)
+
+        planned = planned_now()
         if planned.objects and (lost := _NOT_RECORDED.get(tools.settings.metadata)):
             yield Warned(
                 bucket, f"{lost} not recorded (the setting metadata is {tools.settings.metadata}): they go too"
             )
-        if not consent(planned):
+        agreed = consent(planned)
+        if not agreed:
             return
-        if not planned.objects and not planned.markers:
+        left_over = 0
+        if not planned.objects and not planned.markers and not planned.uploads:
             if planned.kept:
                 raise Refused(f"nothing in {show(bucket)} is proved and may go; --dry-run says why each object stays")
             yield Noted(bucket, "nothing is left to delete")
@@ -651,36 +792,82 @@ def confirm_delete(
                     raise Failure(
                         f"S3 gives no metadata of {show(row.key)} now, or has changed it; nothing was deleted: run the same again"
                     )
-            doomed = delete_step.doomed_rows(tools.store, site)
-            found = yield from _verify(bucket, tools, doomed, planned.objects, planned.bytes, "prove")
+            unread = (row for row in delete_step.doomed_rows(tools.store, site) if _must_be_read(row, tools, trust))
+            amount = (planned.objects, planned.bytes) if trust is None else (0, 0)
+            found = yield from _verify(bucket, tools, unread, *amount, "prove")
             if sum(found.values()):
                 yield from _advance(bucket, tools)
                 raise Differs(
                     f"{sum(found.values()):,} local copies in {bucket} are not what was verified; nothing was deleted."
                     " Run `migrate` and then `confirm-delete` again"
                 )
-            if plan(tools.store, site).token != planned.token:
+            if planned_now().token != planned.token:
                 raise Refused(f"the plan for {show(bucket)} changed while the copies were read; nothing was deleted")
             yield from _keep_configuration(bucket, tools)
             # Also of a bucket of which not all could be proved: what goes is listed beside its copies before it goes.
             yield from _manifest(bucket, tools)
+            under = planned.resumes or planned.token
+            tools.store.ledger.consent(bucket, under, _facts(planned, tools, agreed))
             yield from delete_step.delete(
                 tools.store,
                 tools.disk,
                 Deleter(tools.s3),
                 site,
                 run=tools.session,
-                token=planned.token,
+                token=under,
                 unchanged=lambda: site_of(bucket, tools),
                 total_objects=planned.objects,
                 total_bytes=planned.bytes,
+                at_most=at_most,
+                trust=trust,
             )
+            if abort_uploads:
+                uploads = delete_step.abort_uploads(tools.store, tools.disk, Deleter(tools.s3), bucket, token=under)
+                yield from uploads
             # What S3 lists afterwards is the last word: it shows what was put meanwhile, and a delete that did not take.
             yield from _scan(bucket, tools)
             yield from _advance(bucket, tools, anew=True)
-        if remove_bucket:
+            yield from manifest_step.certificate(bucket, tools.store, tools.disk)
+            left_over = max(0, planned.objects + planned.markers - (at_most or 0)) if at_most is not None else 0
+        if remove_bucket and not left_over:
             yield from _remove(bucket, tools)
         yield stands(_held(bucket, tools), tools.store)
+        if left_over:
+            raise NotFinished(
+                f"{at_most:,} of {planned.objects + planned.markers:,} were deleted from {bucket}, as --max-delete says;"
+                " run the same command again for the next"
+            )
+
+
+def _facts(planned: Plan, tools: Tools, agreed: str) -> dict[str, object]:
+    """What the ledger keeps of a consent: under names that its entries have not themselves."""
+    return {
+        "account": planned.site.account,
+        "endpoint": planned.site.endpoint,
+        "versioning": planned.site.versioning,
+        "identity": tools.s3.identity().arn,
+        "agreed": agreed,
+        "objects": planned.objects,
+        "bytes": planned.bytes,
+        "delete_markers": planned.markers,
+        "uploads": planned.uploads,
+        "trust_recent_seconds": None if planned.trust is None else int(planned.trust.total_seconds()),
+        "migrate_v2": __version__,
+    }
+
+
+def _must_be_read(row: Row, tools: Tools, trust: timedelta | None) -> bool:
+    """Not where a trusted reading was of this very file; that it is still this file is looked at once more before its batch."""
+    return not (recently(row.read_at, trust) and row.identity is not None and tools.disk.look(row.path) == row.identity)
+
+
+def _same_clock(tools: Tools) -> None:
+    """How old a reading is, is told by the clock: it must not have been set since the last one."""
+    boot, wall, uptime_ = [*tools.store.recall("clock").split(), "", "", ""][:3]
+    boot_now, wall_now, uptime_now = clock_reading()
+    passed = float(wall_now) - float(wall or 0)
+    if passed < 0 or (boot == boot_now and abs(passed - (float(uptime_now) - float(uptime_))) > CLOCK_TOLERANCE):
+        raise Refused("the clock was set since the copies were read, so none is recent; do without --trust-recent")
 
 
 def _remove(bucket: str, tools: Tools) -> Events:

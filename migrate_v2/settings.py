@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import time
+from datetime import time, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -94,6 +94,29 @@ def _bytes(value: object) -> object:
         raise ValueError
     found = SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
     return int(found[1]) * UNITS[(found[2] or "").upper()] if found else value
+
+
+_DURATION = re.compile(r"([0-9]{1,6})\s*([smhd])")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def duration(flag: str, text: str | None) -> timedelta | None:
+    """What a flag such as --trust-recent=12h says; None where it was not given."""
+    if text is None:
+        return None
+    found = _DURATION.fullmatch(text.strip().lower())
+    if not found or not int(found[1]):
+        raise BadUsage(f"{flag}={show(text)}: must be a whole number of seconds, minutes, hours or days, such as 90m")
+    return timedelta(seconds=int(found[1]) * _SECONDS[found[2]])
+
+
+def count(flag: str, text: str | None) -> int | None:
+    """What a flag such as --max-delete=1000 says; None where it was not given."""
+    if text is None:
+        return None
+    if not re.fullmatch("[0-9]{1,15}", text.strip()) or not int(text):
+        raise BadUsage(f"{flag}={show(text)}: must be a whole number from 1")
+    return int(text)
 
 
 def _number(value: object) -> object:

@@ -26,6 +26,7 @@ from migrate_v2.model import (
     Site,
     Verdict,
     Witness,
+    doomed,
     phase_of,
     prove,
     strong,
@@ -50,6 +51,7 @@ ROW = Row(
     IDENTITY,
     False,
     "run",
+    sealed=True,
 )
 ENABLED = Site("1", "https://s3", "bucket", "Enabled")
 SUSPENDED = replace(ENABLED, versioning="Suspended")
@@ -187,7 +189,7 @@ def test_nothing_but_prove_makes_a_proof() -> None:
 def token(rows: list[Row], kept: list[tuple[str, str, str]], site: Site = ENABLED) -> str:
     digest = Digest(site)
     for row in rows:
-        digest.deletes(row)
+        digest.deletes(doomed(row))
     for entry in kept:
         digest.keeps(*entry)
     return digest.token()

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from migrate_v2 import pipeline
-from migrate_v2.edges.store import Doomed, Evidence, Store
+from migrate_v2.edges.store import Evidence, Store
 from migrate_v2.errors import Differs, Failure, NotFinished, Refused
 from migrate_v2.events import Failed, Noted, Waiting
-from migrate_v2.model import DeleteMarker, FileIdentity, FileState, ObjectVersion, Place, Site, Verdict, Witness
+from migrate_v2.model import DeleteMarker, Doomed, FileIdentity, FileState, ObjectVersion, Place, Site, Verdict, Witness
 
 WHEN = datetime(2020, 1, 2, 3, 4, 5, tzinfo=UTC)
 MD5 = Witness("md5-etag", "5d41402abc4b2a76b9719d911017c592", 128)
@@ -171,5 +171,6 @@ def test_p3_the_markers_that_are_sent_are_those_of_the_plan(store: Store) -> Non
     store.end_scan("bucket", held.scan)
     planned = {s.key for s, reason in pipeline.decide(store, ENABLED) if isinstance(s, DeleteMarker) and not reason}
     for row in list(store.verified("bucket")):
-        store.concluded("bucket", [(Doomed(row.key, row.version.version_id, "version"), "deleted", True)])
+        (intent,) = store.ledger.intend("bucket", [Doomed(row.key, row.version.version_id, "version")], "token")
+        store.concluded("bucket", [(intent, "deleted", True)])
     assert {marker.key for marker in store.loose_markers("bucket")} == planned

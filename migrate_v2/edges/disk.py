@@ -28,7 +28,7 @@ import psutil
 
 from migrate_v2.errors import Busy, Failure, Refused
 from migrate_v2.keys import FileSystem, looks_temporary, show
-from migrate_v2.model import FileIdentity
+from migrate_v2.model import FileIdentity, uptime
 
 OWN = ".migrate-v2"  # no bucket has this name: theirs begin with a letter or a digit
 BLOCK = 1 << 20
@@ -1127,6 +1127,15 @@ def machine() -> Machine:
     memory = psutil.virtual_memory()
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else psutil.cpu_count() or 1
     return Machine(cores, memory.total, memory.available)
+
+
+def clock_reading() -> tuple[str, str, str]:
+    """This start of the machine, seconds since 1970 by its clock, and seconds since it was started: as text."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    except OSError:  # not Linux
+        boot = f"{psutil.boot_time():.0f}"
+    return boot, f"{time.time():.3f}", f"{uptime():.3f}"
 
 
 def activity(pid: int) -> tuple[float, int]:

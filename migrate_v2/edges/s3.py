@@ -34,7 +34,7 @@ from botocore.parsers import ResponseParserError
 
 from migrate_v2.errors import BadUsage, Failure, Refused
 from migrate_v2.keys import show
-from migrate_v2.model import CHANGED, DeleteMarker, Head, ObjectVersion, Proof
+from migrate_v2.model import CHANGED, DeleteMarker, Doomed, Head, ObjectVersion, Proof, uptime
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -553,6 +553,45 @@ class S3:
             return None
         return found == etag if version_id == "null" else True
 
+    def uploads(self, bucket: str) -> Iterator[tuple[str, str, datetime]]:
+        """(key, upload id, when it was begun) of every multipart upload that was not completed."""
+        with _explaining(f"the uploads of {bucket}"):
+            for page in (
+                self._for(bucket).get_paginator("list_multipart_uploads").paginate(Bucket=bucket, **self._owner())
+            ):
+                for entry in page.get("Uploads", []):
+                    yield entry["Key"], entry["UploadId"], entry["Initiated"]
+
+    def upload_is_there(self, bucket: str, key: str, upload_id: str) -> bool | None:
+        """None where the answer does not tell."""
+        try:
+            self._for(bucket).list_parts(Bucket=bucket, Key=key, UploadId=upload_id, MaxParts=1, **self._owner())
+        except ClientError as error:
+            return False if _code(error) == "NoSuchUpload" else None
+        except _BROKEN:
+            return None
+        return True
+
+    def may_hold(self, bucket: str) -> bool:
+        """Can there be locks, legal holds or replications under way in this bucket? False only where S3 says not."""
+        if self.has_object_lock(bucket):
+            return True
+        answer = self._of_bucket(bucket, "get_bucket_replication")
+        return answer is not None and "not_implemented" not in answer
+
+    def hold(self, version: ObjectVersion) -> str:
+        """What keeps S3 from deleting this version, or an operator from wanting it; "" where nothing does."""
+        answer = self._asked_head(version, {})
+        until = answer.get("ObjectLockRetainUntilDate")
+        if until is not None and until > datetime.now(UTC):
+            mode = show(str(answer.get("ObjectLockMode", "")).lower())
+            return f"Object Lock ({mode}) keeps it until {until.astimezone(UTC).isoformat(timespec='seconds')}"
+        if answer.get("ObjectLockLegalHoldStatus") == "ON":
+            return "a legal hold is on it"
+        if answer.get("ReplicationStatus") == "PENDING":
+            return "its replication is not done"
+        return ""
+
     # -- what lies beside the bytes
 
     def metadata(self, version: ObjectVersion) -> Document:
@@ -791,6 +830,10 @@ class Deleter:
         site = proofs[0].site
         if any(proof.site != site for proof in proofs) or len(proofs) > 1000:
             raise ValueError("the proofs of one call are of one bucket, at most 1,000")
+        if any(proof.expires < uptime() for proof in proofs):
+            raise Refused(
+                f"proofs of {show(site.bucket)} have expired, so nothing is deleted by them; run the same again"
+            )
         if site.endpoint != self.s3.endpoint_of(site.bucket) or site.account != self.s3.identity().account:
             raise Refused(f"{show(site.bucket)} was proved at another endpoint or account; nothing is deleted here")
         outcomes: dict[int, Outcome] = {}
@@ -856,6 +899,23 @@ class Deleter:
             else:
                 outcomes.append(Outcome(False, "the answer does not mention it", unknown=True))
         return outcomes
+
+    def abort_upload(self, bucket: str, upload: Doomed) -> Outcome:
+        """Throws away the parts of an upload that was never completed. It is no version of anything, and nothing reads it."""
+        try:
+            answer = self._deleting(bucket).abort_multipart_upload(
+                Bucket=bucket, Key=upload.key, UploadId=upload.version_id, **self.s3._owner()
+            )
+        except ClientError as error:
+            gone = _code(error) == "NoSuchUpload"
+            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+            text = "not there" if gone else f"S3 answered {show(_said(error))}"
+            return Outcome(False, text, unknown=gone or status >= 500)
+        except _BROKEN as error:
+            return Outcome(False, f"no answer: {show(str(error))}", unknown=True)
+        if answer["ResponseMetadata"]["HTTPStatusCode"] != 204:
+            return Outcome(False, "not S3's answer", unknown=True)
+        return Outcome(True, "aborted")
 
     def remove_bucket(self, bucket: str) -> None:
         """S3 itself refuses unless nothing at all is left in the bucket."""

@@ -63,6 +63,8 @@ def m001_tables(db: Database) -> None:
             ctime_ns INTEGER,
             read_run TEXT,
             verified_at TEXT,
+            mac TEXT,
+            hold TEXT,
             described TEXT NOT NULL DEFAULT '' CHECK (described IN ('', 'head', 'full')),
             scan INTEGER NOT NULL,
             created_at TEXT NOT NULL,
@@ -152,24 +154,66 @@ def m001_tables(db: Database) -> None:
             updated_at TEXT NOT NULL
         ) STRICT
     """)
-    # What was about to be deleted, committed before the request; what came of it, after.
+    # What was agreed to, what was about to be deleted (committed before the request), and what came of it (after). Rows are
+    # added and never changed; each carries the hash of the one before it in its bucket, and a MAC (see edges/ledger.py).
     db.execute("""
-        CREATE TABLE deletions (
-            id INTEGER PRIMARY KEY,
+        CREATE TABLE ledger (
+            seq INTEGER PRIMARY KEY,
             bucket TEXT NOT NULL,
-            key TEXT NOT NULL,
-            version_id TEXT NOT NULL,
-            kind TEXT NOT NULL CHECK (kind IN ('version', 'marker')),
-            etag TEXT NOT NULL,
-            size INTEGER NOT NULL,
-            sha256 TEXT NOT NULL,
+            entry TEXT NOT NULL CHECK (entry IN ('consent', 'intent', 'outcome')),
+            intent INTEGER REFERENCES ledger (seq),
+            kind TEXT,
+            key TEXT,
+            version_id TEXT,
+            etag TEXT,
+            size INTEGER,
+            sha256 TEXT,
             token TEXT NOT NULL,
-            intent_at TEXT NOT NULL,
+            gone INTEGER,
             outcome TEXT,
-            outcome_at TEXT
+            facts TEXT,
+            at TEXT NOT NULL,
+            previous TEXT NOT NULL,
+            hash TEXT NOT NULL,
+            key_id TEXT NOT NULL,
+            mac TEXT NOT NULL
         ) STRICT
     """)
-    db.execute("CREATE INDEX deletions_open ON deletions (bucket, key, version_id) WHERE outcome IS NULL")
+    db.execute("CREATE INDEX ledger_bucket ON ledger (bucket, seq)")
+    db.execute("CREATE UNIQUE INDEX ledger_outcome ON ledger (intent) WHERE intent IS NOT NULL")
+    db.execute("""
+        CREATE INDEX ledger_plan ON ledger (bucket, token, key, kind DESC, version_id) WHERE entry = 'intent'
+    """)
+    for event in ("UPDATE", "DELETE"):
+        db.execute(f"""
+            CREATE TRIGGER ledger_{event.lower()} BEFORE {event} ON ledger
+            BEGIN SELECT RAISE(ABORT, 'the ledger is only ever added to'); END
+        """)
+    # Intents without an outcome: found without a walk through all that was ever deleted.
+    db.execute("CREATE TABLE in_doubt (seq INTEGER PRIMARY KEY, bucket TEXT NOT NULL) STRICT")
+    db.execute("""
+        CREATE TRIGGER ledger_intent AFTER INSERT ON ledger WHEN NEW.entry = 'intent'
+        BEGIN INSERT INTO in_doubt VALUES (NEW.seq, NEW.bucket); END
+    """)
+    db.execute("""
+        CREATE TRIGGER ledger_outcome AFTER INSERT ON ledger WHEN NEW.entry = 'outcome'
+        BEGIN DELETE FROM in_doubt WHERE seq = NEW.intent; END
+    """)
+    db.execute("""
+        CREATE VIEW deletions AS
+        SELECT i.seq AS id, i.bucket, i.key, i.version_id, i.kind, i.etag, i.size, i.sha256, i.token, i.at AS intent_at,
+            o.outcome, o.at AS outcome_at
+        FROM ledger i LEFT JOIN ledger o ON o.intent = i.seq WHERE i.entry = 'intent'
+    """)
+    db.execute("""
+        CREATE TABLE uploads (
+            bucket TEXT NOT NULL,
+            key TEXT NOT NULL,
+            upload_id TEXT NOT NULL,
+            initiated TEXT NOT NULL,
+            PRIMARY KEY (bucket, key, upload_id)
+        ) STRICT, WITHOUT ROWID
+    """)
     # Counted by the engine in the transaction that changes a row, so that `status` reads a few
     # lines however many rows there are, and no caller can forget to count.
     db.execute("""

@@ -15,6 +15,7 @@ from pathlib import Path
 from sqlite_utils import Database
 
 from migrate_v2.edges import schema
+from migrate_v2.edges.ledger import Key, Ledger, Settled
 from migrate_v2.errors import Failure, Refused
 from migrate_v2.keys import show
 from migrate_v2.model import (
@@ -98,6 +99,15 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True)
+class Upload:
+    """A multipart upload that was begun and not completed: parts that nobody can read."""
+
+    key: str
+    upload_id: str
+    initiated: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Description:
     """What S3 said of one version beside its bytes: `document` is a JSON object, `path` where its copy lies."""
 
@@ -151,11 +161,11 @@ def evidence_of(text: str | None) -> tuple[Witness, ...]:
 _COLUMNS = (
     "bucket, key, version_id, size, etag, storage_class, last_modified, is_latest, checksum_algorithm, checksum_type,"
     " restore_expiry, state, verdict, reason, place, local_path, sha256, evidence, device, inode, mtime_ns, ctime_ns,"
-    " archived, read_run"
+    " archived, read_run, verified_at, mac, hold"
 )
 
 
-def _row(r: sqlite3.Row) -> Row:
+def _row(r: sqlite3.Row, key: Key) -> Row:
     identity = None
     if r["inode"] is not None:
         identity = FileIdentity(r["device"], r["inode"], r["size"], r["mtime_ns"], r["ctime_ns"])
@@ -183,7 +193,17 @@ def _row(r: sqlite3.Row) -> Row:
         identity=identity,
         archived=bool(r["archived"]),
         read_run=r["read_run"] or "",
+        read_at=_moment(r["verified_at"]),
+        sealed=r["state"] == FileState.VERIFIED and r["mac"] == key.mac(*(r[column] for column in _SEALED)),
+        hold=r["hold"] or "",
     )
+
+
+# What a reading found, and of which object: what a proof says of the content. The path is not in it, the file itself is.
+_SEALED = (
+    "bucket", "key", "version_id", "size", "etag", "state", "verdict", "sha256", "evidence",
+    "device", "inode", "mtime_ns", "ctime_ns", "read_run", "verified_at",
+)  # fmt: skip
 
 
 # A version that S3 lists differently from the row is another object under the same name: what was known of the old one
@@ -207,6 +227,8 @@ _FORGOTTEN = [
     "ctime_ns",
     "read_run",
     "verified_at",
+    "mac",
+    "hold",
 ]
 
 _UPSERT = f"""
@@ -233,14 +255,16 @@ ON CONFLICT DO UPDATE SET
 class Store:
     """An open state file. One process writes a bucket's rows at a time; its lock is the caller's business."""
 
-    def __init__(self, path: Path, database: Database) -> None:
+    def __init__(self, path: Path, database: Database, key: Key) -> None:
         self.path = path
         self._db = database
         self._conn = database.conn
+        self._key = key
+        self.ledger = Ledger(self._conn, key, self._writing)
 
     @classmethod
-    def open(cls, path: Path) -> Store:
-        """Opens the file, or makes it (0600). Refused: a file that is not ours, an older program's, a newer program's."""
+    def open(cls, path: Path, key: Key | None = None) -> Store:
+        """Opens the file, or makes it and its key (0600). Refused: a file that is not ours, an older program's, a newer one's."""
         path = path.absolute()
         fresh = False
         try:
@@ -265,13 +289,17 @@ class Store:
             database = Database(conn)
             if schema.migrations.pending(database):
                 schema.migrations.apply(database)
+            key = key or Key.beside(path)
         except sqlite3.DatabaseError as error:
             conn.close()
             raise Refused(f"{show(str(path))} is not a state file of this program: {_cause(error)}") from error
         except BaseException:
             conn.close()
             raise
-        return cls(path, database)
+        store = cls(path, database, key)
+        if not store.recall("key_id"):
+            store.accept_key()
+        return store
 
     def close(self) -> None:
         self._conn.close()
@@ -356,10 +384,13 @@ class Store:
         self.remember("state_id", uuid.uuid4().hex, once=True)
         return self.recall("state_id")
 
-    def last_intent(self, bucket: str) -> int:
-        """How far the record of deletes has come: an older copy of this state file has a smaller one."""
-        sql = "SELECT ifnull(max(id), 0) FROM deletions WHERE bucket = ?"
-        return int(self._conn.execute(sql, (bucket,)).fetchone()[0])
+    @property
+    def rekeyed(self) -> bool:
+        """Is the key another one than that which sealed what is in here?"""
+        return self.recall("key_id") != self._key.id
+
+    def accept_key(self) -> None:
+        self.remember("key_id", self._key.id)
 
     def recall(self, key: str) -> str:
         r = self._conn.execute("SELECT value FROM migration_metadata WHERE key = ?", (key,)).fetchone()
@@ -460,7 +491,7 @@ class Store:
         """Are there local copies of what S3 does not hold any more: deleted by us, being deleted, or by others?"""
         sql = (
             f"SELECT EXISTS (SELECT 1 FROM files o WHERE bucket = :bucket AND {_ONLY_COPY})"
-            " OR EXISTS (SELECT 1 FROM deletions WHERE bucket = :bucket AND outcome IS NULL)"
+            " OR EXISTS (SELECT 1 FROM in_doubt WHERE bucket = :bucket)"
         )
         return bool(self._conn.execute(sql, {"bucket": bucket}).fetchone()[0])
 
@@ -524,7 +555,7 @@ class Store:
         )
         while True:
             page = self._conn.execute(sql, (bucket, key, version, *arguments)).fetchall()
-            yield from map(_row, page)
+            yield from (_row(r, self._key) for r in page)
             if len(page) < PAGE:
                 return
             key, version = page[-1]["key"], page[-1]["version_id"]
@@ -755,24 +786,62 @@ class Store:
         with self._writing():
             self._conn.executemany(
                 "UPDATE files SET state = ?, verdict = ?, reason = ?, sha256 = ?, evidence = ?, device = ?, inode = ?,"
-                " mtime_ns = ?, ctime_ns = ?, read_run = ?, verified_at = ?, updated_at = ?"
+                " mtime_ns = ?, ctime_ns = ?, read_run = ?, verified_at = ?, mac = ?, updated_at = ?"
                 " WHERE bucket = ? AND key = ? AND version_id = ?",
-                (
-                    (
-                        e.state,
-                        e.verdict,
-                        e.reason or None,
-                        e.sha256 or None,
-                        evidence_text(e.witnesses) if e.witnesses else None,
-                        *((i.device, i.inode, i.mtime_ns, i.ctime_ns) if (i := e.identity) else (None,) * 4),
-                        run,
-                        moment,
-                        moment,
-                        *_identity(e.version),
-                    )
-                    for e in evidence
-                ),
+                (self._recorded(e, run, moment) for e in evidence),
             )
+
+    def _recorded(self, e: Evidence, run: str, moment: str) -> tuple[object, ...]:
+        i = e.identity
+        found = (
+            e.sha256 or None,
+            evidence_text(e.witnesses) if e.witnesses else None,
+            *((i.device, i.inode, i.mtime_ns, i.ctime_ns) if i else (None,) * 4),
+            run,
+            moment,
+        )
+        # In the order of _SEALED.
+        mac = self._key.mac(*_identity(e.version), e.version.size, e.version.etag, e.state, e.verdict, *found)
+        sealed = mac if e.state is FileState.VERIFIED else None
+        return e.state, e.verdict, e.reason or None, *found, sealed, moment, *_identity(e.version)
+
+    # -- hold
+
+    def set_holds(self, bucket: str, holds: Iterable[tuple[ObjectVersion, str]]) -> None:
+        """(version, what keeps S3 from deleting it; "" for nothing)."""
+        with self._writing():
+            self._conn.executemany(
+                "UPDATE files SET hold = ? WHERE bucket = ? AND key = ? AND version_id = ?",
+                ((hold or None, *_identity(version)) for version, hold in holds),
+            )
+
+    def release_holds(self, bucket: str) -> None:
+        with self._writing():
+            self._conn.execute("UPDATE files SET hold = NULL WHERE bucket = ? AND hold IS NOT NULL", (bucket,))
+
+    # -- uploads
+
+    def list_uploads(self, bucket: str, uploads: Iterable[Upload]) -> None:
+        """In place of those that were listed before."""
+        with self._writing():
+            self._conn.execute("DELETE FROM uploads WHERE bucket = ?", (bucket,))
+            self._conn.executemany(
+                "INSERT INTO uploads VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                ((bucket, u.key, u.upload_id, _text(u.initiated)) for u in uploads),
+            )
+
+    def uploads(self, bucket: str) -> Iterator[Upload]:
+        key, upload = "", ""
+        sql = (
+            f"SELECT * FROM uploads WHERE bucket = ? AND (key, upload_id) > (?, ?) ORDER BY key, upload_id LIMIT {PAGE}"
+        )
+        while True:
+            page = self._conn.execute(sql, (bucket, key, upload)).fetchall()
+            for r in page:
+                yield Upload(r["key"], r["upload_id"], datetime.fromisoformat(r["initiated"]))
+            if len(page) < PAGE:
+                return
+            key, upload = page[-1]["key"], page[-1]["upload_id"]
 
     # -- describe
 
@@ -846,72 +915,43 @@ class Store:
                 return
             key, version = page[-1]["key"], page[-1]["version_id"]
 
-    def intend(self, bucket: str, doomed: Sequence[Doomed], token: str) -> None:
-        moment = now()
+    def concluded(self, bucket: str, settled: Sequence[Settled]) -> None:
+        """Closes the intents, and moves the rows that are gone, in one transaction."""
+        tables = {"version": "files", "marker": "delete_markers"}
         with self._writing():
-            self._conn.executemany(
-                "INSERT INTO deletions (bucket, key, version_id, kind, etag, size, sha256, token, intent_at)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                ((bucket, d.key, d.version_id, d.kind, d.etag, d.size, d.sha256, token, moment) for d in doomed),
-            )
-
-    def concluded(self, bucket: str, outcomes: Iterable[tuple[Doomed, str, bool]]) -> None:
-        """(what, the outcome in a word or a sentence, is it gone): closes the intents and moves the rows that are gone."""
-        moment = now()
-        with self._writing():
-            for doomed, outcome, gone in outcomes:
-                identity = (bucket, doomed.key, doomed.version_id)
+            self.ledger.conclude(bucket, settled)
+            for intent, outcome, gone in settled:
+                d = intent.doomed
+                if d.kind == "upload":
+                    if gone:
+                        sql = "DELETE FROM uploads WHERE bucket = ? AND key = ? AND upload_id = ?"
+                        self._conn.execute(sql, (bucket, d.key, d.version_id))
+                    continue
+                change = "state = 'deleted'" if gone else "reason = :outcome"
                 self._conn.execute(
-                    "UPDATE deletions SET outcome = ?, outcome_at = ?"
-                    " WHERE bucket = ? AND key = ? AND version_id = ? AND outcome IS NULL",
-                    (outcome, moment, *identity),
+                    f"UPDATE {tables[d.kind]} SET {change}"
+                    " WHERE bucket = :bucket AND key = :key AND version_id = :version",
+                    {"bucket": bucket, "key": d.key, "version": d.version_id, "outcome": outcome},
                 )
-                table = "files" if doomed.kind == "version" else "delete_markers"
-                if gone:
-                    self._conn.execute(
-                        f"UPDATE {table} SET state = 'deleted' WHERE bucket = ? AND key = ? AND version_id = ?",
-                        identity,
-                    )
-                else:
-                    self._conn.execute(
-                        f"UPDATE {table} SET reason = ? WHERE bucket = ? AND key = ? AND version_id = ?",
-                        (outcome, *identity),
-                    )
-
-    def open_intents(self, bucket: str) -> list[Doomed]:
-        """Deletes that were about to be sent when a process died; there are never more than were in flight."""
-        return [
-            Doomed(r["key"], r["version_id"], r["kind"], r["etag"], r["size"], r["sha256"])
-            for r in self._conn.execute("SELECT * FROM deletions WHERE bucket = ? AND outcome IS NULL", (bucket,))
-        ]
 
     def snapshot(self, bucket: str, target: Path) -> None:
         """Writes this bucket's rows to a state file of their own; `target` must not exist."""
-        with Store.open(target):
+        with Store.open(target, self._key):
             pass
         self._conn.execute("ATTACH DATABASE ? AS snapshot", (str(target),))
         try:
             with self._writing():
-                for table in ("bucket_status", "files", "metadata", "delete_markers", "deletions"):
+                for table in ("bucket_status", "files", "metadata", "delete_markers", "uploads", "ledger"):
+                    order = " ORDER BY seq" if table == "ledger" else ""
                     self._conn.execute(
-                        f"INSERT INTO snapshot.{table} SELECT * FROM main.{table} WHERE bucket = ?",
+                        f"INSERT INTO snapshot.{table} SELECT * FROM main.{table} WHERE bucket = ?{order}",
                         (bucket,),
                     )
-                self._conn.execute("INSERT INTO snapshot.migration_metadata SELECT * FROM main.migration_metadata")
+                self._conn.execute(
+                    "INSERT OR REPLACE INTO snapshot.migration_metadata SELECT * FROM main.migration_metadata"
+                )
         finally:
             self._conn.execute("DETACH DATABASE snapshot")
-
-
-@dataclass(frozen=True, slots=True)
-class Doomed:
-    """What a delete names: a data version with what was proved of it, or a delete marker."""
-
-    key: str
-    version_id: str
-    kind: str  # "version" or "marker"
-    etag: str = ""
-    size: int = 0
-    sha256: str = ""
 
 
 # A copy that was proved, of a version that S3 does not hold any more; renamed rows ("null+deleted-...") are of these.

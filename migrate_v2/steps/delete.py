@@ -5,23 +5,39 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
+from datetime import timedelta
 from threading import Event as Flag
+from typing import TypeVar
 
 from migrate_v2.edges.disk import Disk
+from migrate_v2.edges.ledger import Settled
 from migrate_v2.edges.s3 import Deleter, Outcome
-from migrate_v2.edges.store import Doomed, Store
+from migrate_v2.edges.store import Store
 from migrate_v2.errors import Failure, Refused
 from migrate_v2.events import Ended, Event, Progress, Started
 from migrate_v2.flow import batched, in_threads
 from migrate_v2.keys import only_copies_mark, show
-from migrate_v2.model import DeleteMarker, FileIdentity, Place, Proof, Row, Site, prove, why_kept
+from migrate_v2.model import (
+    REPLY_LOST,
+    STILL_THERE,
+    DeleteMarker,
+    Doomed,
+    FileIdentity,
+    Place,
+    Proof,
+    Row,
+    Site,
+    doomed,
+    prove,
+    why_kept,
+)
 
 # DeleteObjects takes 1,000. Of the id `null` fewer at a time: less can change, and less is to be found out after a crash.
 _BY_ID = 1000
 _NULL = 64
 _THREADS = 8
-_THERE = "still there"
+
+Item = TypeVar("Item")
 
 
 def doomed_rows(store: Store, site: Site) -> Iterator[Row]:
@@ -40,39 +56,72 @@ def delete(
     unchanged: Callable[[], Site],
     total_objects: int,
     total_bytes: int,
+    at_most: int | None = None,
+    trust: timedelta | None = None,
 ) -> Iterator[Event]:
     """Deletes the plan of `token`, batch by batch, and stops this bucket at the first answer that is a surprise.
 
-    `run` names the process that has read every one of these copies again; `unchanged` asks S3 for the site anew.
+    `run` names the process that has read every one of these copies again, but for those that were read within `trust`;
+    `unchanged` asks S3 for the site anew; no more than `at_most` versions and delete markers go.
     """
     began = time.monotonic()
     bucket = site.bucket
     yield Started(bucket, "delete", total_objects, total_bytes)
+    left = _Allowance(at_most)
     objects = size = 0
-    for rows in _batches(doomed_rows(store, site), site):
+    for rows in left.of(_batches(doomed_rows(store, site), site)):
         disk.same_place()
-        proofs = [_proof(row, disk, site, run) for row in rows]
+        proofs = [_proof(row, disk, site, run, trust) for row in rows]
         _same_site(site, unchanged())
-        yield from _send(store, disk, deleter, proofs, token)
+        _send_proofs(store, disk, deleter, proofs, token)
         objects += len(proofs)
         size += sum(proof.size for proof in proofs)
         yield Progress(bucket, "delete", objects, size, total_objects, total_bytes)
     # Last, and one batch at a time: a marker goes only when every data version of its key is gone.
-    for markers in batched(store.loose_markers(bucket), _BY_ID):
+    for markers in left.of(batched(store.loose_markers(bucket), _BY_ID)):
         _same_site(site, unchanged())
         released = [_released(marker, site, run) for marker in markers]
-        yield from _send(store, disk, deleter, [proof for proof in released if isinstance(proof, Proof)], token)
+        _send_proofs(store, disk, deleter, [proof for proof in released if isinstance(proof, Proof)], token)
     yield Ended(bucket, "delete", objects, size, time.monotonic() - began)
 
 
-def _proof(row: Row, disk: Disk, site: Site, run: str) -> Proof:
+def abort_uploads(store: Store, disk: Disk, deleter: Deleter, bucket: str, *, token: str) -> Iterator[Event]:
+    """Aborts the unfinished uploads that the plan of `token` names, and no other one."""
+    began = time.monotonic()
+    yield Started(bucket, "abort")
+    uploads = 0
+    for batch in batched(store.uploads(bucket), _BY_ID):
+        parts = [Doomed(upload.key, upload.upload_id, "upload") for upload in batch]
+        _send_aborts(store, disk, deleter, bucket, parts, token)
+        uploads += len(parts)
+        yield Progress(bucket, "abort", uploads, 0)
+    yield Ended(bucket, "abort", uploads, 0, time.monotonic() - began)
+
+
+class _Allowance:
+    """How many more may go; no limit where it is None."""
+
+    def __init__(self, count: int | None) -> None:
+        self._left = count
+
+    def of(self, batches: Iterator[Sequence[Item]]) -> Iterator[Sequence[Item]]:
+        for batch in batches:
+            if self._left is not None:
+                batch = batch[: self._left]
+                self._left -= len(batch)
+            if not batch:
+                return
+            yield batch
+
+
+def _proof(row: Row, disk: Disk, site: Site, run: str, trust: timedelta | None) -> Proof:
     identity: FileIdentity | None = None
     if row.place is Place.FOLDER:
         if not disk.is_folder(row.path):
             raise Refused(f"the folder {show(row.path)} is gone since it was checked; nothing more is deleted")
     else:
         identity = disk.look(row.path)
-    proof = prove(row, site, run, identity=identity)
+    proof = prove(row, site, run, identity=identity, trust=trust)
     if isinstance(proof, str):
         raise Refused(f"{show(row.key)}: {proof}; nothing more is deleted, run `migrate` again")
     return proof
@@ -103,33 +152,77 @@ def _batches(rows: Iterator[Row], site: Site) -> Iterator[Sequence[Row]]:
 
 def _announce(store: Store, disk: Disk, bucket: str) -> None:
     """Says beside the data that it may be all there is, and which state file knows of it."""
-    said = {"state_id": store.identity(), "state_file": str(store.path), "last_intent": store.last_intent(bucket)}
+    entry, hash_ = store.ledger.last(bucket)
+    said = {"state_id": store.identity(), "state_file": str(store.path), "entry": entry, "hash": hash_}
     with disk.replace_text(only_copies_mark(bucket)) as mark:
         mark.write(json.dumps(said) + "\n")
 
 
-def _send(store: Store, disk: Disk, deleter: Deleter, proofs: Sequence[Proof], token: str) -> Iterator[Event]:
-    """One batch: the intent, the requests, the outcome. Raises at a surprise, after everything known is written."""
+def _send_proofs(store: Store, disk: Disk, deleter: Deleter, proofs: Sequence[Proof], token: str) -> None:
     if not proofs:
         return
-    bucket = proofs[0].site.bucket
-    doomed = [Doomed(p.key, p.version_id, p.kind, p.etag, p.size, p.sha256) for p in proofs]
+    site = proofs[0].site
     if any(proof.conditional for proof in proofs):
-        deleter.must_honour_if_match(bucket)
-    store.intend(bucket, doomed, token)
+        deleter.must_honour_if_match(site.bucket)
+    together = tuple(index for index, proof in enumerate(proofs) if not proof.conditional)
+
+    def there(index: int) -> bool | None:
+        p = proofs[index]
+        return deleter.s3.is_there(site.bucket, p.key, p.version_id, p.etag, by_id=site.versioning != "")
+
+    _send(
+        store,
+        disk,
+        site.bucket,
+        [doomed(proof) for proof in proofs],
+        token,
+        [*((index,) for index, proof in enumerate(proofs) if proof.conditional), *([together] if together else [])],
+        lambda indexes: deleter.delete([proofs[index] for index in indexes]),
+        there,
+    )
+
+
+def _send_aborts(
+    store: Store, disk: Disk, deleter: Deleter, bucket: str, uploads: Sequence[Doomed], token: str
+) -> None:
+    _send(
+        store,
+        disk,
+        bucket,
+        uploads,
+        token,
+        [(index,) for index in range(len(uploads))],
+        lambda indexes: [deleter.abort_upload(bucket, uploads[index]) for index in indexes],
+        lambda index: deleter.s3.upload_is_there(bucket, uploads[index].key, uploads[index].version_id),
+    )
+
+
+def _send(
+    store: Store,
+    disk: Disk,
+    bucket: str,
+    batch: Sequence[Doomed],
+    token: str,
+    requests: Sequence[Sequence[int]],
+    ask: Callable[[Sequence[int]], list[Outcome]],
+    there: Callable[[int], bool | None],
+) -> None:
+    """One batch: the intent, the requests (by index, each once), the outcome.
+
+    Raises at a surprise, after everything known is written. What no answer came for, `there` asks after.
+    """
+    intents = store.ledger.intend(bucket, batch, token)
     _announce(store, disk, bucket)
     outcomes: dict[int, Outcome] = {}
     surprise: Failure | None = None
 
     def send(indexes: Sequence[int], _: Flag) -> list[Outcome] | Failure:
         try:
-            return deleter.delete([proofs[index] for index in indexes])
+            return ask(indexes)
         except Failure as failure:
             return failure
 
-    single = [(index,) for index, proof in enumerate(proofs) if proof.conditional]
-    together = tuple(index for index, proof in enumerate(proofs) if not proof.conditional)
-    for answer in in_threads(send, chain(single, [together] if together else []), threads=_THREADS):
+    for answer in in_threads(send, requests, threads=_THREADS):
         if answer is None:
             continue
         indexes, said = answer
@@ -139,30 +232,29 @@ def _send(store: Store, disk: Disk, deleter: Deleter, proofs: Sequence[Proof], t
         outcomes.update(zip(indexes, said, strict=True))
         if not all(outcome.gone for outcome in said):
             break
-    settled: list[tuple[Doomed, str, bool]] = []
+    settled: list[Settled] = []
     unknown = 0
-    for index, entry in enumerate(doomed):
+    for index, intent in enumerate(intents):
         outcome = outcomes.get(index)
         if outcome is not None and not outcome.unknown:
-            settled.append((entry, outcome.text, outcome.gone))
+            settled.append((intent, outcome.text, outcome.gone))
             continue
         # Not answered, or not told apart: perhaps sent, perhaps not.
-        there = deleter.s3.is_there(
-            bucket, entry.key, entry.version_id, entry.etag, by_id=proofs[index].site.versioning != ""
-        )
-        if there is None:
+        held = there(index)
+        if held is None:
             unknown += 1
         else:
-            settled.append((entry, _THERE if there else "deleted; the reply was lost", not there))
+            settled.append((intent, STILL_THERE if held else REPLY_LOST, not held))
     store.concluded(bucket, settled)
     if surprise is not None:
         raise surprise
     if unknown:
         raise Failure(f"S3 does not say what became of {unknown} deletes in {show(bucket)}; run the same again")
-    left = [(entry, text) for entry, text, gone in settled if not gone]
-    if left and all(text == _THERE for _, text in left):
+    left = [(intent.doomed, text) for intent, text, gone in settled if not gone]
+    if left and all(text == STILL_THERE for _, text in left):
         raise Failure(f"{len(left):,} deletes in {show(bucket)} were not answered and not done; run the same again")
     if left:
-        entry, text = min(left, key=lambda one: one[1] == _THERE)  # S3's own reason before those that were not sent
+        entry, text = min(
+            left, key=lambda one: one[1] == STILL_THERE
+        )  # S3's own reason before those that were not sent
         raise Refused(f"{show(entry.key)} was not deleted: {text}; deletion in {show(bucket)} stops here")
-    yield from ()

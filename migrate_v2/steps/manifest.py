@@ -128,6 +128,19 @@ def _checksum_line(sha256: str, path: str) -> str:
     return f"{sha256}  {path}\n"
 
 
+CERTIFICATE = "deletions.jsonl"
+
+
+def certificate(bucket: str, store: Store, disk: Disk) -> Iterator[Event]:
+    """What was agreed to and what was deleted, entry by entry in a chain of hashes (see edges/ledger.py)."""
+    entries = 0
+    with disk.replace_text(f"{SIDE}/{bucket}/{CERTIFICATE}") as lines:
+        for line in store.ledger.certificate(bucket):
+            lines.write(line + "\n")
+            entries += 1
+    yield Noted(bucket, f"{SIDE}/{bucket}/{CERTIFICATE} certifies what was deleted: {entries:,} entries")
+
+
 def snapshot(bucket: str, store: Store, disk: Disk) -> Iterator[Event]:
     """A state file of this bucket alone, kept beside its data."""
     folder: Path = disk.base / SIDE / bucket

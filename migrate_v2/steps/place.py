@@ -56,7 +56,7 @@ def _same_history(bucket: str, store: Store, disk: Disk) -> None:
     if mark is None:
         return
     told = json.loads(mark)
-    if told["state_id"] != store.identity() or told["last_intent"] > store.last_intent(bucket):
+    if told["state_id"] != store.identity() or not store.ledger.holds(bucket, told["entry"], told["hash"]):
         raise Refused(
             f"{keys.show(str(disk.base))} holds the only copies of objects that were deleted from {bucket}, and this state"
             f" file does not know of all of them; use the one that deleted them ({keys.show(told['state_file'])}), or"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from migrate_v2.edges.store import Store
+from migrate_v2.model import doomed
 from tests.conftest import Run, fill, in_s3, phase, query, sha256, states, tree
 
 if TYPE_CHECKING:
@@ -69,12 +70,8 @@ def test_an_interrupted_delete_is_settled_before_anything_is_fetched(
     """The process died after S3 had deleted and before it could write so; somebody puts the key again."""
     fill(boto, bucket, {"a.txt": b"the only copy"})
     assert run("migrate", bucket).returncode == 0
-    with sqlite3.connect(state) as connection:
-        connection.execute(
-            "INSERT INTO deletions (bucket, key, version_id, kind, etag, size, sha256, token, intent_at)"
-            " SELECT bucket, key, version_id, 'version', etag, size, sha256, 't', 't' FROM files"
-        )
-    connection.close()
+    with Store.open(state) as store:
+        store.ledger.intend(bucket, [doomed(row) for row in store.verified(bucket)], "t")
     boto.delete_object(Bucket=bucket, Key="a.txt")
     fill(boto, bucket, {"a.txt": b"something new", "b.txt": b"b"})
     for command in (("migrate", bucket), ("scan", "--rescan", bucket), ("migrate", bucket)):

@@ -877,6 +877,7 @@ def proved(server: S3Server, s3: S3, key: str, bucket: str = "b", version_id: st
         witnesses=(Witness("md5-etag", stored.etag, 128),),
         identity=identity,
         read_run="run",
+        sealed=True,
     )
     proof = prove(row, site, "run", identity=identity)
     assert isinstance(proof, Proof), proof

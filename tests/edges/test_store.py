@@ -14,13 +14,14 @@ from pathlib import Path
 import pytest
 
 from migrate_v2.edges import store as store_module
-from migrate_v2.edges.store import Change, Doomed, Evidence, Store, evidence_of, evidence_text
+from migrate_v2.edges.store import Change, Evidence, Store, evidence_of, evidence_text
 from migrate_v2.errors import Failure, Refused
 from migrate_v2.model import (
     CHANGED,
     VANISHED,
     Counts,
     DeleteMarker,
+    Doomed,
     FileIdentity,
     FileState,
     ObjectVersion,
@@ -265,11 +266,9 @@ def test_an_interrupted_listing_goes_on_where_it_stopped(store: Store) -> None:
 # -- p1, p4: what is deleted is kept apart
 
 
-def deleted(store: Store, key: str) -> None:
-    r = row(store, key)
-    doomed = [Doomed(key, "null", "version", r.version.etag, r.version.size, "sha")]
-    store.intend("bucket", doomed, "token")
-    store.concluded("bucket", [(doomed[0], "deleted", True)])
+def deleted(store: Store, key: str, version_id: str = "null", kind: str = "version") -> None:
+    (intent,) = store.ledger.intend("bucket", [Doomed(key, version_id, kind, "etag", 5, "sha")], "token")
+    store.concluded("bucket", [(intent, "deleted", True)])
 
 
 def test_p4_an_object_put_anew_does_not_touch_the_only_copy_of_the_deleted_one(store: Store) -> None:
@@ -300,10 +299,10 @@ def test_intents_are_open_until_they_are_concluded(store: Store) -> None:
     scan(store, [version("a"), version("b")])
     verify(store, "a")
     doomed = [Doomed("a", "null", "version", "etag", 5, "sha"), Doomed("b", "null", "version", "etag", 5, "sha")]
-    store.intend("bucket", doomed, "token")
-    assert store.open_intents("bucket") == doomed
-    store.concluded("bucket", [(doomed[0], "deleted", True), (doomed[1], "changed", False)])
-    assert store.open_intents("bucket") == []
+    intents = store.ledger.intend("bucket", doomed, "token")
+    assert store.ledger.open("bucket") == intents and [intent.doomed for intent in intents] == doomed
+    store.concluded("bucket", [(intents[0], "deleted", True), (intents[1], "changed", False)])
+    assert store.ledger.open("bucket") == []
     assert (row(store, "a").state, row(store, "b").state, row(store, "b").reason) == (
         FileState.DELETED, FileState.DISCOVERED, "changed",
     )  # fmt: skip
@@ -314,9 +313,9 @@ def test_a_marker_is_loose_when_nothing_is_left_beneath_it(store: Store) -> None
     markers = [DeleteMarker("bucket", key, "m", True, WHEN) for key in ("a", "b", "c")]
     scan(store, [version("a", "v1", is_latest=False), version("b", "v1", is_latest=False)], markers)
     assert [m.key for m in store.loose_markers("bucket")] == ["c"]
-    store.concluded("bucket", [(Doomed("a", "v1", "version"), "deleted", True)])
+    deleted(store, "a", "v1")
     assert [m.key for m in store.loose_markers("bucket")] == ["a", "c"]
-    store.concluded("bucket", [(Doomed("c", "m", "marker"), "deleted", True)])
+    deleted(store, "c", "m", "marker")
     assert [m.key for m in store.loose_markers("bucket")] == ["a"]
     assert store.marker_count("bucket") == 2
 
@@ -441,7 +440,7 @@ def test_a_snapshot_is_a_state_file_of_one_bucket(store: Store, tmp_path: Path) 
     verify(store, "a")
     store.begin_scan("other", account="", region="", endpoint="", versioning="", uploads=None)
     store.snapshot("bucket", tmp_path / "copy.db")
-    with Store.open(tmp_path / "copy.db") as copied:
+    with Store.open(tmp_path / "copy.db", store._key) as copied:
         assert copied.buckets() == ["bucket"]
         assert rows(copied) == rows(store)
         assert copied.tallies("bucket") == store.tallies("bucket")
@@ -471,7 +470,7 @@ def test_tallies_hold_through_a_thousand_random_changes(store: Store) -> None:
                     lambda v: store.restore_gone([v]),
                     lambda v: store.restore_seen([(v, True, None)]),
                     lambda v: store.change([Change(v, FileState.ERROR, None, CHANGED)]),
-                    lambda v: store.concluded("bucket", [(Doomed(v.key, v.version_id, "version"), "deleted", True)]),
+                    lambda v: deleted(store, v.key, v.version_id),
                 )
             )(r.version)
         assert_tallies(store)

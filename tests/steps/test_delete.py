@@ -223,7 +223,7 @@ def test_where_s3_does_not_say_the_intent_stays_open_until_it_does(job: Job) -> 
     assert type(failed.value) is Failure
     for _ in range(2):
         assert job.row("dir/1").state is FileState.VERIFIED, "no listing is believed before that"
-        assert [doomed.key for doomed in job.store.open_intents("b")] == ["dir/1"]
+        assert [intent.doomed.key for intent in job.store.ledger.open("b")] == ["dir/1"]
         with pytest.raises(Failure, match="does not say what became of deletes in b"):
             job.scan()
     job.server.calm()
@@ -239,7 +239,7 @@ def test_a_portals_page_in_place_of_an_answer_tells_nothing(job: Job) -> None:
     job.server.fault({"op": "HeadObject", "key": "dir/1"}, "garbage-200")
     with pytest.raises(Failure, match="does not say"):
         job.delete()
-    assert job.row("dir/1").state is FileState.VERIFIED and len(job.store.open_intents("b")) == 1
+    assert job.row("dir/1").state is FileState.VERIFIED and len(job.store.ledger.open("b")) == 1
 
 
 def test_a_lock_stops_the_bucket_and_is_told(job: Job) -> None:
@@ -271,7 +271,7 @@ def test_a_denied_conditional_delete_stops_too(job: Job) -> None:
     with pytest.raises(Refused, match="AccessDenied"):
         job.delete()
     assert len(job.server.versions("b")) == 3 and set(job.states().values()) == {FileState.VERIFIED}
-    assert job.store.open_intents("b") == []
+    assert job.store.ledger.open("b") == []
 
 
 def test_after_a_surprise_no_more_is_sent(job: Job) -> None:
@@ -283,7 +283,7 @@ def test_after_a_surprise_no_more_is_sent(job: Job) -> None:
         job.delete()
     # No more than those that were under way.
     assert job.server.count("DeleteObject") < 1 + 3 + 2 * 16 and "50" not in {key for _, key, _ in job.server.deletes}
-    assert job.store.open_intents("b") == []
+    assert job.store.ledger.open("b") == []
 
 
 @pytest.mark.parametrize(("before", "after"), [("", "Enabled"), ("Enabled", "Suspended")])
@@ -303,7 +303,7 @@ def test_versioning_changed_between_batches_is_a_surprise(
     job.server.buckets["b"].versioning = after
     with pytest.raises(Refused, match="versioning of b has changed"):
         list(events)
-    assert len(job.server.deletes) == 2 and job.store.open_intents("b") == []
+    assert len(job.server.deletes) == 2 and job.store.ledger.open("b") == []
     assert sorted(job.states().values()) == [FileState.DELETED] * 2 + [FileState.VERIFIED] * 3
     assert not any(v.is_marker for v in job.server.versions("b"))
 
@@ -353,7 +353,7 @@ def test_a_local_file_touched_after_it_was_read_stops_its_batch_before_any_reque
         list(events)
     # Its whole batch is left alone: nothing of it was announced or sent.
     assert sorted(key for _, key, _ in job.server.deletes) == ["dir/1", "dir/2"]
-    assert len(job.outcomes()) == 2 and job.store.open_intents("b") == []
+    assert len(job.outcomes()) == 2 and job.store.ledger.open("b") == []
     assert {v.key for v in job.server.versions("b")} == {"dir/3", "dir/4", "dir/5"}
 
 
@@ -460,7 +460,7 @@ def test_an_endpoint_that_ignores_if_match_is_refused_and_nothing_goes(job: Job)
         job.delete()
     assert job.server.deletes == [] and len(job.server.versions("b")) == 5
     job.scan()
-    assert set(job.states().values()) == {FileState.VERIFIED} and job.store.open_intents("b") == []
+    assert set(job.states().values()) == {FileState.VERIFIED} and job.store.ledger.open("b") == []
 
 
 def test_a_versioned_bucket_needs_no_canary(job: Job) -> None:
@@ -500,9 +500,9 @@ def test_a_crash_between_intent_and_outcome_is_settled_by_the_next_scan(
     assert len(job.server.deletes) == (5 if sent else 0)
     job.store.close()
     job.store = Store.open(job.store.path)
-    assert len(job.store.open_intents("b")) == 5
+    assert len(job.store.ledger.open("b")) == 5
     job.scan()
-    assert job.store.open_intents("b") == []
+    assert job.store.ledger.open("b") == []
     assert set(job.states().values()) == {FileState.DELETED if sent else FileState.VERIFIED}
     assert {outcome for _, _, outcome in job.outcomes()} == {LOST if sent else "still there"}
     for key, body in bodies.items():

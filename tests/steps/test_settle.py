@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 
-from migrate_v2.edges.store import Doomed
 from migrate_v2.errors import Failure
 from migrate_v2.events import Noted
-from migrate_v2.model import FileState
+from migrate_v2.model import Doomed, FileState
 from migrate_v2.steps.settle import settle
 from tests.steps.conftest import TOKEN, Job
 
@@ -17,7 +16,7 @@ from tests.steps.conftest import TOKEN, Job
 def intend(job: Job, *keys: str) -> None:
     rows = [row for row in job.rows() if row.key in keys]
     doomed = [Doomed(r.key, r.version.version_id, "version", r.version.etag, r.version.size, r.sha256) for r in rows]
-    job.store.intend("b", doomed, TOKEN)
+    job.store.ledger.intend("b", doomed, TOKEN)
 
 
 def test_without_intents_nothing_is_asked(job: Job) -> None:
@@ -43,7 +42,7 @@ def test_each_is_what_s3_says_it_is(job: Job, versioning: str) -> None:
     assert {job.states()[key] for key in job.states().keys() - is_gone} == {FileState.VERIFIED}
     assert job.row("there").reason == "still there" and job.row("not meant").reason == ""
     assert isinstance(told, Noted) and told.text == f"of 3 deletes that were interrupted {len(is_gone)} went through"
-    assert job.store.open_intents("b") == [] and list(settle("b", job.store, job.s3)) == []
+    assert job.store.ledger.open("b") == [] and list(settle("b", job.store, job.s3)) == []
     # What was put in the place of a deleted one does not get its path.
     job.bring()
     for row in job.rows():
@@ -62,4 +61,4 @@ def test_no_answer_is_a_failure_and_all_stay_open(job: Job, action: Any) -> None
     job.server.fault({"op": "HeadObject", "key": "b"}, action)
     with pytest.raises(Failure, match="does not say what became"):
         list(settle("b", job.store, job.s3))
-    assert len(job.store.open_intents("b")) == 2 and set(job.states().values()) == {FileState.VERIFIED}
+    assert len(job.store.ledger.open("b")) == 2 and set(job.states().values()) == {FileState.VERIFIED}

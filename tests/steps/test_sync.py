@@ -11,10 +11,9 @@ import pytest
 
 from migrate_v2.edges.awscli import Aws, Transfer, find
 from migrate_v2.edges.disk import Lock
-from migrate_v2.edges.store import Doomed
 from migrate_v2.errors import Refused
 from migrate_v2.events import Ended, Event, Noted, Progress, Started, Warned
-from migrate_v2.model import FileState, Place
+from migrate_v2.model import Doomed, FileState, Place
 from migrate_v2.steps import sync as sync_step
 from migrate_v2.steps.sync import Cli
 from tests.steps.conftest import Job, found
@@ -269,7 +268,7 @@ def test_where_a_copy_may_be_the_only_one_the_cli_is_not_run(job: Job, sync: Syn
     job.server.put("b", "k1", b"another", last_modified=TIME)
     ready(job, "to fetch")
     if how == "deleting":
-        job.store.intend("b", [Doomed("k2", "null", "version", job.row("k2").version.etag)], "t")
+        job.store.ledger.intend("b", [Doomed("k2", "null", "version", job.row("k2").version.etag)], "t")
     ran = job.disk.base.parent / "ran"
     assert sync(program(Path(job.store.path).with_name("aws"), f"touch {ran}")) == []
     assert not ran.exists() and job.states()["to fetch"] is FileState.DISCOVERED

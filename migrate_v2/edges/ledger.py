@@ -1,0 +1,248 @@
+"""Every delete is in the state file twice, before it was sent and after, in a chain that shows a changed or a missing link."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import secrets
+import sqlite3
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from migrate_v2.errors import Failure, Refused
+from migrate_v2.keys import show
+from migrate_v2.model import Doomed
+
+# What the hash of an entry is made of, in the words of the certificate; "facts" stands in it as its own members.
+_FIELDS = (
+    "seq",
+    "bucket",
+    "entry",
+    "intent",
+    "kind",
+    "key",
+    "version_id",
+    "etag",
+    "size",
+    "sha256",
+    "token",
+    "gone",
+    "outcome",
+    "at",
+    "previous",
+    "key_id",
+)
+
+
+class Key:
+    """The key of all MACs of one state file: 32 random bytes beside it, for its owner alone.
+
+    It shows what has changed since it was written, a flipped bit or another hand. Whoever reads the key can forge a MAC.
+    """
+
+    def __init__(self, secret: bytes) -> None:
+        self._secret = secret
+        self.id = hashlib.sha256(b"migrate-v2 key id" + secret).hexdigest()[:16]
+
+    @classmethod
+    def beside(cls, state: Path) -> Key:
+        """The key in `<state>.key`; made where there is none. Refused: a file that is not a key, or that others may read."""
+        path = state.with_name(state.name + ".key")
+        try:
+            if not os.path.lexists(path):
+                _make(path)
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                facts = os.fstat(fd)
+                text = os.read(fd, 100) if stat.S_ISREG(facts.st_mode) else b""
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise Failure(f"cannot read the key of the state file, {show(str(path))}: {error.strerror}") from error
+        if facts.st_mode & 0o077 or facts.st_uid not in (os.geteuid(), 0):
+            raise Refused(f"{show(str(path))} may be read or written by others; make it yours alone: chmod 600")
+        try:
+            secret = bytes.fromhex(text.decode("ascii").strip())
+        except ValueError:
+            secret = b""
+        if len(secret) != 32:
+            raise Refused(
+                f"{show(str(path))} is not the key of a state file; put the right one there. If it is lost, remove this one:"
+                " `verify` seals everything anew"
+            )
+        return cls(secret)
+
+    def mac(self, *words: object) -> str:
+        """Over the words and their lengths, so that no two lists of words have one MAC."""
+        text = b"".join(
+            b"%d:" % len(word) + word
+            for word in ((b"" if w is None else str(w).encode("utf-8", "surrogatepass")) for w in words)
+        )
+        return hmac.new(self._secret, text, hashlib.sha256).hexdigest()
+
+
+def _make(path: Path) -> None:
+    """Whole or not at all, and only where there is none: of two processes that make it at once, one is late."""
+    new = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, secrets.token_hex(32).encode() + b"\n")
+        os.fsync(fd)
+        with suppress(FileExistsError):
+            os.link(new, path)
+    finally:
+        os.close(fd)
+        new.unlink()
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+@dataclass(slots=True)
+class _Tip:
+    """Where the next entry goes: behind this number, in a chain that ends with this hash."""
+
+    seq: int
+    hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """A delete that was announced, under the number of its entry."""
+
+    seq: int
+    doomed: Doomed
+
+
+Settled = tuple[Intent, str, bool]  # what, the outcome in a word or a sentence, is it gone
+
+
+class Ledger:
+    """The entries of all buckets. Those who write are in a transaction of the store's."""
+
+    def __init__(self, conn: sqlite3.Connection, key: Key, writing: Callable[[], AbstractContextManager[None]]) -> None:
+        self._conn = conn
+        self._key = key
+        self._writing = writing
+
+    def consent(self, bucket: str, token: str, facts: Mapping[str, object]) -> None:
+        """Who agreed to what; `facts` are JSON values under names that no entry has itself."""
+        with self._writing():
+            self._append(self._tip(bucket), bucket, "consent", token, facts=json.dumps(facts, sort_keys=True))
+
+    def intend(self, bucket: str, doomed: Iterable[Doomed], token: str) -> list[Intent]:
+        """All of them, or none, before the first request."""
+        with self._writing():
+            tip = self._tip(bucket)
+            return [Intent(self._append(tip, bucket, "intent", token, **asdict(d)), d) for d in doomed]
+
+    def conclude(self, bucket: str, settled: Iterable[Settled]) -> None:
+        """Within a transaction: what becomes of the rows belongs into the same one."""
+        tip = self._tip(bucket)
+        for intent, outcome, gone in settled:
+            d = intent.doomed
+            said = self._conn.execute("SELECT token FROM ledger WHERE seq = ?", (intent.seq,)).fetchone()
+            named = {"kind": d.kind, "key": d.key, "version_id": d.version_id}
+            self._append(
+                tip, bucket, "outcome", said["token"], intent=intent.seq, **named, gone=int(gone), outcome=outcome
+            )
+
+    def _tip(self, bucket: str) -> _Tip:
+        newest = self._conn.execute("SELECT ifnull(max(seq), 0) FROM ledger").fetchone()[0]
+        return _Tip(newest, self.last(bucket)[1])
+
+    def _append(self, tip: _Tip, bucket: str, entry: str, token: str, **more: object) -> int:
+        values: dict[str, object] = {
+            "seq": tip.seq + 1,
+            "bucket": bucket,
+            "entry": entry,
+            "token": token,
+            "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "previous": tip.hash,
+            "key_id": self._key.id,
+            **more,
+        }
+        tip.seq, tip.hash = tip.seq + 1, _hash(values)
+        values |= {"hash": tip.hash, "mac": self._key.mac(tip.hash)}
+        self._conn.execute(
+            f"INSERT INTO ledger ({', '.join(values)}) VALUES ({', '.join('?' * len(values))})", tuple(values.values())
+        )
+        return tip.seq
+
+    def last(self, bucket: str) -> tuple[int, str]:
+        """The number and the hash of the bucket's newest entry; (0, "") before the first."""
+        sql = "SELECT seq, hash FROM ledger WHERE bucket = ? ORDER BY seq DESC LIMIT 1"
+        r = self._conn.execute(sql, (bucket,)).fetchone()
+        return (r["seq"], r["hash"]) if r else (0, "")
+
+    def holds(self, bucket: str, seq: int, hash: str) -> bool:
+        """Is this entry in the ledger, as it was? Not so in an older copy of the state file, nor in one that went another way."""
+        r = self._conn.execute("SELECT hash FROM ledger WHERE bucket = ? AND seq = ?", (bucket, seq)).fetchone()
+        return r is not None and r["hash"] == hash
+
+    def open(self, bucket: str) -> list[Intent]:
+        """Deletes that were about to be sent when a process died; there are never more than were in flight."""
+        sql = "SELECT * FROM ledger JOIN in_doubt USING (seq, bucket) WHERE bucket = ? ORDER BY seq"
+        return [Intent(r["seq"], _doomed(r)) for r in self._conn.execute(sql, (bucket,))]
+
+    def gone_under(self, bucket: str, token: str) -> Iterator[Doomed]:
+        """What was deleted under this token, in the order of a plan."""
+        sql = (
+            "SELECT i.* FROM ledger i JOIN ledger o ON o.intent = i.seq WHERE i.bucket = ? AND i.token = ?"
+            " AND i.entry = 'intent' AND o.gone ORDER BY i.key, i.kind DESC, i.version_id"
+        )
+        return map(_doomed, self._conn.execute(sql, (bucket, token)))
+
+    def check(self, bucket: str) -> int:
+        """Walks the chain; how many entries it has. Refused at the first that is not as it was written.
+
+        MACs made with a key that is lost cannot be checked; the hashes are, and they stand on each other.
+        """
+        count, last = 0, ""
+        for r in self._conn.execute("SELECT * FROM ledger WHERE bucket = ? ORDER BY seq", (bucket,)):
+            sound = r["previous"] == last and r["hash"] == _hash(dict(r))
+            if sound and r["key_id"] == self._key.id:
+                sound = hmac.compare_digest(r["mac"], self._key.mac(r["hash"]))
+            if not sound:
+                raise Refused(
+                    f"the record of what was deleted from {show(bucket)} is damaged at entry {r['seq']} of the table ledger;"
+                    " nothing is deleted by this state file: restore it from a backup, or start a new one elsewhere"
+                )
+            count, last = count + 1, r["hash"]
+        return count
+
+    def certificate(self, bucket: str) -> Iterator[str]:
+        """The bucket's entries as JSON lines. Each has "previous", the hash of the line before; its own "hash" is the SHA-256
+        of the line without "hash" and "mac", keys sorted, no spaces, ASCII: `jq -caS 'del(.hash, .mac)'`."""
+        for r in self._conn.execute("SELECT * FROM ledger WHERE bucket = ? ORDER BY seq", (bucket,)):
+            yield json.dumps(_document(dict(r)) | {"hash": r["hash"], "mac": r["mac"]}, sort_keys=True)
+
+
+def _document(values: Mapping[str, object]) -> dict[str, object]:
+    facts = values.get("facts")
+    more = json.loads(str(facts)) if facts is not None else {}
+    return more | {name: values[name] for name in _FIELDS if values.get(name) is not None}
+
+
+def hash_of(document: Mapping[str, object]) -> str:
+    """Of one line of a certificate, "hash" and "mac" left out."""
+    return hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _hash(values: Mapping[str, object]) -> str:
+    try:
+        return hash_of(_document(values))
+    except (ValueError, TypeError):  # facts that are no JSON object: not as they were written
+        return ""
+
+
+def _doomed(r: sqlite3.Row) -> Doomed:
+    return Doomed(r["key"], r["version_id"], r["kind"], r["etag"], r["size"], r["sha256"])

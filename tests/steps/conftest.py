@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import botocore.session
 import pytest
@@ -103,7 +104,7 @@ class Job:
         """Reads again all that is about to go."""
         return self.verify(delete_step.doomed_rows(self.store, self.site()))
 
-    def deleting(self, site: Site | None = None, deleter: Deleter | None = None) -> Iterator[Event]:
+    def deleting(self, site: Site | None = None, deleter: Deleter | None = None, **more: Any) -> Iterator[Event]:
         return delete_step.delete(
             self.store,
             self.disk,
@@ -114,6 +115,7 @@ class Job:
             unchanged=self.site,
             total_objects=0,
             total_bytes=0,
+            **more,
         )
 
     def delete(self) -> list[Event]:

@@ -8,17 +8,21 @@ import shutil
 import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
 
+from migrate_v2 import model
 from migrate_v2.edges.s3 import Deleter
-from migrate_v2.edges.store import Store
+from migrate_v2.edges.store import Store, Upload
 from migrate_v2.errors import Failure, Refused
-from migrate_v2.model import CHANGED, FileState, Place, Proof, prove
+from migrate_v2.events import Event
+from migrate_v2.model import CHANGED, FileState, Place, Proof, prove, why_kept
 from migrate_v2.steps import delete as delete_step
+from migrate_v2.steps.settle import settle
 from tests.fakes.s3server import Delete, Request
 from tests.steps.conftest import TOKEN, Job
 
@@ -588,3 +592,195 @@ def test_a_copied_proof_is_none(job: Job) -> None:
     assert isinstance(proof, Proof)
     with pytest.raises(TypeError, match="made by prove"):
         replace(proof, key="dir/2")
+
+
+# How many, how recent, how long
+
+
+@pytest.mark.parametrize("versioning", ["", "Enabled"])
+@pytest.mark.parametrize("at_most", [1, 3, 4, 5, 99])
+def test_no_more_go_than_are_allowed(job: Job, versioning: str, at_most: int) -> None:
+    job.server.buckets["b"].versioning = versioning
+    fill(job, 4)
+    if versioning:
+        put_marker(job, "dir/2")
+    there = len(in_s3(job))
+    job.bring()
+    job.prove()
+    list(job.deleting(at_most=at_most))
+    assert there - len(in_s3(job)) == len(job.outcomes()) == min(at_most, there)
+    list(job.deleting())
+    assert in_s3(job) == set()
+
+
+def test_a_copy_read_by_an_earlier_run_goes_if_that_was_recent(job: Job) -> None:
+    fill(job)
+    job.bring()
+    job.run = "run-2"
+    with pytest.raises(Refused, match="not been read again"):
+        list(job.deleting(trust=timedelta(0)))
+    assert job.server.deletes == []
+    list(job.deleting(trust=timedelta(minutes=5)))
+    assert len(job.server.deletes) == 5
+
+
+@pytest.mark.parametrize("harm", [append, in_place, replaced, Path.unlink, linked])
+def test_p1_trust_does_not_reach_to_another_file(job: Job, harm: Callable[[Path], None]) -> None:
+    fill(job)
+    job.bring()
+    job.run = "run-2"
+    harm(job.path("dir/2"))
+    with pytest.raises(Failure, match="dir/2"):
+        list(job.deleting(trust=timedelta(days=1)))
+    assert job.server.deletes == []
+
+
+def test_p1_a_reading_of_the_future_is_not_recent(job: Job) -> None:
+    fill(job, 1)
+    job.bring()
+    (row,) = job.rows()
+    assert row.identity and row.read_at
+    later = replace(row, read_at=row.read_at + timedelta(minutes=1))
+    assert prove(later, job.site(), "other", identity=row.identity, trust=timedelta(days=1)) == (
+        "its local copy has not been read again in this run"
+    )
+
+
+def test_p1_a_proof_that_has_expired_deletes_nothing(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that was suspended between the look at the file and the request."""
+    fill(job)
+    job.bring()
+    job.prove()
+    monkeypatch.setattr(model, "LIFETIME", -1.0)
+    with pytest.raises(Refused, match="expired"):
+        list(job.deleting())
+    assert job.server.deletes == [] and job.store.ledger.open("b") == []
+    monkeypatch.undo()
+    list(job.deleting())
+    assert len(job.server.deletes) == 5
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("sha256", "0" * 64),
+        ("evidence", "[]"),
+        ("evidence", '[{"kind": "refetch", "value": "00", "bits": 256}]'),
+        ("inode", 1),
+        ("mtime_ns", 1),
+        ("read_run", "run-2"),
+        ("verified_at", "2999-01-01T00:00:00+00:00"),
+        ("mac", "00"),
+        ("mac", None),
+    ],
+)
+def test_p1_a_record_that_is_not_as_it_was_written_proves_nothing(job: Job, column: str, value: object) -> None:
+    fill(job)
+    job.bring()
+    job.store._conn.execute(f"UPDATE files SET {column} = ? WHERE key = 'dir/3'", (value,))
+    row = job.row("dir/3")
+    assert not row.sealed and why_kept(row, job.site()).startswith("not proved")
+    job.delete()
+    assert {v.key for v in job.server.versions("b")} == {"dir/3"}
+    job.verify_again("run-3")
+    assert job.row("dir/3").sealed
+    job.delete()
+    assert in_s3(job) == set()
+
+
+def test_p1_a_stolen_verdict_proves_nothing(job: Job) -> None:
+    """The evidence of one version in the row of another."""
+    fill(job)
+    job.server.put("b", "other", b"x", etag="kms", checksums=())
+    job.bring()
+    taken = "state, verdict, sha256, evidence, device, inode, mtime_ns, ctime_ns, read_run, verified_at, mac"
+    job.store._conn.execute(
+        f"UPDATE files SET ({taken}) = (SELECT {taken} FROM files WHERE key = 'dir/1') WHERE key = 'other'"
+    )
+    job.delete()
+    assert {v.key for v in job.server.versions("b")} == {"other"}
+
+
+# Uploads
+
+
+def begun(job: Job, *keys: str) -> dict[str, str]:
+    boto = boto3.client("s3", endpoint_url=job.server.url)
+    return {key: boto.create_multipart_upload(Bucket="b", Key=key)["UploadId"] for key in keys}
+
+
+def listed(job: Job) -> None:
+    job.store.list_uploads("b", (Upload(*upload) for upload in job.s3.uploads("b")))
+
+
+def aborting(job: Job) -> list[Event]:
+    return list(delete_step.abort_uploads(job.store, job.disk, Deleter(job.s3), "b", token=TOKEN))
+
+
+def test_exactly_the_listed_uploads_are_aborted_and_in_the_ledger(job: Job) -> None:
+    job.scan()
+    ids = begun(job, "a", "b/c", "odd\n")
+    listed(job)
+    later = begun(job, "a")
+    aborting(job)
+    assert set(job.server.buckets["b"].uploads) == set(later.values())
+    assert sorted(job.outcomes()) == [(key, "upload", "aborted") for key in sorted(ids)]
+    assert list(job.store.uploads("b")) == [] and job.store.ledger.open("b") == []
+
+
+def test_an_upload_that_was_completed_meanwhile_is_a_surprise_of_nothing(job: Job) -> None:
+    job.scan()
+    ids = begun(job, "a", "b")
+    listed(job)
+    job.server.buckets["b"].uploads.pop(ids["a"])
+    aborting(job)
+    assert job.server.buckets["b"].uploads == {}
+    assert {key for key, _, _ in job.outcomes()} == {"a", "b"}
+    assert all(outcome in (LOST, "aborted") for _, _, outcome in job.outcomes())
+
+
+def test_a_lost_reply_about_an_upload_is_settled(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    job.scan()
+    begun(job, "a", "b")
+    listed(job)
+    with monkeypatch.context() as broken, pytest.raises(PowerCut):
+        broken.setattr(job.store, "concluded", cut)
+        aborting(job)
+    assert len(job.store.ledger.open("b")) == 2 and job.server.buckets["b"].uploads == {}
+    list(settle("b", job.store, job.s3))
+    assert {outcome for _, _, outcome in job.outcomes()} == {LOST}
+    begun(job, "c")
+    listed(job)
+    job.server.fault({"op": "AbortMultipartUpload"}, "reset-before", times=1)
+    with pytest.raises(Failure, match="not answered and not done"):
+        aborting(job)
+    job.server.fault({"op": "AbortMultipartUpload"}, "access-denied", times=1)
+    with pytest.raises(Refused, match="c was not deleted: S3 answered AccessDenied"):
+        aborting(job)
+    aborting(job)
+    assert job.server.buckets["b"].uploads == {}
+    aborting(job)
+
+
+# Whose folder it is
+
+
+def test_an_older_copy_of_the_state_file_is_refused_beside_the_only_copies(job: Job, tmp_path: Path) -> None:
+    fill(job)
+    job.bring()
+    older = tmp_path / "older.db"
+    job.store._conn.execute("VACUUM INTO ?", (str(older),))
+    shutil.copy(f"{job.store.path}.key", f"{older}.key")
+    job.delete()
+    assert job.place() == []
+    ours = job.store
+    job.store = Store.open(older)
+    with pytest.raises(Refused, match="does not know of all of them"):
+        job.place()
+    # Nor one that has gone on by itself.
+    for _ in range(20):
+        job.store.ledger.consent("b", "t", {})
+    with pytest.raises(Refused, match="does not know of all of them"):
+        job.place()
+    job.store.close()
+    job.store = ours

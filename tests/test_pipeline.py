@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,10 +13,21 @@ from typing import Any
 import pytest
 
 from migrate_v2 import pipeline
-from migrate_v2.edges.store import Evidence, Store
+from migrate_v2.edges.store import Evidence, Store, Upload
 from migrate_v2.errors import Differs, Failure, NotFinished, Refused
 from migrate_v2.events import Failed, Noted, Waiting
-from migrate_v2.model import DeleteMarker, Doomed, FileIdentity, FileState, ObjectVersion, Place, Site, Verdict, Witness
+from migrate_v2.model import (
+    DeleteMarker,
+    Doomed,
+    FileIdentity,
+    FileState,
+    ObjectVersion,
+    Place,
+    Site,
+    Verdict,
+    Witness,
+    doomed,
+)
 
 WHEN = datetime(2020, 1, 2, 3, 4, 5, tzinfo=UTC)
 MD5 = Witness("md5-etag", "5d41402abc4b2a76b9719d911017c592", 128)
@@ -174,3 +186,120 @@ def test_p3_the_markers_that_are_sent_are_those_of_the_plan(store: Store) -> Non
         (intent,) = store.ledger.intend("bucket", [Doomed(row.key, row.version.version_id, "version")], "token")
         store.concluded("bucket", [(intent, "deleted", True)])
     assert {marker.key for marker in store.loose_markers("bucket")} == planned
+
+
+# Resuming, and what a plan tells beside what goes
+
+
+def gone(store: Store, token: str, *names: tuple[str, str]) -> None:
+    for subject, reason in list(pipeline.decide(store, ENABLED)):
+        one = doomed(subject)
+        if (one.key, one.version_id) in names:
+            assert not reason
+            (intent,) = store.ledger.intend("bucket", [one], token)
+            store.concluded("bucket", [(intent, "deleted", True)])
+
+
+EVERYTHING = [("a", "v1"), ("a", "v2"), ("a", "m"), ("b", "v2"), ("c", "null"), ("d", "m"), ("e", "null")]
+
+
+@pytest.mark.parametrize(
+    "order", [EVERYTHING[:1], EVERYTHING[:3], EVERYTHING[3:5], EVERYTHING[5:], EVERYTHING[::2], EVERYTHING[:-1]]
+)
+def test_p3_what_is_left_of_a_plan_goes_on_under_its_token(store: Store, order: list[tuple[str, str]]) -> None:
+    token = pipeline.plan(store, ENABLED).token
+    gone(store, token, *order)
+    left = pipeline.plan(store, ENABLED, resumes=token)
+    assert left.token != token and left.resumes == token
+    assert left.agrees(token) and left.agrees(left.token)
+    assert left.objects + left.markers == len(EVERYTHING) - len(order)
+    # Some more under it, and more still.
+    rest = [name for name in EVERYTHING if name not in order][:1]
+    gone(store, token, *rest)
+    assert pipeline.plan(store, ENABLED, resumes=token).agrees(token)
+
+
+def test_p3_a_token_of_another_plan_is_not_gone_on_with(store: Store) -> None:
+    token = pipeline.plan(store, ENABLED).token
+    assert not pipeline.plan(store, ENABLED, resumes="0" * 40).agrees("0" * 40)
+    assert not pipeline.plan(store, ENABLED).agrees("")
+    gone(store, token, ("a", "v1"))
+    assert not pipeline.plan(store, ENABLED).agrees(token), "without being asked for"
+    gone(store, "another's", ("a", "v2"))
+    assert not pipeline.plan(store, ENABLED, resumes=token).agrees(token), "another plan has deleted from it"
+
+
+@pytest.mark.parametrize("change", ["bytes", "kept", "site"])
+def test_p3_a_plan_that_changed_is_not_gone_on_with(store: Store, change: str) -> None:
+    token = pipeline.plan(store, ENABLED).token
+    gone(store, token, ("a", "v1"))
+    site = ENABLED
+    if change == "bytes":
+        store.record([replace(proved(version("c", "null")), sha256="another")], "run")
+    elif change == "kept":
+        store.set_holds("bucket", [(version("c", "null"), "a legal hold is on it")])
+    else:
+        site = replace(ENABLED, endpoint="https://elsewhere")
+    assert not pipeline.plan(store, site, resumes=token).agrees(token)
+
+
+def test_uploads_are_of_the_plan_only_if_that_is_asked_for(store: Store) -> None:
+    without = pipeline.plan(store, ENABLED)
+    store.list_uploads("bucket", [Upload("k", "id", WHEN), Upload("k", "id2", WHEN)])
+    assert pipeline.plan(store, ENABLED) == without
+    planned = pipeline.plan(store, ENABLED, uploads=True)
+    assert planned.uploads == 2 and planned.token != without.token
+    store.list_uploads("bucket", [Upload("k", "id", WHEN)])
+    assert pipeline.plan(store, ENABLED, uploads=True).token != planned.token
+
+
+def test_a_plan_says_why_what_stays_and_what_is_billed_on(store: Store) -> None:
+    now = datetime.now(UTC)
+    held = store.begin_scan("bucket", account="1", region="", endpoint="", versioning="Enabled", uploads=0)
+    young = [
+        replace(version(key, "v", False), storage_class=class_, last_modified=now - timedelta(days=days), size=100)
+        for key, class_, days in (("x", "DEEP_ARCHIVE", 170), ("y", "DEEP_ARCHIVE", 10), ("z", "GLACIER", 91))
+    ]
+    store.add_listed("bucket", held.scan, young, [], None)
+    store.end_scan("bucket", held.scan)
+    store.record([proved(v) for v in young], "run")
+    planned = pipeline.plan(store, ENABLED)
+    assert planned.early.keys() == {"DEEP_ARCHIVE"}
+    early = planned.early["DEEP_ARCHIVE"]
+    assert (early.objects, early.bytes, early.until) == (2, 200, now + timedelta(days=170))
+    assert sum(planned.reasons.values()) == planned.kept > 0
+
+
+def test_reasons_are_counted_apart_up_to_a_bound(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "REASONS", 1)
+    for v, why in (
+        (version("a", "v1", False), "one"),
+        (version("a", "v2", False), "two"),
+        (version("b", "v2"), "three"),
+    ):
+        store.set_holds("bucket", [(v, why)])
+    planned = pipeline.plan(store, ENABLED)
+    assert planned.reasons[pipeline.OTHER_REASONS] >= 2 and sum(planned.reasons.values()) == planned.kept
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "refused"),
+    [
+        ("", ("b", "1000", "10"), False),
+        ("b 1000 10", ("b", "1500", "510"), False),
+        ("b 1000 10", ("b", "1550", "510"), False),
+        ("b 1000 10", ("b", "1600", "510"), True),  # set forward
+        ("b 1000 10", ("b", "1100", "510"), True),  # set back
+        ("b 1000 10", ("b", "999", "10"), True),
+        ("b 1000 10", ("c", "9999", "1"), False),  # started anew
+        ("b 1000 10", ("c", "999", "1"), True),
+    ],
+)
+def test_p1_nothing_is_recent_by_a_clock_that_was_set(
+    store: Store, before: str, now: tuple[str, str, str], refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.remember("clock", before)
+    monkeypatch.setattr(pipeline, "clock_reading", lambda: now)
+    tools: Any = SimpleNamespace(store=store)
+    with pytest.raises(Refused, match="clock was set") if refused else nullcontext():
+        pipeline._same_clock(tools)

@@ -15,7 +15,19 @@ import pytest
 from pydantic import ValidationError
 
 from migrate_v2.errors import BadUsage
-from migrate_v2.settings import PREFIX, SETTING, TABLE, Bandwidth, Settings, bandwidth, bandwidth_at, load, rows
+from migrate_v2.settings import (
+    PREFIX,
+    SETTING,
+    TABLE,
+    Bandwidth,
+    Settings,
+    bandwidth,
+    bandwidth_at,
+    count,
+    duration,
+    load,
+    rows,
+)
 
 KIB, MIB, GIB, TIB = 1024, 1024**2, 1024**3, 1024**4
 
@@ -534,3 +546,27 @@ def test_no_limit_is_none_at_any_time_and_a_limit_keeps_its_text() -> None:
     assert bandwidth(None) is None
     assert bandwidth_at(None, time(12)) is None
     assert bandwidth("  off ") == Bandwidth("off", ((time(0), None),))
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("15m", 900), ("12h", 43200), ("7d", 604800), (" 2 H ", 7200), (None, None)]
+)
+def test_a_duration_is_a_number_and_a_unit(text: str | None, seconds: int | None) -> None:
+    said = duration("--trust-recent", text)
+    assert (said and said.total_seconds()) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "12", "h", "0h", "-1h", "1.5h", "1w", "1h30m", "9999999d", "1h\x1b[2J"])
+def test_what_is_no_duration_is_said_in_a_line(text: str) -> None:
+    with pytest.raises(
+        BadUsage, match=r"--trust-recent=.*must be a whole number of seconds, minutes, hours or days"
+    ) as said:
+        duration("--trust-recent", text)
+    assert "\x1b" not in str(said.value)
+
+
+def test_a_count_is_a_whole_number_from_one() -> None:
+    assert count("--max-delete", None) is None and count("--max-delete", " 10 ") == 10
+    for text in ("", "0", "-1", "1.5", "ten", "1" * 16):
+        with pytest.raises(BadUsage, match=r"--max-delete=.*must be a whole number from 1"):
+            count("--max-delete", text)

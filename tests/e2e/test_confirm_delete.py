@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import select
+import sqlite3
 import subprocess
 import time
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.conftest import PROGRAM, Run, end_with_parent, fill, in_s3, phase, query, states, tree
+from tests.conftest import PROGRAM, Run, end_with_parent, fill, in_s3, phase, query, sha256, states, tree
 from tests.e2e.test_migrate import checked_by_sha256sum, copies
 
 if TYPE_CHECKING:
@@ -232,3 +233,121 @@ def test_on_a_terminal_the_bucket_is_named(
     assert "3 objects" in said
     assert in_s3(boto, bucket) == []
     assert phase(state, bucket) == "complete"
+
+
+def test_a_plan_is_carried_out_in_portions_under_one_token(
+    run: Run, boto: S3Client, home_already: str, home: Path, state: Path
+) -> None:
+    """P3: --max-delete stops after so many, with 3; the same command goes on, and the certificate tells all of it."""
+    bucket = home_already
+    token = planned(run, bucket)["token"]
+    here = tree(home / bucket)
+    codes = []
+    for left in (4, 2, 0):
+        ended = run("confirm-delete", f"--confirm={token}", "--max-delete=2", bucket)
+        codes.append(ended.returncode)
+        assert len(in_s3(boto, bucket)) == left, ended.stderr
+    assert codes == [3, 3, 0]
+    assert run("confirm-delete", f"--confirm={token}", "--max-delete=2", bucket).returncode == 0, "nothing is left"
+    assert tree(home / bucket) == here and phase(state, bucket) == "complete"
+
+    folder = home / ".migrate-v2" / bucket
+    lines = [json.loads(line) for line in (folder / "deletions.jsonl").read_text().splitlines()]
+    assert [line["entry"] for line in lines].count("consent") == 3
+    assert {line["agreed"] for line in lines if line["entry"] == "consent"} == {"by its token"}
+    assert {line["key"] for line in lines if line["entry"] == "outcome" and line["gone"]} == set(OBJECTS)
+    assert {line["token"] for line in lines} == {token}
+    # As the documents say: a line without its own hash and MAC, as jq writes it, has that hash, and the next one names it.
+    previous = ""
+    for line in lines:
+        text = json.dumps(
+            {k: v for k, v in line.items() if k not in ("hash", "mac")}, sort_keys=True, separators=(",", ":")
+        )
+        assert (line["previous"], line["hash"]) == (previous, sha256(text.encode()))
+        previous = line["hash"]
+    assert not list(folder.glob("state.db.new*")), "nothing is left of the making of the snapshot"
+
+
+@pytest.mark.parametrize("wrong", ["--max-delete=0", "--max-delete=x", "--trust-recent=5", "--trust-recent="])
+def test_a_wrong_number_is_a_line_and_2(run: Run, wrong: str) -> None:
+    ended = run("confirm-delete", "--dry-run", wrong, "some-bucket")
+    assert ended.returncode == 2 and ended.stdout == "" and len(ended.stderr.splitlines()) == 1
+    assert wrong.partition("=")[0] in ended.stderr
+
+
+def test_copies_read_a_moment_ago_may_be_trusted(
+    run: Run, boto: S3Client, home_already: str, home: Path, state: Path
+) -> None:
+    """P1: the named exception is in the plan, and reaches no file that was touched since."""
+    bucket = home_already
+    trusting = ("confirm-delete", "--trust-recent=1h", bucket)
+    assert "not read again" in run(*trusting, "--dry-run").stdout
+    plan = json.loads(run(*trusting, "--dry-run", "--json").stdout)
+    assert plan["trust_recent_seconds"] == 3600 and planned(run, bucket)["trust_recent_seconds"] is None
+    before = in_s3(boto, bucket)
+    copy = home / bucket / "photo.jpg"
+    facts = copy.stat()
+    copy.write_bytes(bytes(4999) + b"!")
+    os.utime(copy, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    ended = run(*trusting, f"--confirm={plan['token']}")
+    assert ended.returncode == 4 and "photo.jpg" in ended.stderr and in_s3(boto, bucket) == before
+    assert run("migrate", bucket).returncode == 0
+    runs = "select count(distinct read_run) from files where place <> 'folder'"
+    assert query(state, runs) == [(2,)]
+    plan = json.loads(run(*trusting, "--dry-run", "--json").stdout)
+    ended = run(*trusting, f"--confirm={plan['token']}")
+    assert ended.returncode == 0, ended.stderr
+    assert in_s3(boto, bucket) == [] and query(state, runs) == [(2,)], "none was read by the run that deleted"
+
+
+def test_unfinished_uploads_are_aborted_only_by_name(run: Run, boto: S3Client, home_already: str, home: Path) -> None:
+    bucket = home_already
+    for key in ("a", "parts/b"):
+        begun = boto.create_multipart_upload(Bucket=bucket, Key=key)
+        boto.upload_part(Bucket=bucket, Key=key, UploadId=begun["UploadId"], PartNumber=1, Body=b"x" * 100)
+    without = planned(run, bucket)
+    assert without["abort_uploads"] == 0
+    ended = run("confirm-delete", f"--confirm={without['token']}", "--remove-bucket", bucket)
+    assert ended.returncode == 5 and "unfinished uploads" in ended.stderr
+    assert len(boto.list_multipart_uploads(Bucket=bucket)["Uploads"]) == 2 and in_s3(boto, bucket) == []
+
+    asked = ("confirm-delete", "--abort-uploads", "--remove-bucket", bucket)
+    assert run(*asked, f"--confirm={planned(run, bucket)['token']}").returncode == 5, "that plan aborts nothing"
+    plan = json.loads(run(*asked, "--dry-run", "--json").stdout)
+    assert plan["abort_uploads"] == 2 and plan["delete"]["objects"] == 0
+    ended = run(*asked, f"--confirm={plan['token']}")
+    assert ended.returncode == 0, ended.stderr
+    with pytest.raises(ClientError, match="NoSuchBucket"):
+        in_s3(boto, bucket)
+    kinds = [json.loads(line).get("kind") for line in (home / ".migrate-v2" / bucket / "deletions.jsonl").open()]
+    assert kinds.count("upload") == 4
+
+
+def test_a_damaged_ledger_or_a_lost_key_deletes_nothing(
+    run: Run, boto: S3Client, home_already: str, state: Path
+) -> None:
+    bucket = home_already
+    before = in_s3(boto, bucket)
+    token = planned(run, bucket)["token"]
+    key = Path(f"{state}.key")
+    secret = key.read_bytes()
+    key.unlink()
+    ended = run("confirm-delete", f"--confirm={token}", bucket)
+    assert ended.returncode == 5 and "is not the key that sealed" in ended.stderr, ended.stderr
+    assert in_s3(boto, bucket) == before
+    # The right one again, and all is as it was.
+    key.write_bytes(secret)
+    assert planned(run, bucket)["token"] == token
+    # Lost for good: verify reads everything again and seals it anew.
+    key.unlink()
+    assert run("verify", bucket).returncode == 0
+    ended = run("confirm-delete", f"--confirm={planned(run, bucket)['token']}", "--max-delete=1", bucket)
+    assert ended.returncode == 3, ended.stderr
+    with sqlite3.connect(state) as connection:
+        connection.execute("DROP TRIGGER ledger_update")
+        connection.execute("UPDATE ledger SET size = size + 1 WHERE entry = 'intent'")
+    connection.close()
+    there = in_s3(boto, bucket)
+    ended = run("confirm-delete", f"--confirm={token}", bucket)
+    assert ended.returncode == 5 and "damaged at entry" in ended.stderr
+    assert in_s3(boto, bucket) == there and len(there) == len(OBJECTS) - 1

@@ -378,13 +378,12 @@ class Doomed:
 
 
 def doomed(subject: Row | DeleteMarker | Proof) -> Doomed:
-    match subject:
-        case Row(version=v):
-            return Doomed(v.key, v.version_id, "version", v.etag, v.size, subject.sha256)
-        case DeleteMarker():
-            return Doomed(subject.key, subject.version_id, "marker")
-        case Proof(kind=kind):
-            return Doomed(subject.key, subject.version_id, kind, subject.etag, subject.size, subject.sha256)
+    if isinstance(subject, DeleteMarker):
+        return Doomed(subject.key, subject.version_id, "marker")
+    if isinstance(subject, Proof):
+        return Doomed(subject.key, subject.version_id, subject.kind, subject.etag, subject.size, subject.sha256)
+    v = subject.version
+    return Doomed(v.key, v.version_id, "version", v.etag, v.size, subject.sha256)
 
 
 class Digest:

@@ -128,6 +128,8 @@ def test_p2_what_goes_has_an_identity_that_cannot_move(row: Row, site: Site, goe
         (replace(ROW, read_run=""), IDENTITY, "", False),
         (replace(ROW, identity=replace(IDENTITY, size=6)), replace(IDENTITY, size=6), "run", False),
         (replace(ROW, place=Place.FOLDER), None, "run", False),
+        (replace(ROW, sealed=False), IDENTITY, "run", False),
+        (replace(ROW, hold="a legal hold is on it"), IDENTITY, "run", False),
         (replace(ROW, version=replace(VERSION, bucket="other")), IDENTITY, "run", False),
     ],
 )

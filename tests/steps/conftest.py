@@ -105,18 +105,9 @@ class Job:
         return self.verify(delete_step.doomed_rows(self.store, self.site()))
 
     def deleting(self, site: Site | None = None, deleter: Deleter | None = None, **more: Any) -> Iterator[Event]:
-        return delete_step.delete(
-            self.store,
-            self.disk,
-            deleter or Deleter(self.s3),
-            site or self.site(),
-            run=self.run,
-            token=TOKEN,
-            unchanged=self.site,
-            total_objects=0,
-            total_bytes=0,
-            **more,
-        )
+        named: dict[str, Any] = {"run": self.run, "token": TOKEN, "unchanged": self.site}
+        named |= {"total_objects": 0, "total_bytes": 0, **more}
+        return delete_step.delete(self.store, self.disk, deleter or Deleter(self.s3), site or self.site(), **named)
 
     def delete(self) -> list[Event]:
         self.prove()

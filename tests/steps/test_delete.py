@@ -784,3 +784,20 @@ def test_an_older_copy_of_the_state_file_is_refused_beside_the_only_copies(job: 
         job.place()
     job.store.close()
     job.store = ours
+
+
+def test_a_slow_answer_is_waited_for(job: Job) -> None:
+    fill(job, 2)
+    job.bring()
+    job.server.fault({"op": "DeleteObject", "key": "dir/1"}, "delay", times=1, seconds=0.7)
+    job.delete()
+    assert {outcome for _, _, outcome in job.outcomes()} == {"deleted"} and in_s3(job) == set()
+
+
+def test_p6_of_a_bucket_with_mfa_delete_no_marker_is_sent_either(job: Job) -> None:
+    job.server.buckets["b"].versioning = "Enabled"
+    put_marker(job, "gone")
+    job.bring()
+    site = replace(job.site(), mfa_delete=True)
+    list(job.deleting(site, unchanged=lambda: site))
+    assert job.outcomes() == [] and len(in_s3(job)) == 1

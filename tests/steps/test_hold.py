@@ -114,3 +114,9 @@ def test_what_is_gone_meanwhile_is_not_held(locked: Job) -> None:
     locked.server.remove("locked", "legal", gone)
     ask(locked)
     assert "legal" not in held(locked)
+
+
+def test_a_slow_answer_is_waited_for(locked: Job) -> None:
+    locked.server.fault({"op": "HeadObject", "key": "legal"}, "delay", times=1, seconds=0.7)
+    ask(locked)
+    assert held(locked)["legal"] == "a legal hold is on it"

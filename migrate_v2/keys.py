@@ -15,6 +15,7 @@ from urllib.parse import unquote_to_bytes
 from migrate_v2.model import Place
 
 SIDE = ".migrate-v2"
+CERTIFICATE = "deletions.jsonl"  # what was deleted, in a folder of SIDE
 
 # Default_Ignorable_Code_Point (DerivedCoreProperties.txt): drawn as nothing, skipped by the case folding of ext4, HFS+.
 _IGNORABLE = (

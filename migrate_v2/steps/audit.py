@@ -13,10 +13,11 @@ from typing import Any
 
 from migrate_v2 import checksums
 from migrate_v2.edges.disk import Changed, Disk, DiskError, Obstacle
+from migrate_v2.edges.ledger import hash_of
 from migrate_v2.errors import Failure, Refused
 from migrate_v2.events import Ended, Event, Found, Noted, Progress, Started, Warned
 from migrate_v2.flow import Meter, in_threads
-from migrate_v2.keys import SIDE, show
+from migrate_v2.keys import CERTIFICATE, SIDE, show
 from migrate_v2.model import Place, Verdict, Witness
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -112,6 +113,9 @@ def audit(bucket: str, disk: Disk, *, threads: int) -> Iterator[Event]:
                 wrong += 1
                 yield found
         yield Progress(bucket, "audit", checked, meter.bytes, total_objects, total_bytes)
+    for found in _broken_links(bucket, disk):
+        wrong += 1
+        yield found
     listed = _amount(summary, "listed")[0]
     if source == evidence and listed is not None and listed != lines:
         yield Found(
@@ -122,6 +126,27 @@ def audit(bucket: str, disk: Disk, *, threads: int) -> Iterator[Event]:
     yield Ended(bucket, "audit", checked, meter.bytes, time.monotonic() - began)
     if source == evidence and lines > checked:
         yield Noted(bucket, f"{lines - checked:,} of {lines:,} objects listed have no checked copy here")
+
+
+def _broken_links(bucket: str, disk: Disk) -> Iterator[Found]:
+    """Of the deletion certificate, where there is one: each line that is not what was written, or does not follow the one before."""
+    path = f"{SIDE}/{bucket}/{CERTIFICATE}"
+    if disk.look(path) is None:
+        return
+    previous = ""
+    for number, line in enumerate(_lines(path, disk), 1):
+        try:
+            said = json.loads(line or b"")
+            hash_, _ = said.pop("hash"), said.pop("mac")
+            sound = said["previous"] == previous and hash_of(said) == hash_
+        except (ValueError, RecursionError, TypeError, AttributeError, KeyError):
+            yield Found(bucket, path, "", Verdict.UNREADABLE, f"line {number:,} is no entry of a certificate")
+            return
+        if not sound:
+            why = f"line {number:,} is not as it was written, or lines before it are missing"
+            yield Found(bucket, path, "", Verdict.DIFFERS, why)
+            return
+        previous = hash_
 
 
 def _examine(entry: Recorded, disk: Disk, meter: Meter, stop: Flag) -> tuple[Verdict, str]:

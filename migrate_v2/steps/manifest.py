@@ -13,7 +13,7 @@ from migrate_v2 import __version__
 from migrate_v2.edges.disk import Disk
 from migrate_v2.edges.store import Store, evidence_text, now
 from migrate_v2.events import Event, Noted, Stands
-from migrate_v2.keys import SIDE
+from migrate_v2.keys import CERTIFICATE, SIDE
 from migrate_v2.model import VANISHED, FileState, Place, Row
 
 _PROVED = (FileState.VERIFIED, FileState.DELETED)
@@ -126,9 +126,6 @@ def _checksum_line(sha256: str, path: str) -> str:
         escaped = path.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
         return f"\\{sha256}  {escaped}\n"
     return f"{sha256}  {path}\n"
-
-
-CERTIFICATE = "deletions.jsonl"
 
 
 def certificate(bucket: str, store: Store, disk: Disk) -> Iterator[Event]:

@@ -15,6 +15,7 @@ from itertools import pairwise
 from threading import Event, Timer
 from typing import Any
 
+import boto3
 import botocore.session
 import pytest
 from botocore.retries.standard import ExponentialBackoff
@@ -30,6 +31,7 @@ from migrate_v2.edges.s3 import (
     Gone,
     Identity,
     Moved,
+    Outcome,
     Pace,
     Page,
     Refusal,
@@ -42,6 +44,7 @@ from migrate_v2.errors import BadUsage, Failure, Refused
 from migrate_v2.model import (
     CHANGED,
     DeleteMarker,
+    Doomed,
     FileIdentity,
     FileState,
     ObjectVersion,
@@ -1231,3 +1234,42 @@ def test_annotations_come_page_by_page_and_whole(server: S3Server, s3: S3) -> No
 
     server.fault({"op": "ListObjectAnnotations"}, rewrite=page)
     assert s3.annotations(version) == [{"AnnotationName": "a"}, {"AnnotationName": "b"}]
+
+
+# Uploads, and what holds a version
+
+
+def begun(server: S3Server, key: str) -> Doomed:
+    boto = boto3.client("s3", endpoint_url=server.url)
+    return Doomed(key, boto.create_multipart_upload(Bucket="b", Key=key)["UploadId"], "upload")
+
+
+def test_uploads_are_listed_looked_for_and_aborted(server: S3Server, s3: S3) -> None:
+    one, two = begun(server, "k"), begun(server, "k")
+    assert {(key, upload) for key, upload, _ in s3.uploads("b")} == {("k", one.version_id), ("k", two.version_id)}
+    assert s3.upload_is_there("b", "k", one.version_id) is True
+    assert Deleter(s3).abort_upload("b", one) == Outcome(True, "aborted")
+    assert s3.upload_is_there("b", "k", one.version_id) is False
+    assert Deleter(s3).abort_upload("b", one) == Outcome(False, "not there", unknown=True)
+    assert list(server.buckets["b"].uploads) == [two.version_id]
+
+
+@pytest.mark.parametrize(
+    ("action", "unknown"),
+    [("500", True), ("503", True), ("reset-before", True), ("lost-reply", True), ("garbage-200", True), ("access-denied", False)],
+)  # fmt: skip
+def test_what_is_no_answer_about_an_upload_tells_nothing(server: S3Server, s3: S3, action: Any, unknown: bool) -> None:
+    upload = begun(server, "k")
+    server.fault({"op": "AbortMultipartUpload"}, action, times=1)
+    outcome = Deleter(s3).abort_upload("b", upload)
+    assert (outcome.gone, outcome.unknown) == (False, unknown)
+    server.fault({"op": "ListParts"}, action)
+    assert s3.upload_is_there("b", "k", upload.version_id) is None
+
+
+def test_a_bucket_without_locks_and_replication_holds_nothing(server: S3Server, s3: S3) -> None:
+    assert not s3.may_hold("b")
+    server.bucket("locked", object_lock=True)
+    assert s3.may_hold("locked")
+    server.unimplemented |= {"GetObjectLockConfiguration", "GetBucketReplication"}
+    assert not s3.may_hold("b"), "an endpoint that knows neither"

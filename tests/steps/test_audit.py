@@ -19,7 +19,7 @@ from migrate_v2.errors import Refused
 from migrate_v2.events import Ended, Event, Found, Noted, Started, Warned
 from migrate_v2.model import FileState, Verdict
 from migrate_v2.steps.audit import LONGEST_LINE, MOST_WITNESSES, NothingToCheck, audit, recorded_buckets
-from migrate_v2.steps.manifest import manifest
+from migrate_v2.steps.manifest import certificate, manifest
 from migrate_v2.steps.status import stands
 from tests.conftest import identities, tree
 from tests.steps.conftest import Job, found
@@ -295,3 +295,92 @@ def test_a_read_only_mount_will_do(base: Path) -> None:
         assert found(audited(base)) == {}
     finally:
         subprocess.run(["umount", base], check=True)
+
+
+# The deletion certificate
+
+
+@pytest.fixture
+def certified(job: Job, tmp_path: Path) -> Path:
+    for key in ("a", "b", "new\nline"):
+        job.server.put("b", key, key.encode())
+    job.bring()
+    job.delete()
+    held = job.store.bucket("b")
+    assert held
+    list(manifest("b", job.store, job.disk, stands(held, job.store)))
+    list(certificate("b", job.store, job.disk))
+    return job.disk.base
+
+
+CERTIFICATE = ".migrate-v2/b/deletions.jsonl"
+
+
+def test_a_certificate_as_it_was_written_is_in_order(certified: Path) -> None:
+    assert len((certified / CERTIFICATE).read_text().splitlines()) == 6
+    assert found(audited(certified)) == {}
+
+
+def harmed(text: list[str], how: str) -> list[str]:
+    match how:
+        case "a word":
+            return [line.replace('"deleted"', '"Deleted"') for line in text]
+        case "first gone":
+            return text[1:]
+        case "middle gone":
+            return text[:2] + text[3:]
+        case "swapped":
+            return [text[1], text[0], *text[2:]]
+        case "twice":
+            return [text[0], *text]
+        case "a number":
+            return [text[0].replace('"size": 1', '"size": 2'), *text[1:]]
+        case "no JSON":
+            return [*text[:3], "{", *text[3:]]
+        case "a list":
+            return ["[]", *text]
+        case "no hash":
+            return ["{}", *text]
+        case _:
+            return [text[0], "", *text[1:]]
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "a word",
+        "first gone",
+        "middle gone",
+        "swapped",
+        "twice",
+        "a number",
+        "no JSON",
+        "a list",
+        "no hash",
+        "empty line",
+    ],
+)
+def test_a_certificate_that_was_changed_is_told_once(certified: Path, how: str) -> None:
+    path = certified / CERTIFICATE
+    before = path.read_text().splitlines()
+    after = harmed(before, how)
+    assert after != before
+    path.write_text("".join(line + "\n" for line in after))
+    told = found(audited(certified))
+    assert told.keys() == {CERTIFICATE} and told[CERTIFICATE][1].startswith("line ")
+
+
+def test_a_flip_of_any_bit_of_a_certificate_is_seen(certified: Path) -> None:
+    path = certified / CERTIFICATE
+    body = path.read_bytes()
+    chance = random.Random(5)
+    for _ in range(200):
+        at = chance.randrange(len(body))
+        harmed_body = bytearray(body)
+        harmed_body[at] ^= 1 << chance.randrange(8)
+        path.write_bytes(harmed_body)
+        # The MAC is for who has the key: its own bits are not in the chain.
+        mac = body[: at + 1].rfind(b'"mac": "')
+        if mac >= 0 and at < mac + 8 + 64 and body[mac:at].count(b"\n") == 0:
+            continue
+        assert found(audited(certified)).keys() == {CERTIFICATE}, (at, bytes(harmed_body[at - 20 : at + 20]))

@@ -565,12 +565,14 @@ class S3:
     def upload_is_there(self, bucket: str, key: str, upload_id: str) -> bool | None:
         """None where the answer does not tell."""
         try:
-            self._for(bucket).list_parts(Bucket=bucket, Key=key, UploadId=upload_id, MaxParts=1, **self._owner())
+            answer = self._for(bucket).list_parts(
+                Bucket=bucket, Key=key, UploadId=upload_id, MaxParts=1, **self._owner()
+            )
         except ClientError as error:
             return False if _code(error) == "NoSuchUpload" else None
         except _BROKEN:
             return None
-        return True
+        return True if answer.get("UploadId") == upload_id else None
 
     def may_hold(self, bucket: str) -> bool:
         """Can there be locks, legal holds or replications under way in this bucket? False only where S3 says not."""

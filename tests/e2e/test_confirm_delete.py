@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import select
 import sqlite3
 import subprocess
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.conftest import PROGRAM, Run, end_with_parent, fill, in_s3, phase, query, sha256, states, tree
+from tests.conftest import PROGRAM, ROOT, Run, end_with_parent, fill, in_s3, phase, query, sha256, states, tree
 from tests.e2e.test_migrate import checked_by_sha256sum, copies
 
 if TYPE_CHECKING:
@@ -352,3 +353,24 @@ def test_a_damaged_ledger_or_a_lost_key_deletes_nothing(
     ended = run("confirm-delete", f"--confirm={token}", bucket)
     assert ended.returncode == 5 and "damaged at entry" in ended.stderr
     assert in_s3(boto, bucket) == there and len(there) == len(OBJECTS) - 1
+
+
+@pytest.mark.system  # jq
+def test_the_certificate_is_checked_as_the_documents_say(
+    run: Run, boto: S3Client, home_already: str, home: Path
+) -> None:
+    bucket = home_already
+    assert run("confirm-delete", f"--confirm={planned(run, bucket)['token']}", bucket).returncode == 0
+    text = (ROOT / "docs" / "SECURITY.md").read_text()
+    command = re.findall(r"```sh\n(jq .*?)```", text, re.DOTALL)[0]
+    folder = home / ".migrate-v2" / bucket
+
+    def check() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["bash", "-c", command], cwd=folder, capture_output=True, text=True, check=False)
+
+    checked = check()
+    assert (checked.returncode, checked.stdout) == (0, "every line is as it was written\n"), checked.stderr
+    certificate = folder / "deletions.jsonl"
+    certificate.write_text(certificate.read_text().replace('"photo.jpg"', '"Photo.jpg"', 1))
+    checked = check()
+    assert checked.returncode == 1 and "as it was written" not in checked.stdout

@@ -5,6 +5,7 @@
             events                              what happened
             flow                                bounded concurrency
             keys                                key <-> path, and what of it may be shown
+            policy                              bucket policies, and what they let whom do
             checksums                           every witness of S3, recomputed
             tuning                              inventory + machine -> transfer settings
             settings                            the table of settings
@@ -13,6 +14,7 @@
             edges.awscli edges.disk             the AWS CLI; files, locks, the machine
     steps   steps.settle steps.scan steps.restore steps.place steps.sync steps.fetch
             steps.verify steps.describe steps.manifest steps.audit steps.hold steps.delete steps.status
+            steps.policy
     roof    pipeline                            the order of the steps; the only place that moves a phase
             report                              events -> text, JSON lines, log, bars
             cli                                 the docstring that is the interface

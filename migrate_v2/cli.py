@@ -9,6 +9,11 @@ Usage:
   migrate-v2 [options] confirm-delete [--dry-run] [--confirm=TOKEN] [--max-delete=N] [--trust-recent=DURATION]
                                       [--abort-uploads] [--remove-bucket] <name>
   migrate-v2 [options] status [--watch] [<bucket>...]
+  migrate-v2 [options] policy generate [--hard] [--template=FILE] [--all | <bucket>...]
+  migrate-v2 [options] policy apply [--dry-run] [--merge | --replace] [--public-access-block] [--yes] [--all | <bucket>...]
+  migrate-v2 [options] policy rollback [--yes] [--all | <bucket>...]
+  migrate-v2 [options] policy freeze [--dry-run] [--hard] [--yes] <bucket>...
+  migrate-v2 [options] policy unfreeze [--yes] <bucket>...
   migrate-v2 [options] buckets
   migrate-v2 [options] whoami
   migrate-v2 [options] config
@@ -23,6 +28,9 @@ Commands:
   verify          Read every local byte again and compare it with what S3 says of it.
   confirm-delete  Show what is proved, ask for the bucket's name, and delete exactly that.
   status          Where each bucket stands.
+  policy          Who may do what in a bucket. generate: a policy that keeps all but you out, to policies/<bucket>_policy.json.
+                  apply: put it. rollback: put back what was there. freeze: let nobody but you write, while a bucket is
+                  brought home. unfreeze: put back what was there.
   buckets         The buckets of this account.
   whoami          The account, the identity, the endpoint and the AWS CLI in use.
   config          The settings in force, and where each comes from.
@@ -42,13 +50,20 @@ Options:
   --rescan            List anew what was listed before.
   --refetch           Read again from S3, beside its copy, each object that S3 gives no checksum of.
   --offline           Check the files against the evidence beside them: no AWS, no state file, nothing written.
-  --dry-run           Print the plan and its token, and delete nothing.
+  --dry-run           Print what would be done, of confirm-delete with its token, and do nothing.
   --confirm=TOKEN     In place of the typed name: the token of exactly the plan that is to be carried out.
   --max-delete=N      Delete N versions and delete markers at most, then stop.
   --trust-recent=DURATION
                       Do not read copies again that were read within DURATION, such as 90m or 12h, and are the same files.
   --abort-uploads     Abort the multipart uploads that were never completed, too: nobody can read their parts.
   --remove-bucket     Remove the bucket too, once nothing at all is left in it.
+  --all               Every bucket that is not excluded.
+  --yes               In place of the typed name, for what can be undone.
+  --hard              Close to all others also the way to read, put and delete the policy; freeze: AWS services too.
+  --template=FILE     The policy to fill in, such as policies/template.json.
+  --merge             Keep the statements that the bucket's policy has (the default).
+  --replace           Leave nothing of the bucket's policy.
+  --public-access-block  Block all public access to the bucket too.
   --watch             Show it again every two seconds.
   --json              JSON on standard output: a line an event, or one document.
   -q --quiet          Say nothing but warnings and errors.
@@ -75,6 +90,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -83,12 +99,13 @@ from typing import Any
 from docopt import DocoptExit, docopt
 
 from migrate_v2 import __version__, pipeline, settings
+from migrate_v2.edges.disk import Disk
 from migrate_v2.edges.s3 import S3, check_bucket_name
 from migrate_v2.errors import INTERRUPTED, BadUsage, Failure, Refused, worst
 from migrate_v2.events import Event
 from migrate_v2.keys import show
 from migrate_v2.model import Phase
-from migrate_v2.pipeline import Early, Events, Plan, Tools
+from migrate_v2.pipeline import Draft, Early, Events, Plan, Tools
 from migrate_v2.report import Bytes, Report, human, sentence, span
 from migrate_v2.steps.status import Amount, Standing, standing, stands_of
 
@@ -407,6 +424,142 @@ def _show_plan(plan: Plan, tools: Tools, report: Report, as_json: bool) -> None:
         report.table(("kept", "key", "version", "reason"), (("kept", *line) for line in staying))
 
 
+def _policy(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
+    verb = next(name for name in ("generate", "apply", "rollback", "freeze", "unfreeze") if arguments[name])
+    template = _template(arguments)
+    names = _policy_buckets(verb, arguments, tools, report)
+    folder = Path.cwd() / "policies"
+    work: Callable[[str], Events]
+    drafts: list[Draft] = []
+    dry_run = arguments["--dry-run"]
+
+    def consent(draft: Draft) -> bool:
+        drafts.append(draft)
+        if dry_run:
+            if draft.locked_out:
+                report.error(f"{draft.bucket}: it would be refused: {'; '.join(draft.locked_out)}")
+            return False
+        if draft.locked_out or not draft.changes:  # the step refuses, or does nothing
+            return True
+        for text in draft.difference:
+            report.say(f"| {text}")
+        for line in draft.lines:
+            if line.changes:
+                report.say(f"{line.who}: {', '.join(line.deeds)}: {line.before} -> {line.after}")
+        if draft.blocks:
+            report.say("All public access to the bucket is blocked too.")
+        _typed(draft.bucket, f"This changes the policy of {draft.bucket}.", arguments, report)
+        return True
+
+    with ExitStack() as opened:
+        match verb:
+            case "generate":
+                if names:
+                    disk, hard = opened.enter_context(Disk.open(folder)), arguments["--hard"]
+                    work = partial(pipeline.generate_policy, tools=tools, folder=disk, hard=hard, template=template)
+            case "apply" | "freeze":
+                document = pipeline.generated_document(folder)
+                if verb == "freeze":
+                    document = pipeline.freeze_document(tools, hard=arguments["--hard"])
+                work = partial(
+                    pipeline.change_policy,
+                    tools=tools,
+                    what=verb,
+                    document=document,
+                    consent=consent,
+                    dry_run=dry_run,
+                    replaces=arguments["--replace"],
+                    blocks=arguments["--public-access-block"],
+                )
+            case _:
+                work = partial(
+                    pipeline.take_back_policy,
+                    tools=tools,
+                    what="apply" if verb == "rollback" else "freeze",
+                    consent=lambda why: _typed("", why, arguments, report),
+                )
+        codes: list[int] = []
+        _tell(pipeline.each(names, lambda bucket: work(bucket), codes), report)
+    if dry_run:
+        _show_drafts(drafts, report, arguments["--json"])
+        codes += [Refused.code for draft in drafts if draft.locked_out]
+    return worst(codes)
+
+
+def _policy_buckets(verb: str, arguments: Mapping[str, Any], tools: Tools, report: Report) -> list[str]:
+    """Those that were named, all with --all, and for generate on a terminal those that are chosen there."""
+    names = _named(arguments)
+    if names is not None:
+        if names:
+            tools.s3.identity()
+        return names
+    choosing = verb == "generate" and _terminal() and sys.stdin.isatty()
+    if not arguments["--all"] and not choosing:
+        raise BadUsage(f"policy {verb} needs the names of buckets, or --all")
+    found = _buckets({**arguments, "<bucket>": []}, tools, report)
+    if arguments["--all"]:
+        return pipeline.with_undo(found, tools) if verb == "rollback" else found
+    for number, name in enumerate(found, 1):
+        report.say(f"{number}: {name}")
+    report.say("Which of them? Numbers or names, with spaces between; nothing for none:")
+    chosen = []
+    for word in sys.stdin.readline().replace(",", " ").split():
+        name = found[int(word) - 1] if word.isdecimal() and 0 < int(word) <= len(found) else word
+        if name not in found:
+            raise Refused(f"{show(word)} is none of them; nothing was written")
+        chosen.append(name)
+    return list(dict.fromkeys(chosen))
+
+
+def _template(arguments: Mapping[str, Any]) -> str | None:
+    if arguments["--template"] is None:
+        return None
+    if arguments["--hard"]:
+        raise BadUsage("--hard is for the program's own policy, and --template gives another: give one of them")
+    try:
+        return Path(arguments["--template"]).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadUsage(f"the template {show(arguments['--template'])} cannot be read: {error}") from error
+
+
+def _typed(bucket: str, what: str, arguments: Mapping[str, Any], report: Report) -> None:
+    """Consent to what can be undone: the name, typed or piped in, or --yes. Raises Refused without it."""
+    if arguments["--yes"]:
+        return
+    report.say(f"{what} Type {'the name of the bucket' if bucket else 'yes'} to go on; anything else changes nothing:")
+    if sys.stdin.readline().strip() != (bucket or "yes"):
+        raise Refused("not agreed to, and nothing was changed; in a script, --yes stands for the typed name")
+
+
+def _show_drafts(drafts: Sequence[Draft], report: Report, as_json: bool) -> None:
+    if as_json:
+        report.document(
+            {
+                "buckets": [
+                    {
+                        "bucket": draft.bucket,
+                        "changes": draft.changes,
+                        "policy": {"now": draft.now, "then": draft.then},
+                        "difference": draft.difference,
+                        "access": [asdict(line) for line in draft.lines],
+                        "locked_out": draft.locked_out,
+                    }
+                    for draft in drafts
+                ]
+            }
+        )
+        return
+    for draft in drafts:
+        for text in draft.difference:
+            report.say(f"| {text}")
+        if not draft.changes:
+            report.say(f"{draft.bucket}: nothing would change")
+    report.table(
+        ("bucket", "who", "what", "now", "then"),
+        ((d.bucket, line.who, ", ".join(line.deeds), line.before, line.after) for d in drafts for line in d.lines),
+    )
+
+
 def _status(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
     names = _named(arguments)
     path = tools.settings.state_db_path
@@ -579,6 +732,7 @@ _COMMANDS: Mapping[str, Callable[[Mapping[str, Any], Tools, Report], int]] = {
     "verify": _verify,
     "confirm-delete": _confirm_delete,
     "status": _status,
+    "policy": _policy,
     "buckets": _list_buckets,
     "whoami": _whoami,
     "config": _config,

@@ -15,10 +15,10 @@ from functools import cached_property
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from migrate_v2 import __version__, keys, tuning
+from migrate_v2 import __version__, keys, policy, tuning
 from migrate_v2.edges import awscli
 from migrate_v2.edges.disk import Disk, Lock, clock_reading, machine
-from migrate_v2.edges.s3 import S3, Deleter, Restorer, Unreachable
+from migrate_v2.edges.s3 import S3, Deleter, PolicySetter, Restorer, Unreachable
 from migrate_v2.edges.store import BucketRow, Store, Upload
 from migrate_v2.errors import BadUsage, Differs, Failure, NotFinished, Refused
 from migrate_v2.events import Event, Failed, Found, Noted, PhaseEarned, Waiting, Warned
@@ -45,6 +45,7 @@ from migrate_v2.steps import audit as audit_step
 from migrate_v2.steps import delete as delete_step
 from migrate_v2.steps import describe as describe_step
 from migrate_v2.steps import manifest as manifest_step
+from migrate_v2.steps import policy as policy_step
 from migrate_v2.steps import restore as restore_step
 from migrate_v2.steps.fetch import fetch
 from migrate_v2.steps.hold import hold
@@ -93,6 +94,19 @@ class Tools:
     @cached_property
     def disk(self) -> Disk:
         return self._open.enter_context(Disk.open(self.settings.base()))
+
+    @cached_property
+    def undo(self) -> Disk:
+        """What is to be put back in S3: beside the state file, for it has nothing to do with where the buckets come to."""
+        return self._open.enter_context(Disk.open(self.undo_folder))
+
+    @property
+    def undo_folder(self) -> Path:
+        return self.settings.state_db_path.with_name(self.settings.state_db_path.name + ".undo")
+
+    @cached_property
+    def caller(self) -> policy.Caller:
+        return policy_step.identify(self.s3)
 
     @cached_property
     def aws(self) -> awscli.Aws:
@@ -881,3 +895,92 @@ def _remove(bucket: str, tools: Tools) -> Events:
         raise Refused(f"bucket {show(bucket)} holds unfinished uploads, or will not say; it is not removed")
     Deleter(tools.s3).remove_bucket(bucket)
     yield Warned(bucket, "the bucket itself is removed; its name may be taken by anybody now")
+
+
+# -- policies
+
+Draft = policy_step.Draft
+
+
+def _owner_of_buckets(tools: Tools) -> str:
+    return tools.settings.expected_bucket_owner or tools.s3.identity().account
+
+
+def generate_policy(bucket: str, tools: Tools, folder: Disk, *, hard: bool, template: str | None) -> Events:
+    tools.s3.find(bucket)  # a policy for a bucket that is not there helps nobody
+    owner = _owner_of_buckets(tools)
+    yield from policy_step.generate(bucket, tools.caller, owner, folder, hard=hard, template=template)
+
+
+def change_policy(
+    bucket: str,
+    tools: Tools,
+    what: str,
+    document: Callable[[str], str],
+    consent: Callable[[Draft], bool],
+    *,
+    dry_run: bool = False,
+    replaces: bool = False,
+    blocks: bool = False,
+) -> Events:
+    """Applies or freezes. `consent` shows the draft and raises Refused where it is not agreed to; of a dry run, whose
+    draft it only shows, it returns False."""
+    with ExitStack() as held:
+        if dry_run:
+            undo = tools.undo if tools.undo_folder.exists() else None
+        else:
+            undo = tools.undo
+            held.enter_context(Lock(undo.base / f"{bucket}.lock", f"the policy of bucket {bucket}"))
+        owner = _owner_of_buckets(tools)
+        draft = policy_step.draft(
+            what, bucket, document(bucket), tools.s3, undo, tools.caller, owner, replaces=replaces, blocks=blocks
+        )
+        if draft.rests_on_iam:
+            deeds = ", ".join(draft.rests_on_iam)
+            yield Warned(bucket, f"it is the policy of now that lets you {deeds}: then your IAM policies have to")
+        yield from _findings(draft, tools)
+        if not consent(draft) or undo is None:
+            return
+        if draft.changes:
+            yield from policy_step.put(draft, PolicySetter(tools.s3), undo)
+        else:
+            yield Noted(bucket, "the policy is as it should be already")
+
+
+def _findings(draft: Draft, tools: Tools) -> Events:
+    """What Access Analyzer says; that it cannot be asked is said once, and the work goes on."""
+    said = tools.s3.policy_findings(draft.then)
+    if isinstance(said, str):
+        if "analyzer" not in tools.said:
+            tools.said.add("analyzer")
+            yield Noted("", f"IAM Access Analyzer was not asked about it: {said}")
+        return
+    for finding in said:
+        yield Warned(draft.bucket, f"IAM Access Analyzer: {finding}")
+
+
+def take_back_policy(bucket: str, tools: Tools, what: str, consent: Callable[[str], None]) -> Events:
+    if not with_undo([bucket], tools):
+        where = show(str(tools.undo_folder))
+        raise Failure(f"there is no undo record of {show(bucket)} in {where}: was it made with another --state?")
+    with Lock(tools.undo.base / f"{bucket}.lock", f"the policy of bucket {bucket}"):
+        yield from policy_step.take_back(what, bucket, PolicySetter(tools.s3), tools.undo, consent)
+
+
+def with_undo(names: Iterable[str], tools: Tools) -> list[str]:
+    """Those of which there is a record, done with or not."""
+    return [name for name in names if (tools.undo_folder / policy_step.record(name)).exists()]
+
+
+def freeze_document(tools: Tools, *, hard: bool) -> Callable[[str], str]:
+    return lambda bucket: policy.freeze(bucket, tools.caller, _owner_of_buckets(tools), hard=hard)
+
+
+def generated_document(folder: Path) -> Callable[[str], str]:
+    def read(bucket: str) -> str:
+        if not folder.is_dir():
+            raise Failure(f"there is no folder {show(str(folder))}: `policy generate {show(bucket)}` makes it")
+        with Disk.open(folder, create=False) as disk:
+            return policy_step.generated(bucket, disk)
+
+    return read

@@ -53,7 +53,7 @@ def nobodys_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytes
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--system", action="store_true", help="run what needs root and mounts too; CI does")
+    parser.addoption("--system", action="store_true", help="run what needs root, mounts and npm too; CI does")
     parser.addoption("--soak", action="store_true", help="run only what takes minutes")
 
 
@@ -77,7 +77,7 @@ _LEFT_OUT = pytest.StashKey[list[pytest.Item]]()
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     if left_out := config.stash.get(_LEFT_OUT, []):
         terminalreporter.write_line(
-            f"left out, because they need root and mounts: {len(left_out)} tests; run them with ARGS=--system"
+            f"left out, because they need root, mounts or npm: {len(left_out)} tests; run them with ARGS=--system"
         )
 
 

@@ -102,13 +102,13 @@ def faults(module: str, source: str) -> list[str]:
     if module != "model" and mentioned & {"_sealed", "_seal", "_KEY"}:
         found.append(f"{module} reaches for the seal of a Proof")
     if module != "edges.s3":
-        found += [
-            f"{module} calls {name}" for name in sorted(called) if re.fullmatch(r"delete_(objects?|bucket)", name)
-        ]
-    # Whose hands hold something that deletes, or that asks Glacier for money.
+        calls = r"delete_(objects?|bucket)|(put|delete)_(bucket_\w+|public_access_block)"
+        found += [f"{module} calls {name}" for name in sorted(called) if re.fullmatch(calls, name)]
+    # Whose hands hold something that deletes, that asks Glacier for money, or that changes a setting of a bucket.
     for name, allowed in {
         "Deleter": {"edges.s3", "steps.delete", "pipeline"},
         "Restorer": {"edges.s3", "steps.restore", "pipeline"},
+        "PolicySetter": {"edges.s3", "steps.policy", "pipeline"},
     }.items():
         if name in mentioned and module not in allowed:
             found.append(f"{module} holds a {name}")
@@ -153,6 +153,8 @@ def test_every_module_has_its_tests(module: str) -> None:
         ("steps.sync", "s3.delete_objects(Bucket='b')", "calls delete_objects"),
         ("pipeline", "client.delete_bucket(Bucket='b')", "calls delete_bucket"),
         ("steps.fetch", "from migrate_v2.edges.s3 import Restorer", "holds a Restorer"),
+        ("steps.delete", "from migrate_v2.edges.s3 import PolicySetter", "holds a PolicySetter"),
+        ("steps.policy", "client.put_bucket_policy(Bucket='b')", "calls put_bucket_policy"),
     ],
 )
 def test_the_check_can_fail(module: str, source: str, fault: str) -> None:

@@ -82,6 +82,7 @@ _PARTS = {
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 # Their ETags are no digest of the content (AWS, "Object" in the API reference).
 OPAQUE = ("aws:kms", "aws:kms:dsse", "SSE-C")
+PUBLIC_ACCESS_BLOCK = ("BlockPublicAcls", "BlockPublicPolicy", "IgnorePublicAcls", "RestrictPublicBuckets")
 # Seconds of silence after which a GET that its caller repeats is given up.
 SILENCE = 30
 # Seconds that all wait after the first SlowDown, doubled at each further one.
@@ -275,8 +276,7 @@ class S3:
 
     @property
     def at_aws(self) -> bool:
-        host = self.endpoint.split("//", 1)[-1].split("/", 1)[0].split(":", 1)[0]
-        return host.endswith((".amazonaws.com", ".amazonaws.com.cn", ".api.aws"))
+        return _is_aws(self.endpoint)
 
     @property
     def endpoint_flag(self) -> str | None:
@@ -727,6 +727,118 @@ class S3:
         what = f"{question.partition('_')[2].replace('_', ' ')} of {bucket}"
         return _part(lambda: ask(Bucket=bucket, **self._owner(), **(more or {})), what, proper, breaks=not self.at_aws)
 
+    # -- who may do what
+
+    def find(self, bucket: str) -> None:
+        """region_of for who may not list the bucket, and perhaps may see and put its policy: S3 names the region all the
+        same, and elsewhere the configured one has to do."""
+        try:
+            self.region_of(bucket)
+        except Denied as failure:
+            told = failure.__cause__.response if isinstance(failure.__cause__, ClientError) else {}
+            headers = told.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+            self._regions[bucket] = headers.get("x-amz-bucket-region") or self.region or "us-east-1"
+
+    def policy(self, bucket: str) -> str | None:
+        """The bucket policy, letter by letter as S3 has it; None where there is none."""
+        text: str | None = None
+        with _explaining(f"the policy of bucket {bucket}", absent=("NoSuchBucketPolicy",)):
+            text = self._for(bucket).get_bucket_policy(Bucket=bucket, **self._owner()).get("Policy", "")
+        if text == "":
+            raise Unreachable(f"no proper answer for the policy of bucket {show(bucket)}; run the same again")
+        return text
+
+    def public_access_block(self, bucket: str) -> tuple[str, ...] | None:
+        """Which of the four are on, by name; None where the bucket has no such setting."""
+        answer: Mapping[str, Any] = {}
+        with _explaining(f"block public access of bucket {bucket}", absent=("NoSuchPublicAccessBlockConfiguration",)):
+            answer = self._for(bucket).get_public_access_block(Bucket=bucket, **self._owner())
+        found = answer.get("PublicAccessBlockConfiguration")
+        return None if found is None else tuple(name for name in PUBLIC_ACCESS_BLOCK if found.get(name))
+
+    def denials(self, bucket: str) -> dict[str, str]:
+        """What this caller is denied of what reads a bucket, by question, tried one by one; changes nothing.
+
+        What the endpoint does not know is not denied. Raises Unreachable where there is no answer.
+        """
+        client = self._for(bucket)
+        owner = self._owner()
+        keys: list[str] = []
+
+        def proper(answer: Mapping[str, Any], name: str, value: object = None) -> Mapping[str, Any]:
+            if name not in answer or value not in (None, answer[name]):  # a login page says 200 too
+                raise Unreachable(f"no proper answer from bucket {show(bucket)}: it is not S3's; run the same again")
+            return answer
+
+        def objects() -> None:
+            answer = proper(client.list_objects_v2(Bucket=bucket, MaxKeys=1, **owner), "Name", bucket)
+            keys.extend(entry["Key"] for entry in answer.get("Contents", []))
+
+        questions: Mapping[str, Callable[[], object]] = {
+            "list": objects,
+            "list versions": lambda: proper(
+                client.list_object_versions(Bucket=bucket, MaxKeys=1, **owner), "Name", bucket
+            ),
+            "read the versioning": lambda: client.get_bucket_versioning(Bucket=bucket, **owner),
+            "read the policy": lambda: client.get_bucket_policy(Bucket=bucket, **owner),
+            "read objects": lambda: [proper(client.head_object(Bucket=bucket, Key=k, **owner), "ETag") for k in keys],
+        }
+        denied = {}
+        for question, ask in questions.items():
+            try:
+                with _explaining(f"bucket {bucket}"):
+                    ask()
+            except Denied as failure:
+                denied[question] = str(failure)
+            except (Gone, Refusal):
+                continue
+        return denied
+
+    def role_arn(self, name: str) -> str:
+        """The ARN of a role with its path, "" where IAM does not tell."""
+        iam = self._beside("iam")
+        try:
+            return str(iam.get_role(RoleName=name)["Role"]["Arn"]) if iam else ""
+        except (ClientError, *_BROKEN, KeyError, TypeError):
+            return ""
+
+    def policy_findings(self, text: str) -> list[str] | str:
+        """What IAM Access Analyzer finds wrong with a bucket policy, a line each; or why it was not asked."""
+        analyzer = self._beside("accessanalyzer")
+        if analyzer is None:
+            return "there is no Access Analyzer at this endpoint"
+        found: list[str] = []
+        more: dict[str, str] = {}
+        try:
+            while True:
+                answer: Mapping[str, Any] = analyzer.validate_policy(
+                    policyDocument=text,
+                    policyType="RESOURCE_POLICY",
+                    validatePolicyResourceType="AWS::S3::Bucket",
+                    **more,
+                )
+                found += [
+                    f"{entry.get('findingType', '?')}: {entry.get('findingDetails', entry.get('issueCode', '?'))}"
+                    for entry in answer["findings"]
+                ]
+                if not answer.get("nextToken") or answer["nextToken"] == more.get("nextToken"):
+                    return found
+                more["nextToken"] = answer["nextToken"]
+        except ClientError as error:
+            return _code(error) if "<" in _said(error) else _said(error)  # a page is not for people
+        except (*_BROKEN, KeyError, TypeError) as error:
+            return f"no proper answer: {error}"
+
+    def _beside(self, service: str) -> Any:
+        """A client of another service at the same endpoint; None where that would be AWS's own and S3 is not."""
+        client = self._session.client(
+            service,  # type: ignore[call-overload]
+            endpoint_url=self._endpoint_url,
+            region_name=self.region or "us-east-1",
+            config=Config(**_limits(4, 1)),  # what it says is welcome, and nobody waits for it
+        )
+        return client if self.at_aws or not _is_aws(client.meta.endpoint_url) else None
+
     # -- clients
 
     def _owner(self) -> dict[str, Any]:
@@ -927,6 +1039,37 @@ class Deleter:
     def _deleting(self, bucket: str) -> S3Client:
         """A client that sends each request once: every attempt at a delete is one that the ledger knows of."""
         return self.s3._client(self.s3.region_of(bucket), attempts=1)
+
+
+class PolicySetter:
+    """The only hand that changes a setting of a bucket: who may do what in it."""
+
+    def __init__(self, s3: S3) -> None:
+        self.s3 = s3
+
+    def set_policy(self, bucket: str, text: str | None) -> None:
+        """Exactly this policy, or none. S3's own guard against locking oneself out is never turned off."""
+        with _explaining(f"the policy of bucket {bucket}"):
+            client = self.s3._for(bucket)
+            if text is None:
+                client.delete_bucket_policy(Bucket=bucket, **self.s3._owner())
+            else:
+                client.put_bucket_policy(Bucket=bucket, Policy=text, **self.s3._owner())
+
+    def set_public_access_block(self, bucket: str, names: tuple[str, ...] | None) -> None:
+        """These of the four on and the others off, or no such setting."""
+        with _explaining(f"block public access of bucket {bucket}"):
+            client = self.s3._for(bucket)
+            if names is None:
+                client.delete_public_access_block(Bucket=bucket, **self.s3._owner())
+            else:
+                on: Any = {name: name in names for name in PUBLIC_ACCESS_BLOCK}
+                client.put_public_access_block(Bucket=bucket, PublicAccessBlockConfiguration=on, **self.s3._owner())
+
+
+def _is_aws(endpoint: str) -> bool:
+    host = endpoint.split("//", 1)[-1].split("/", 1)[0].split(":", 1)[0]
+    return host.endswith((".amazonaws.com", ".amazonaws.com.cn", ".api.aws"))
 
 
 def _limits(connections: int, attempts: int) -> dict[str, Any]:

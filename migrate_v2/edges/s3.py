@@ -825,7 +825,8 @@ class S3:
                     return found
                 more["nextToken"] = answer["nextToken"]
         except ClientError as error:
-            return _code(error) if "<" in _said(error) else _said(error)  # a page is not for people
+            said = _said(error).strip(": ")
+            return _code(error) if "<" in said else said  # a page is not for people
         except (*_BROKEN, KeyError, TypeError) as error:
             return f"no proper answer: {error}"
 

@@ -58,7 +58,7 @@ Options:
   --abort-uploads     Abort the multipart uploads that were never completed, too: nobody can read their parts.
   --remove-bucket     Remove the bucket too, once nothing at all is left in it.
   --all               Every bucket that is not excluded.
-  --yes               In place of the typed name, for what can be undone.
+  --yes               In place of the name that is asked for on a terminal, for what can be undone.
   --hard              Close to all others also the way to read, put and delete the policy; freeze: AWS services too.
   --template=FILE     The policy to fill in, such as policies/template.json.
   --merge             Keep the statements that the bucket's policy has (the default).
@@ -523,12 +523,17 @@ def _template(arguments: Mapping[str, Any]) -> str | None:
 
 
 def _typed(bucket: str, what: str, arguments: Mapping[str, Any], report: Report) -> None:
-    """Consent to what can be undone: the name, typed or piped in, or --yes. Raises Refused without it."""
+    """Consent to what can be undone: on a terminal the typed name, or --yes; in a script the command line itself, which names
+    the buckets or says --all. What `bucket` is not given for goes over somebody else's change, and needs --yes there."""
     if arguments["--yes"]:
         return
+    if not sys.stdin.isatty():
+        if bucket:
+            return
+        raise Refused(f"{what} Nothing was changed; --yes goes on")
     report.say(f"{what} Type {'the name of the bucket' if bucket else 'yes'} to go on; anything else changes nothing:")
     if sys.stdin.readline().strip() != (bucket or "yes"):
-        raise Refused("not agreed to, and nothing was changed; in a script, --yes stands for the typed name")
+        raise Refused("not agreed to, and nothing was changed")
 
 
 def _show_drafts(drafts: Sequence[Draft], report: Report, as_json: bool) -> None:

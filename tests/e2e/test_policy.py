@@ -21,6 +21,7 @@ from botocore.exceptions import ClientError
 
 from migrate_v2 import policy
 from tests.conftest import PROGRAM, ROOT, Ended, Run, at_once, bare_environment, end_with_parent, free_port
+from tests.e2e.test_confirm_delete import at_a_terminal
 from tests.fakes.s3server import ACCOUNT, Request, S3Server
 
 ORIGINAL = '{ "Version":"2012-10-17", "Statement":[{"Sid":"s","Effect":"Allow","Principal":{"Service":"cloudtrail.amazonaws.com"},"Action":"s3:PutObject","Resource":"arn:aws:s3:::photos/*"}]}'
@@ -139,12 +140,7 @@ def test_from_generate_to_rollback_with_iam_enforced(moto: Moto, run: Run, tmp_p
     assert (there(s3, "photos"), there(s3, "films")) == (ORIGINAL, None)
     assert not state.with_name(state.name + ".undo").exists()
 
-    ended = as_operator("policy", "apply", "--all", input="photo\n")
-    assert ended.returncode == 5, "not agreed to"
-    assert ended.stderr.count("--yes") == 2
-    assert (there(s3, "photos"), there(s3, "films")) == (ORIGINAL, None)
-
-    ended = as_operator("policy", "apply", "photos", "films", "--public-access-block", input="photos\nfilms\n")
+    ended = as_operator("policy", "apply", "photos", "films", "--public-access-block")
     assert ended.returncode == 0, ended.stderr
     assert "another role: list, read" in ended.stderr
     for bucket in ("photos", "films"):
@@ -281,3 +277,13 @@ def test_a_choice_at_the_terminal(fake: S3Server, environment: dict[str, str], t
     assert [path.name for path in (tmp_path / "policies").iterdir()] == ["photos_policy.json"]
     told = json.loads((tmp_path / "policies" / "photos_policy.json").read_text())
     assert f"arn:aws:iam::{ACCOUNT}:user/operator" in json.dumps(told)
+
+
+def test_on_a_terminal_the_name_is_asked_for(fake: S3Server, environment: dict[str, str], tmp_path: Path) -> None:
+    """P6: a wrong name changes nothing."""
+    for typed, expected in (("photo\n", 5), ("photos\n", 0)):
+        code, said = at_a_terminal(
+            "policy", "freeze", "photos", env=environment, cwd=tmp_path, asked="to go on", answer=typed
+        )
+        assert code == expected, said
+        assert policy.has(fake.buckets["photos"].settings["policy"].decode(), policy.FREEZE) is (expected == 0)

@@ -9,14 +9,19 @@
             checksums                           every witness of S3, recomputed
             tuning                              inventory + machine -> transfer settings
             settings                            the table of settings
+            space costs obstacles timeline      whether it fits; what it costs, is in the way, takes
+            prices workload                     the rates; what is going to be asked for
     edges   edges.schema edges.ledger           the tables, change by change; the record of deletes
             edges.store edges.s3                the state file; AWS
             edges.awscli edges.disk             the AWS CLI; files, locks, the machine
+            edges.kms edges.cloudwatch edges.pricelist    KMS, metrics, prices: asked through edges.s3
     steps   steps.settle steps.scan steps.restore steps.place steps.sync steps.fetch
             steps.verify steps.describe steps.manifest steps.audit steps.hold steps.delete steps.status
-            steps.policy
+            steps.policy steps.preflight steps.plan
     roof    pipeline                            the order of the steps; the only place that moves a phase
             report                              events -> text, JSON lines, log, bars
+            sheet                               a plan as JSON and as tables
+            page                                a plan as one page with charts
             cli                                 the docstring that is the interface
             __main__                            python -m migrate_v2
 
@@ -27,7 +32,9 @@ What is outside belongs to one room:
     sh                              edges.awscli
     psutil fcntl                    edges.disk
     awscrt                          checksums
-    pydantic pydantic_settings tomllib  settings
+    pydantic pydantic_settings      settings
+    tomllib                         settings prices
+    pygal                           page
     loguru rich                     report
     docopt                          cli
 """

@@ -137,6 +137,11 @@ def listed(version: ObjectVersion) -> tuple[Witness, ...]:
     return (*empty, *_of_etag(version.etag, version.size, (), readable=False))
 
 
+def usual_parts(size: int, count: int) -> bool:
+    """Do the part sizes of the usual programs make up so many parts: is the ETag likely to be recomputed unasked?"""
+    return bool(_equal(size, count, _USUAL_PARTS))
+
+
 def headed(head: Head, part_sizes: Sequence[int] = (), part_count: int = 0) -> tuple[Witness, ...]:
     """What HEAD with ChecksumMode=ENABLED says of the content.
 

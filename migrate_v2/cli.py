@@ -1,7 +1,9 @@
 """Bring S3 buckets home: every byte on a local disk, proof of that, and only then, by your own word, the bucket empty.
 
 Usage:
-  migrate-v2 [options] migrate [--wait] [<bucket>...]
+  migrate-v2 [options] plan [--quick] [--wait] [--throughput=SPEED] [--deadline=DATE] [--egress-waiver]
+                            [--refresh-prices] [--prices=FILE] [--html=FILE] [<bucket>...]
+  migrate-v2 [options] migrate [--wait] [--force-space] [<bucket>...]
   migrate-v2 [options] scan [--rescan] [<bucket>...]
   migrate-v2 [options] (restore | glacier) [--wait] [<bucket>...]
   migrate-v2 [options] sync [<bucket>...]
@@ -21,6 +23,7 @@ Usage:
   migrate-v2 --version
 
 Commands:
+  plan            What it will cost, how long it takes, whether it fits and what is in the way; changes nothing.
   migrate         Scan, restore, wait, sync and verify, from wherever each bucket stands; never deletes.
   scan            List every version of every object into the state file.
   restore         Ask Glacier for what is archived, and how far it is; `glacier` is the same word.
@@ -47,6 +50,14 @@ Options:
   --region=NAME       The AWS region.
   --endpoint-url=URL  An endpoint other than AWS's, for all services.
   --wait              Stay until Glacier has brought everything back (on a terminal: always).
+  --force-space       Begin although it does not fit on the disk.
+  --quick             Estimate from CloudWatch's storage metrics, without a scan.
+  --throughput=SPEED  The speed of the line, such as 500Mbit/s; else as `diagnose` measured it.
+  --deadline=DATE     Say whether all is done by this day, such as 2027-01-12, and what would help.
+  --egress-waiver     Data goes out for nothing: AWS has agreed to it.
+  --refresh-prices    Ask the AWS Price List first, and keep what it says.
+  --prices=FILE       Your own rates, TOML (else ./prices.toml, if there is one).
+  --html=FILE         Write the plan as one page with charts, too.
   --rescan            List anew what was listed before.
   --refetch           Read again from S3, beside its copy, each object that S3 gives no checksum of.
   --offline           Check the files against the evidence beside them: no AWS, no state file, nothing written.
@@ -89,16 +100,18 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from docopt import DocoptExit, docopt
 
-from migrate_v2 import __version__, pipeline, settings
+from migrate_v2 import __version__, pipeline, prices, settings, sheet
+from migrate_v2.costs import Stage
 from migrate_v2.edges.disk import Disk
 from migrate_v2.edges.s3 import S3, check_bucket_name
 from migrate_v2.errors import INTERRUPTED, BadUsage, Failure, Refused, worst
@@ -107,10 +120,12 @@ from migrate_v2.keys import show
 from migrate_v2.model import Phase
 from migrate_v2.pipeline import Draft, Early, Events, Plan, Tools
 from migrate_v2.report import Bytes, Report, human, sentence, span
+from migrate_v2.steps.plan import Forecast
 from migrate_v2.steps.status import Amount, Standing, standing, stands_of
+from migrate_v2.timeline import line_speed
 
 _FLAGS = {"--dest": "local_base_path", "--state": "state_db_path", "--engine": "engine"}
-_DOCUMENTS = ("status", "buckets", "whoami", "config")
+_DOCUMENTS = ("plan", "status", "buckets", "whoami", "config")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -265,7 +280,94 @@ def _until_back(work: Callable[..., Events], arguments: Mapping[str, Any], tools
 
 def _migrate(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
     tools.settings.base()
-    return _until_back(pipeline.migrate_bucket, arguments, tools, report)
+    work = partial(pipeline.migrate_bucket, force_space=arguments["--force-space"])
+    return _until_back(work, arguments, tools, report)
+
+
+def _plan(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
+    names = _named(arguments)
+    if names == []:
+        return 0
+    wish = pipeline.Wish(
+        quick=arguments["--quick"],
+        waits=arguments["--wait"] or _terminal(),
+        waiver=arguments["--egress-waiver"],
+        line=line_speed(arguments["--throughput"]) if arguments["--throughput"] is not None else None,
+        deadline=_day(arguments["--deadline"]),
+    )
+    cache = _cache(tools.environ)
+    if arguments["--refresh-prices"]:
+        for told in pipeline.refresh_prices(names, tools, cache, quick=wish.quick):
+            report.say(told)
+    book = prices.load(cache, _own_prices(arguments["--prices"]))
+    forecast = _value(pipeline.planned(names, tools, book, wish), report)
+    if arguments["--html"]:
+        from migrate_v2 import page  # its charts take 65 ms to load, and every other command does without
+
+        _write_page(Path(arguments["--html"]), page.html(forecast))
+    if arguments["--json"]:
+        report.document(sheet.document(forecast))
+        return 0
+    if not sys.stdout.isatty():
+        report.table(sheet.LINE_HEADERS, sheet.line_rows(forecast))
+        for told in sheet.sentences(forecast):
+            report.say(told)
+        return 0
+    report.table(sheet.BUCKET_HEADERS, sheet.bucket_rows(forecast), right=range(1, 6))
+    for stage in Stage:
+        headers = (sheet.DUE[stage], "quantity", "rate", "amount")
+        report.table(headers, sheet.cost_rows(forecast, stage), right=(1, 2, 3))
+    report.table(sheet.TOTAL_HEADERS, sheet.total_rows(forecast), right=(1,))
+    if forecast.tiers:
+        report.table(sheet.TIER_HEADERS, sheet.tier_rows(forecast), right=(1, 2, 3))
+    report.table(("plan", ""), sheet.fact_rows(forecast))
+    if forecast.obstacles:
+        report.table(sheet.OBSTACLE_HEADERS, sheet.obstacle_rows(forecast))
+    for note in forecast.notes:
+        report.say(note)
+    return 0
+
+
+def _value(events: Generator[Event, None, Forecast], report: Report) -> Forecast:
+    while True:
+        try:
+            report.tell(next(events))
+        except StopIteration as end:
+            told: Forecast = end.value
+            return told
+
+
+def _day(text: str | None) -> date | None:
+    if text is None:
+        return None
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise BadUsage(f"--deadline: {show(text)[:40]} is not a day, such as 2027-01-12") from None
+
+
+def _own_prices(named: str | None) -> Path | None:
+    if named is not None:
+        if not Path(named).is_file():
+            raise BadUsage(f"--prices: there is no file {show(named)}")
+        return Path(named)
+    usual = Path(prices.TOML_NAME)
+    return usual if usual.is_file() else None
+
+
+def _cache(environ: Mapping[str, str]) -> Path:
+    folder = Path(environ.get("XDG_CACHE_HOME", ""))  # a relative one is to be ignored, says XDG
+    folder = folder if folder.is_absolute() else Path(environ.get("HOME") or "/") / ".cache"
+    return folder / "migrate-v2" / "prices.json"
+
+
+def _write_page(target: Path, text: str) -> None:
+    fresh = target.with_name(f".{target.name}.{os.getpid()}.new")
+    try:
+        fresh.write_text(text, "utf-8")
+        fresh.replace(target)
+    except OSError as error:
+        raise Failure(f"cannot write {show(str(target))}: {error.strerror}") from error
 
 
 def _scan(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
@@ -729,6 +831,7 @@ def _config(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
 
 
 _COMMANDS: Mapping[str, Callable[[Mapping[str, Any], Tools, Report], int]] = {
+    "plan": _plan,
     "migrate": _migrate,
     "scan": _scan,
     "restore": _restore,

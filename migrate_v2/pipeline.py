@@ -9,17 +9,17 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from migrate_v2 import __version__, keys, policy, tuning
-from migrate_v2.edges import awscli
-from migrate_v2.edges.disk import Disk, Lock, clock_reading, machine
+from migrate_v2.edges import awscli, pricelist
+from migrate_v2.edges.disk import Disk, Lock, clock_reading, machine, volume
 from migrate_v2.edges.s3 import S3, Deleter, PolicySetter, Restorer, Unreachable
-from migrate_v2.edges.store import BucketRow, Store, Upload
+from migrate_v2.edges.store import BucketRow, Item, Store, Upload
 from migrate_v2.errors import BadUsage, Differs, Failure, NotFinished, Refused
 from migrate_v2.events import Event, Failed, Found, Noted, PhaseEarned, Waiting, Warned
 from migrate_v2.keys import show
@@ -40,21 +40,29 @@ from migrate_v2.model import (
     recently,
     why_kept,
 )
+from migrate_v2.obstacles import Obstacle as InTheWay
+from migrate_v2.obstacles import obstacles
+from migrate_v2.prices import PriceBook
 from migrate_v2.settings import Settings, bandwidth_at
 from migrate_v2.steps import audit as audit_step
 from migrate_v2.steps import delete as delete_step
 from migrate_v2.steps import describe as describe_step
 from migrate_v2.steps import manifest as manifest_step
+from migrate_v2.steps import plan as plan_step
 from migrate_v2.steps import policy as policy_step
 from migrate_v2.steps import restore as restore_step
 from migrate_v2.steps.fetch import fetch
 from migrate_v2.steps.hold import hold
 from migrate_v2.steps.place import choose, place
+from migrate_v2.steps.plan import Asking, Forecast, OfBucket
+from migrate_v2.steps.preflight import preflight
 from migrate_v2.steps.scan import must_be_as_listed, scan
 from migrate_v2.steps.settle import settle
 from migrate_v2.steps.status import stands
 from migrate_v2.steps.sync import Cli, sync
 from migrate_v2.steps.verify import verify
+from migrate_v2.timeline import Pace
+from migrate_v2.workload import Way
 
 # Seconds by which the clock may be put right (by NTP, say) between two readings without being thought to have been set.
 CLOCK_TOLERANCE = 60.0
@@ -416,12 +424,14 @@ def verify_bucket(bucket: str, tools: Tools, *, refetch: bool = False) -> Events
             raise Failure(f"{unread:,} local copies in {bucket} cannot be read")
 
 
-def migrate_bucket(bucket: str, tools: Tools) -> Events:
+def migrate_bucket(bucket: str, tools: Tools, *, force_space: bool = False) -> Events:
     """Everything up to proof, from wherever the bucket stands; asks Glacier once and does not wait for it."""
     with tools.locked(bucket) as (folder, lock_fds):
         yield from _ensure_scanned(bucket, tools)
         if again := tools.store.try_again(bucket):
             yield Noted(bucket, f"trying {again:,} failed objects again")
+        # Before anything is restored: that is paid for, and would expire beside a full disk.
+        yield from preflight(bucket, tools.store, tools.disk, force=force_space)
         rescanned = False
         for round_ in range(1, ROUNDS + 1):
             yield from _restore(bucket, tools)
@@ -553,6 +563,158 @@ def until_back(
 def _in_glacier(bucket: str, tools: Tools) -> bool:
     counts = tools.store.counts(bucket)
     return counts.to_request + counts.restoring > 0
+
+
+# -- what it is going to cost
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What `plan` was asked beside the buckets' names."""
+
+    quick: bool = False
+    waits: bool = False
+    waiver: bool = False
+    line: float | None = None  # bytes a second
+    deadline: date | None = None
+
+
+def planned(names: list[str] | None, tools: Tools, book: PriceBook, wish: Wish) -> Generator[Event, None, Forecast]:
+    """Counts what the state file knows, asks S3 what is in the way, and puts both together; changes nothing anywhere.
+
+    Refused without a finished scan of each bucket, unless it is to be `quick`.
+    """
+    asking = _asking(tools, wish)
+    parts: list[OfBucket] = []
+    found: list[InTheWay] = []
+    ends = asking.now.date()
+    for bucket in _to_plan(names, tools, quick=wish.quick):
+        settings, unasked = None, ""
+        try:
+            tools.s3.region_of(bucket)
+            settings = plan_step.settings_of(bucket, tools.s3)
+        except Failure as failure:
+            if wish.quick:
+                raise
+            unasked = str(failure)
+            yield Warned(bucket, f"its settings were not read: {unasked}")
+        way = plan_step.by_settings(_way(bucket, tools, wish), settings)
+        sample: list[Item] = []
+        configured = False
+        if wish.quick:
+            census = plan_step.estimate(bucket, tools.s3.region_of(bucket), tools.s3, way)
+        else:
+            census, sample = plan_step.count(_held(bucket, tools), tools.store, way, asking)
+            configured = bool(tools.settings.local_base_path) and _configured(bucket, tools)
+        if settings is not None and census.uploads != 0:
+            census.upload_bytes = tools.s3.upload_bytes(bucket)
+        classes = [*census.to_restore, *census.restoring]
+        if (looks := plan_step.looks(asking, classes)) != way.looks:
+            way = replace(way, looks=looks)
+            for table in (census.to_restore, census.restoring):
+                for name, amount in table.items():
+                    census.heads[name] += (looks - 1) * amount.objects
+        parts.append(plan_step.of_bucket(census, way, asking, configured=configured, scanned=not wish.quick, ends=ends))
+        found += obstacles(plan_step.known(census, sample, settings, unasked, tools.s3))
+    return plan_step.forecast(parts, found, book, asking)
+
+
+def refresh_prices(names: list[str] | None, tools: Tools, cache: Path, *, quick: bool) -> list[str]:
+    """Of the regions that these buckets are in; what was learned, a line each."""
+    regions = {
+        tools.s3.region_of(name) if quick else _held(name, tools).region for name in _to_plan(names, tools, quick=quick)
+    }
+    return pricelist.refresh(tools.s3, sorted(regions), cache)
+
+
+def _to_plan(names: list[str] | None, tools: Tools, *, quick: bool) -> list[str]:
+    if quick:
+        if names is not None:
+            return names
+        excluded = set(tools.settings.excluded_buckets)
+        return [bucket.name for bucket in tools.s3.buckets() if bucket.name not in excluded]
+    there = tools.settings.state_db_path.exists()
+    if names is None:
+        names = [n for n in tools.store.buckets() if n not in tools.settings.excluded_buckets] if there else []
+        if not names:
+            raise Refused("nothing was scanned yet: run `scan`, or `plan --quick` for an estimate from CloudWatch")
+    for name in names:
+        held = tools.store.bucket(name) if there else None
+        if held is None or not held.scan_complete:
+            raise Refused(
+                f"{show(name)} was not scanned to the end: run `scan` for it, or `plan --quick` for an estimate from CloudWatch"
+            )
+    return names
+
+
+def _configured(bucket: str, tools: Tools) -> bool:
+    """Is bucket.json there? Asked without making the destination."""
+    return (tools.settings.base() / keys.SIDE / bucket / "bucket.json").exists()
+
+
+def _way(bucket: str, tools: Tools, wish: Wish) -> Way:
+    s = tools.settings
+    held = None if wish.quick else tools.store.bucket(bucket)
+    amounts = [(t.objects, t.bytes) for t in tools.store.tallies(bucket)] if held else []
+    objects, size = sum(a[0] for a in amounts), sum(a[1] for a in amounts)
+    chosen = tuning.transfer(
+        size / max(1, objects),
+        machine().cores,
+        threshold=s.multipart_threshold,
+        chunk=s.multipart_chunksize,
+        concurrency=s.max_concurrency,
+        use_threads=s.use_threads,
+    )
+    return Way(
+        threshold=chosen.multipart_threshold,
+        chunk=chosen.multipart_chunksize,
+        metadata=s.metadata,
+        tier=s.glacier_restore_tier,
+        days=s.glacier_restore_days,
+        every_tag=_asks_every_tag(tools),
+    )
+
+
+def _asks_every_tag(tools: Tools) -> bool:
+    try:
+        return not tools.s3.at_aws
+    except Failure:
+        return False
+
+
+def _asking(tools: Tools, wish: Wish) -> Asking:
+    s = tools.settings
+    there = s.state_db_path.exists()
+    measured = tools.store.recall("diagnose_throughput") if there else ""
+    line, source = wish.line, "--throughput"
+    if line is None:
+        try:
+            line, source = float(measured), "the last `diagnose`"
+        except ValueError:
+            line, source = None, "unknown"
+    pace = Pace(
+        line if line is None or line > 0 else None,
+        source,
+        s.max_concurrent_downloads,
+        s.max_concurrent_verifications,
+        s.max_bandwidth,
+    )
+    base = s.local_base_path
+    return Asking(
+        way=Way(0, 1, tier=s.glacier_restore_tier, days=s.glacier_restore_days),
+        pace=pace,
+        noncurrent=s.noncurrent,
+        at_most_restores=s.max_glacier_restores,
+        waits=wish.waits,
+        poll_seconds=s.restore_poll_seconds,
+        waiver=wish.waiver,
+        deadline=wish.deadline,
+        base=str(base or ""),
+        room=volume(base) if base else None,
+        state_room=volume(s.state_db_path.parent),
+        memory=machine().memory_available,
+        now=datetime.now().astimezone(),
+    )
 
 
 # -- deletion

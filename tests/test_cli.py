@@ -72,6 +72,9 @@ def test_every_option_of_the_usage_is_explained() -> None:
         ["policy", "apply", "--ye", "b-name"],
         ["policy", "generate", "--hard", "--template=t", "b-name"],
         ["policy", "generate", "--template=no-such-file", "b-name"],
+        ["plan", "--throughput=fast", "b12"],
+        ["plan", "--deadline=soon", "b12"],
+        ["plan", "--prices=nowhere.toml", "b12"],
     ],
 )
 def test_what_makes_no_sense_ends_with_2_and_one_line(line: list[str], capfd: pytest.CaptureFixture[str]) -> None:

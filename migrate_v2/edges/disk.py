@@ -13,6 +13,7 @@ import itertools
 import json
 import os
 import re
+import resource
 import secrets
 import stat
 import sys
@@ -29,6 +30,7 @@ import psutil
 from migrate_v2.errors import Busy, Failure, Refused
 from migrate_v2.keys import FileSystem, looks_temporary, show
 from migrate_v2.model import FileIdentity, uptime
+from migrate_v2.space import Volume
 
 OWN = ".migrate-v2"  # no bucket has this name: theirs begin with a letter or a digit
 BLOCK = 1 << 20
@@ -807,6 +809,15 @@ class Disk:
         with self._listed_partials(bucket) as (_, names):
             return {found[1] for name in names if (found := _PARTIAL.fullmatch(name))}
 
+    def held_by_partials(self, bucket: str) -> int:
+        """Bytes that the beginnings of large objects take on the disk."""
+        held = 0
+        with self._listed_partials(bucket) as (folder, names):
+            for name in names:
+                with suppress(FileNotFoundError):
+                    held += os.stat(name, dir_fd=folder, follow_symlinks=False).st_blocks * 512
+        return held
+
     def remove_partials(self, bucket: str, names: Collection[str]) -> None:
         """With what a kill left of their records. Not while anything is being continued."""
         with self._listed_partials(bucket) as (folder, there):
@@ -1121,6 +1132,35 @@ class Lock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.release()
+
+
+def volume(path: Path) -> Volume:
+    """What the file system will hold on which this folder is, or is going to be; nothing is made or written."""
+    there = Path(path).absolute()
+    while not there.is_dir() and there != there.parent:
+        there = there.parent
+    try:
+        facts = os.statvfs(there)
+        device = there.stat().st_dev
+        names = facts.f_namemax
+    except OSError as error:
+        raise _disk_error(error, "measure", show(str(there))) from error
+    # pathconf(3): of FAT it says 32, of ext4 and the like 64; some file systems have no word for it.
+    bits = 0
+    with suppress(OSError, ValueError, KeyError):
+        bits = os.pathconf(there, "PC_FILESIZEBITS")
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    limits = [(1 << bits) - 1] if 0 < bits <= 33 else []
+    limits += [limit] if limit != resource.RLIM_INFINITY else []
+    return Volume(
+        str(there),
+        device,
+        facts.f_bavail * facts.f_frsize,
+        facts.f_favail if facts.f_files else None,
+        facts.f_frsize or facts.f_bsize,
+        names,
+        min(limits, default=None),
+    )
 
 
 def machine() -> Machine:

@@ -262,6 +262,7 @@ class S3:
         self._connections = connections
         self._identity: Identity | None = None
         self._clients: dict[str, S3Client] = {}
+        self._others: dict[str, Any] = {}
         self._regions: dict[str, str] = {}
         self._style: str | None = None
         self._pace = Pace()
@@ -839,6 +840,50 @@ class S3:
             config=Config(**_limits(4, 1)),  # what it says is welcome, and nobody waits for it
         )
         return client if self.at_aws or not _is_aws(client.meta.endpoint_url) else None
+
+    # -- beside S3
+
+    def ask(self, service: str, question: str, region: str, **arguments: Any) -> Mapping[str, Any]:
+        """One question to another service, with these credentials and, where one is named, at this endpoint. For reading.
+
+        Raises what S3's questions raise; a service that the endpoint does not have is a Refusal or Unreachable.
+        """
+        if not question.startswith(("get_", "list_", "describe_")):
+            raise ValueError(f"{question} does not only read")
+        name = f"{service}/{region}"
+        what = f"{service}, {question.replace('_', ' ')}"
+        try:
+            with self._making:
+                if name not in self._others:
+                    self._others[name] = self._session._session.create_client(
+                        service, region_name=region, endpoint_url=self._endpoint_url, config=Config(**_limits(4, 3))
+                    )
+            answer: Mapping[str, Any] = getattr(self._others[name], question)(**arguments)
+        except ClientError as error:
+            if _code(error) in _BAD_CREDENTIALS:
+                raise _explained(error, what) from error
+            if "AccessDenied" in _code(error):
+                raise Denied(f"access to {what} is denied ({show(_said(error))})") from error
+            raise Refusal(f"AWS refused {what}: {show(_said(error))}") from error
+        except (*_BROKEN, OSError, ValueError) as error:
+            raise _explained(error, what) from error
+        return answer
+
+    def upload_bytes(self, bucket: str, *, at_most: int = 100) -> int | None:
+        """What the parts of unfinished uploads take; None where there are more of them than `at_most`, or it is not told."""
+        size = asked = 0
+        try:
+            for key, upload, _ in self.uploads(bucket):
+                asked += 1
+                if asked > at_most:
+                    return None
+                named: Any = {"Bucket": bucket, "Key": key, "UploadId": upload, **self._owner()}
+                with _explaining(f"the parts of {key}"):
+                    for parts in self._for(bucket).get_paginator("list_parts").paginate(**named):
+                        size += sum(part.get("Size", 0) for part in parts.get("Parts", []))
+        except (Denied, Gone, Refusal, Unreachable):
+            return None
+        return size
 
     # -- clients
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from sqlite_utils import Database
 
@@ -96,6 +97,25 @@ class Evidence:
     sha256: str
     witnesses: tuple[Witness, ...]
     identity: FileIdentity | None
+
+
+class Item(NamedTuple):
+    """What of one row a count of all of them needs; read a million times, so no more than that. `day` is ISO 8601."""
+
+    key: str
+    version_id: str
+    size: int
+    etag: str
+    storage_class: str
+    day: str
+    is_latest: bool
+    state: str
+    verdict: str
+    reason: str
+    archived: bool
+    place: str
+    path: str
+    described: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -619,6 +639,49 @@ class Store:
                 " WHERE bucket = ? AND key = ? AND version_id = ?",
                 ((c.state, c.verdict, c.reason or None, moment, *_identity(c.version)) for c in changes),
             )
+
+    # -- plan
+
+    def items(self, bucket: str) -> Iterator[Item]:
+        """Every row that S3 still holds as far as is known, in key order, a page at a time."""
+        key, version = "", ""
+        sql = (
+            "SELECT key, version_id, size, etag, storage_class, substr(last_modified, 1, 10), is_latest, state,"
+            " ifnull(verdict, ''), ifnull(reason, ''), archived, ifnull(place, ''), ifnull(local_path, ''), described"
+            f" FROM files WHERE bucket = ? AND (key, version_id) > (?, ?) AND +state <> 'deleted'"
+            f" ORDER BY key, version_id LIMIT {PAGE}"
+        )
+        while True:
+            page = self._conn.execute(sql, (bucket, key, version)).fetchall()
+            yield from (Item(*r) for r in page)
+            if len(page) < PAGE:
+                return
+            key, version = page[-1]["key"], page[-1]["version_id"]
+
+    def above_others(self, bucket: str) -> Iterator[str]:
+        """Keys of current objects that are a folder to the key of another one, in order: no path can be both."""
+        key = ""
+        sql = (
+            "SELECT DISTINCT key FROM files f WHERE bucket = ? AND key > ? AND is_latest AND +state <> 'deleted'"
+            " AND substr(key, -1) <> '/' AND EXISTS (SELECT 1 FROM files o WHERE o.bucket = f.bucket"
+            f" AND o.key >= f.key || '/' AND o.key < f.key || '0' AND o.is_latest) ORDER BY key LIMIT {PAGE}"
+        )
+        while True:
+            page = self._conn.execute(sql, (bucket, key)).fetchall()
+            yield from (r["key"] for r in page)
+            if len(page) < PAGE:
+                return
+            key = page[-1]["key"]
+
+    def to_come(self, bucket: str, block: int) -> tuple[int, int, int, int]:
+        """Of all that is not on the disk as far as is known: objects, bytes, bytes in whole blocks, the largest."""
+        sql = (
+            "SELECT count(*), ifnull(sum(size), 0), ifnull(sum((size + :block - 1) / :block * :block), 0),"
+            " ifnull(max(size), 0) FROM files WHERE bucket = :bucket AND verdict IS NULL AND"
+            " state IN ('discovered', 'glacier_restore_requested', 'glacier_restoring', 'downloading')"
+        )
+        r = self._conn.execute(sql, {"bucket": bucket, "block": block}).fetchone()
+        return int(r[0]), int(r[1]), int(r[2]), int(r[3])
 
     # -- restore
 

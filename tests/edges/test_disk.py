@@ -1465,3 +1465,12 @@ def test_the_activity_of_a_wrapper_is_that_of_what_it_started() -> None:
     finally:
         os.killpg(wrapper.pid, signal.SIGKILL)
         wrapper.wait()
+
+
+def test_a_volume_is_measured_where_it_is_going_to_be_and_nothing_is_made(tmp_path: Path) -> None:
+    there = edge.volume(tmp_path / "not" / "yet")
+    facts = os.statvfs(tmp_path)
+    assert (there.folder, there.device, there.block) == (str(tmp_path), tmp_path.stat().st_dev, facts.f_frsize)
+    assert abs(there.free - facts.f_bavail * facts.f_frsize) < 1 << 30
+    assert there.name_max == facts.f_namemax
+    assert list(tmp_path.iterdir()) == []

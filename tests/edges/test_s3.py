@@ -1273,3 +1273,15 @@ def test_a_bucket_without_locks_and_replication_holds_nothing(server: S3Server, 
     assert s3.may_hold("locked")
     server.unimplemented |= {"GetObjectLockConfiguration", "GetBucketReplication"}
     assert not s3.may_hold("b"), "an endpoint that knows neither"
+
+
+def test_parts_of_unfinished_uploads_are_weighed(s3: S3, server: S3Server) -> None:
+    client: Any = s3._client("us-east-1")
+    assert s3.upload_bytes("b") == 0
+    for key in ("one", "two"):
+        upload = client.create_multipart_upload(Bucket="b", Key=key)["UploadId"]
+        client.upload_part(Bucket="b", Key=key, UploadId=upload, PartNumber=1, Body=b"x" * 700)
+    assert s3.upload_bytes("b") == 1400
+    assert s3.upload_bytes("b", at_most=1) is None, "too many to be asked one by one"
+    server.deny("s3:ListBucketMultipartUploads")
+    assert s3.upload_bytes("b") is None

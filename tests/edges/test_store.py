@@ -496,3 +496,20 @@ def test_failed_rows_are_tried_again_where_they_failed(store: Store) -> None:
         "vanished": FileState.ERROR,
     }
     assert_tallies(store)
+
+
+def test_what_a_plan_counts(store: Store) -> None:
+    """Rows of S3 page by page, keys that are folders to others, and what is to come in whole blocks."""
+    held = store.begin_scan("plan", account="1", region="r", endpoint="e", versioning="", uploads=0)
+    keys = ["a", "a-b", "a/b", "a0", "dir/", "dir/x", *(f"k{n:04}" for n in range(1500))]
+    when = datetime(2020, 1, 2, tzinfo=UTC)
+    rows = [ObjectVersion("plan", key, "null", 5, "e", "STANDARD", when, True) for key in keys]
+    store.add_listed("plan", held.scan, rows, [], None)
+    store.end_scan("plan", held.scan)
+    assert [item.key for item in store.items("plan")] == sorted(keys)
+    assert {item.day for item in store.items("plan")} == {"2020-01-02"}
+    assert list(store.above_others("plan")) == ["a"], "a folder's own marker is no file"
+    assert store.to_come("plan", 4096) == (1506, 7530, 1506 * 4096, 5)
+    store.change([Change(rows[0], FileState.VERIFIED, Verdict.MATCH)])
+    assert store.to_come("plan", 1) == (1505, 7525, 7525, 5)
+    assert store.to_come("nobody", 1) == (0, 0, 0, 0)

@@ -672,6 +672,7 @@ class S3Server:
         self.buckets: dict[str, Bucket] = {}
         self.requests: list[Logged] = []
         self.served: Counter[str] = Counter()  # by operation
+        self.sent: Counter[str] = Counter()  # bytes of bodies, by operation
         self.deletes: list[tuple[str, str, str]] = []  # data gone: bucket, key, version id
         self.failures: list[BaseException] = []
         self.time: Callable[[], float] = time.time  # a test may stop it; advance() is on top
@@ -1060,6 +1061,9 @@ class S3Server:
             self._log(request, 0)
             raise _Hangup(True)
         self._log(request, response.status)
+        if request.method != "HEAD" and response.status < 300:
+            with self.lock:
+                self.sent[request.op] += len(response.body)
         if fault and action in ("truncate", "flip", "stall", "slow"):
             self._send_badly(sock, request, response, fault)
             return request.header("connection").lower() != "close"

@@ -858,7 +858,10 @@ class S3:
                     self._others[name] = self._session._session.create_client(
                         service, region_name=region, endpoint_url=self._endpoint_url, config=Config(**_limits(4, 3))
                     )
-            answer: Mapping[str, Any] = getattr(self._others[name], question)(**arguments)
+            other = self._others[name]
+            if _is_aws(other.meta.endpoint_url) and not self.at_aws:
+                raise Refusal(f"there is no {service} at {self.endpoint}, and AWS's own is not asked in its place")
+            answer: Mapping[str, Any] = getattr(other, question)(**arguments)
         except ClientError as error:
             if _code(error) in _BAD_CREDENTIALS:
                 raise _explained(error, what) from error

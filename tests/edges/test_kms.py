@@ -43,6 +43,13 @@ def test_no_answer_is_not_an_enabled_key() -> None:
     assert (asked.state, bool(asked.why)) == ("", True)
 
 
+def test_another_s3_s_key_is_not_asked_of_aws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only S3 was given an endpoint: the others would be AWS's own."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{free_port()}")
+    asked = key(S3(region="us-east-1"), ARN, "us-east-1")
+    assert (asked.state, "AWS's own is not asked" in asked.why) == ("", True)
+
+
 def test_only_questions_are_asked() -> None:
     with pytest.raises(ValueError, match="does not only read"):
         S3(region="us-east-1").ask("kms", "schedule_key_deletion", "us-east-1", KeyId=ARN)

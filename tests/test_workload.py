@@ -47,6 +47,8 @@ PLAIN, SIDE, FOLDER = Place.PLAIN, Place.SIDE, Place.FOLDER
         (Shape(8 * MB, PLAIN), WAY, ("fetch",), Asked(gets=1)),
         (Shape(8 * MB + 1, PLAIN), WAY, ("fetch",), Asked(gets=2)),
         (Shape(80 * MB, PLAIN), WAY, ("fetch",), Asked(gets=10)),
+        (Shape(20 * MB - 1, PLAIN), Way(20 * MB, 8 * MB), ("fetch",), Asked(gets=1)),
+        (Shape(20 * MB, PLAIN), Way(20 * MB, 8 * MB), ("fetch",), Asked(gets=3)),
         (Shape(80 * MB, SIDE), WAY, ("fetch",), Asked(gets=1)),
         (Shape(80 * MB, PLAIN), Way(8 * MB, 8 * MB, by_cli=False), ("fetch",), Asked(gets=1)),
         (Shape(20 * MB, PLAIN, 3), WAY, ("verify",), Asked()),

@@ -196,7 +196,7 @@ def test_no_key_can_steer_a_path(run: Run, boto: S3Client, hostile: str, home: P
     assert states(state, hostile) == {"verified": len(HOSTILE)}
     assert checked_by_sha256sum(home, hostile) == len(HOSTILE) - len(folders)
     new = {path.name for path in set(home.parent.iterdir()) - surroundings}
-    assert new <= {"home", "state.db", "state.db-wal", "state.db-shm", "state.db.run", "state.log"}
+    assert new <= {"home", "state.db", "state.db-wal", "state.db-shm", "state.db.key", "state.db.run", "state.log"}
     as_it_was = identities(home)
     assert run("migrate", hostile).returncode == 0
     assert identities(home) == as_it_was

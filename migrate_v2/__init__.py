@@ -10,11 +10,13 @@
             tuning                              inventory + machine -> transfer settings
             settings                            the table of settings
     edges   edges.schema edges.ledger           the tables, change by change; the record of deletes
+            edges.older                         the older toolkit's state files, read only
             edges.store edges.s3                the state file; AWS
             edges.awscli edges.disk             the AWS CLI; files, locks, the machine
     steps   steps.settle steps.scan steps.restore steps.place steps.sync steps.fetch
             steps.verify steps.describe steps.manifest steps.audit steps.hold steps.delete steps.status
             steps.policy
+            steps.upgrade
     roof    pipeline                            the order of the steps; the only place that moves a phase
             report                              events -> text, JSON lines, log, bars
             cli                                 the docstring that is the interface
@@ -22,7 +24,7 @@
 
 What is outside belongs to one room:
 
-    sqlite_utils sqlite3            edges.schema edges.ledger edges.store
+    sqlite_utils sqlite3            edges.schema edges.older edges.ledger edges.store
     boto3 botocore mypy_boto3_s3    edges.s3
     sh                              edges.awscli
     psutil fcntl                    edges.disk

@@ -14,6 +14,7 @@ Usage:
   migrate-v2 [options] policy rollback [--yes] [--all | <bucket>...]
   migrate-v2 [options] policy freeze [--dry-run] [--hard] [--yes] <bucket>...
   migrate-v2 [options] policy unfreeze [--yes] <bucket>...
+  migrate-v2 [options] upgrade-db [<v1-file>]
   migrate-v2 [options] buckets
   migrate-v2 [options] whoami
   migrate-v2 [options] config
@@ -31,6 +32,7 @@ Commands:
   policy          Who may do what in a bucket. generate: a policy that keeps all but you out, to policies/<bucket>_policy.json.
                   apply: put it. rollback: put back what was there. freeze: let nobody but you write, while a bucket is
                   brought home. unfreeze: put back what was there.
+  upgrade-db      Make the state file from one of the older toolkit, which is kept; without a name, from itself.
   buckets         The buckets of this account.
   whoami          The account, the identity, the endpoint and the AWS CLI in use.
   config          The settings in force, and where each comes from.
@@ -652,6 +654,11 @@ def _totals(standings: Iterable[Standing]) -> dict[str, Any]:
     }
 
 
+def _upgrade_db(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
+    _tell(pipeline.upgrade_file(arguments["<v1-file>"], tools.settings), report)
+    return 0
+
+
 def _list_buckets(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
     tools.s3.identity()
     known = tools.settings.state_db_path.exists()
@@ -738,6 +745,7 @@ _COMMANDS: Mapping[str, Callable[[Mapping[str, Any], Tools, Report], int]] = {
     "confirm-delete": _confirm_delete,
     "status": _status,
     "policy": _policy,
+    "upgrade-db": _upgrade_db,
     "buckets": _list_buckets,
     "whoami": _whoami,
     "config": _config,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import json
 import sys
 import time
 import uuid
@@ -49,11 +50,12 @@ from migrate_v2.steps import policy as policy_step
 from migrate_v2.steps import restore as restore_step
 from migrate_v2.steps.fetch import fetch
 from migrate_v2.steps.hold import hold
-from migrate_v2.steps.place import choose, place
+from migrate_v2.steps.place import adopt, choose, place
 from migrate_v2.steps.scan import must_be_as_listed, scan
 from migrate_v2.steps.settle import settle
 from migrate_v2.steps.status import stands
 from migrate_v2.steps.sync import Cli, sync
+from migrate_v2.steps.upgrade import upgrade
 from migrate_v2.steps.verify import verify
 
 # Seconds by which the clock may be put right (by NTP, say) between two readings without being thought to have been set.
@@ -358,6 +360,11 @@ def _ensure_scanned(bucket: str, tools: Tools, *, rescan: bool = False, destinat
         yield from _scan(bucket, tools)
     choose(bucket, tools.store, noncurrent=tools.settings.noncurrent)
     if destination:
+        if tools.store.may_adopt(bucket):
+            before = tools.store.recall("upgraded_from")
+            roots = [Path.cwd(), *([Path(json.loads(before)["path"]).parent] if before else []), tools.disk.base]
+            rows = tools.settings.db_batch_commit_size
+            yield from adopt(bucket, tools.store, tools.disk, roots, rows_per_commit=rows)
         yield from _advance(bucket, tools)
     else:  # the manifest waits for a command that knows where the data is
         tools.store.set_phase(bucket, phase_of(tools.store.counts(bucket)))
@@ -479,6 +486,14 @@ def _conclude(bucket: str, tools: Tools, *, verified: bool = True) -> None:
 
 
 # -- without AWS
+
+
+def upgrade_file(given: str | None, settings: Settings) -> Events:
+    """The state file of these settings, made from an older one: from the named file, or from itself."""
+    target = settings.state_db_path
+    source = Path(given).absolute() if given is not None else target
+    with Lock(target.with_name(target.name + ".run") / ".upgrade" / "lock", f"state file {target}"):
+        yield from upgrade(source, target, rows_per_commit=10 * settings.db_batch_commit_size)
 
 
 def audit(names: list[str] | None, settings: Settings, codes: list[int]) -> Events:

@@ -59,7 +59,7 @@ LOGS_KEPT = 3
 Step = tuple[str, str]  # bucket, verb
 
 # Their byte figure is what the objects weigh, not what has been moved: a rate in bytes would be a boast.
-COUNTING_VERBS = ("scan", "restore", "delete")
+COUNTING_VERBS = ("scan", "restore", "delete", "upgrade")
 
 # What names a thing in JSON stays as it is, or a script could not find the object again.
 NAMING = ("bucket", "key", "version_id")

@@ -890,6 +890,50 @@ class Disk:
                 return ""
             self._explain(error, path, "move away")
 
+    def take_in(self, source: Path, path: str, size: int, mtime: float) -> bool:
+        """A file from anywhere gets this path too, by a second link, or as a copy where it lies on another file system.
+
+        False where `source` is no file of this size, or something else has the path. The source stays where it is.
+        """
+        try:
+            fd = os.open(source, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | _CAREFULLY)
+        except (OSError, ValueError):
+            return False
+        try:
+            facts = os.fstat(fd)
+            if not stat.S_ISREG(facts.st_mode) or facts.st_size != size:
+                return False
+            there = self.look(path)
+            if there is not None:
+                return (there.device, there.inode) == (facts.st_dev, facts.st_ino)
+            folder, name = self._above(path, make=True, flush=False)
+            try:
+                os.link(source, name, dst_dir_fd=folder, follow_symlinks=False)
+                linked = os.stat(name, dir_fd=folder, follow_symlinks=False)
+                if (linked.st_dev, linked.st_ino) == (facts.st_dev, facts.st_ino):
+                    return True
+                os.unlink(name, dir_fd=folder)
+                return False
+            except OSError as error:
+                # Another file system, one without links, or a file of somebody else's (fs.protected_hardlinks).
+                if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.EACCES):
+                    return False
+            finally:
+                os.close(folder)
+            with self.writing(path, mtime, flush=False) as sink:
+                while block := os.read(fd, BLOCK):
+                    sink.write(block)
+            return True
+        except OSError as error:
+            self._explain(error, path, "take in")
+        finally:
+            os.close(fd)
+
+    def stamp(self, path: str, mtime: float) -> None:
+        """Gives the file this time, where the system lets it."""
+        with suppress(OSError, Obstacle), self._parent(path) as (folder, name):
+            os.utime(name, (mtime, mtime), dir_fd=folder, follow_symlinks=False)
+
     def remove_temporary(self, path: str) -> None:
         """Unlinks a regular file that is named like a temporary one of the CLI's or ours, and nothing else.
 

@@ -17,6 +17,7 @@
             steps.verify steps.describe steps.manifest steps.audit steps.hold steps.delete steps.status
             steps.policy
             steps.upgrade
+            steps.errors steps.upgrade
     roof    pipeline                            the order of the steps; the only place that moves a phase
             report                              events -> text, JSON lines, log, bars
             cli                                 the docstring that is the interface

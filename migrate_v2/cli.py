@@ -14,6 +14,10 @@ Usage:
   migrate-v2 [options] policy rollback [--yes] [--all | <bucket>...]
   migrate-v2 [options] policy freeze [--dry-run] [--hard] [--yes] <bucket>...
   migrate-v2 [options] policy unfreeze [--yes] <bucket>...
+  migrate-v2 [options] check-state [--recount]
+  migrate-v2 [options] errors [--cause=CAUSE] [<bucket>...]
+  migrate-v2 [options] retry-errors [--cause=CAUSE] [<bucket>...]
+  migrate-v2 [options] reset [--dry-run] [--confirm=TOKEN] (--all | <bucket>...)
   migrate-v2 [options] upgrade-db [<v1-file>]
   migrate-v2 [options] buckets
   migrate-v2 [options] whoami
@@ -32,6 +36,10 @@ Commands:
   policy          Who may do what in a bucket. generate: a policy that keeps all but you out, to policies/<bucket>_policy.json.
                   apply: put it. rollback: put back what was there. freeze: let nobody but you write, while a bucket is
                   brought home. unfreeze: put back what was there.
+  check-state     Objects and bytes by state, and whether the kept counts are those of the rows.
+  errors          What failed, by cause, and what to do about it.
+  retry-errors    Put what failed back, to be tried again by the next run.
+  reset           Forget what is known of buckets, after a typed confirmation; local files stay.
   upgrade-db      Make the state file from one of the older toolkit, which is kept; without a name, from itself.
   buckets         The buckets of this account.
   whoami          The account, the identity, the endpoint and the AWS CLI in use.
@@ -53,11 +61,15 @@ Options:
   --refetch           Read again from S3, beside its copy, each object that S3 gives no checksum of.
   --offline           Check the files against the evidence beside them: no AWS, no state file, nothing written.
   --dry-run           Print what would be done, of confirm-delete with its token, and do nothing.
+  --dry-run           Print the plan and its token, and delete (or forget) nothing.
   --confirm=TOKEN     In place of the typed name: the token of exactly the plan that is to be carried out.
   --max-delete=N      Delete N versions and delete markers at most, then stop.
   --trust-recent=DURATION
                       Do not read copies again that were read within DURATION, such as 90m or 12h, and are the same files.
   --abort-uploads     Abort the multipart uploads that were never completed, too: nobody can read their parts.
+  --all               Every bucket of the state file.
+  --cause=CAUSE       Only what failed for this cause, one of those that `errors` names.
+  --recount           Count the rows and keep what that gives.
   --remove-bucket     Remove the bucket too, once nothing at all is left in it.
   --all               Every bucket that is not excluded.
   --yes               In place of the name that is asked for on a terminal, for what can be undone.
@@ -108,11 +120,14 @@ from migrate_v2.events import Event
 from migrate_v2.keys import show
 from migrate_v2.model import Phase
 from migrate_v2.pipeline import Draft, Early, Events, Plan, Tools
+from migrate_v2.model import FileState, Phase, Row
+from migrate_v2.pipeline import Early, Events, Plan, Tools
 from migrate_v2.report import Bytes, Report, human, sentence, span
+from migrate_v2.steps import errors
 from migrate_v2.steps.status import Amount, Standing, standing, stands_of
 
 _FLAGS = {"--dest": "local_base_path", "--state": "state_db_path", "--engine": "engine"}
-_DOCUMENTS = ("status", "buckets", "whoami", "config")
+_DOCUMENTS = ("status", "errors", "check-state", "buckets", "whoami", "config")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -654,6 +669,160 @@ def _totals(standings: Iterable[Standing]) -> dict[str, Any]:
     }
 
 
+def _has_state(tools: Tools) -> Path:
+    path = tools.settings.state_db_path
+    if not path.exists():
+        raise Failure(f"there is no state file {show(str(path))} yet; `migrate` or `scan` makes it")
+    return path
+
+
+def _check_state(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
+    path = _has_state(tools)
+    store = tools.store
+    if damage := store.damage():
+        raise Failure(
+            f"{show(str(path))} is damaged ({show(damage)}): keep it, put a backup in its place, or begin with a new one"
+            " (`migrate` fetches nothing that lies at its place with the size and time of the listing)"
+        )
+    if arguments["--recount"]:
+        store.keep_counted()
+    groups = store.recount()
+    wrong = [group for group in groups if not group.agrees]
+    states = {state: Amount() for state in FileState}
+    buckets: dict[str, dict[FileState, Amount]] = {name: {} for name in store.buckets()}
+    for group in groups:
+        states[group.counted.state].add(group.counted)
+        buckets.setdefault(group.bucket, {}).setdefault(group.counted.state, Amount()).add(group.counted)
+    if arguments["--json"]:
+        report.document(
+            {
+                "states": {state.value: asdict(amount) for state, amount in states.items()},
+                "buckets": [
+                    {"bucket": name, "states": {state.value: asdict(amount) for state, amount in held.items()}}
+                    for name, held in buckets.items()
+                ],
+                "agrees": not wrong,
+                "differences": [
+                    {
+                        "bucket": group.bucket,
+                        "state": group.counted.state.value,
+                        "verdict": group.counted.verdict,
+                        "counted": {"objects": group.counted.objects, "bytes": group.counted.bytes},
+                        "kept": {"objects": group.kept[0], "bytes": group.kept[1]},
+                    }
+                    for group in wrong
+                ],
+            }
+        )
+    else:
+        report.table(
+            ("state", "objects", "size"),
+            ((state.value, amount.objects, Bytes(amount.bytes)) for state, amount in states.items()),
+            right=(1, 2),
+        )
+    for group in wrong:
+        counted = group.counted
+        report.error(
+            f"{show(group.bucket)}: {counted.objects:,} objects of {counted.bytes:,} bytes are {counted.state.value}, and"
+            f" the kept count says {group.kept[0]:,} of {group.kept[1]:,}"
+        )
+    if wrong:
+        raise Failure("the kept counts are not those of the rows; `migrate-v2 check-state --recount` puts them right")
+    report.say("the kept counts are those of the rows")
+    return 0
+
+
+def _cause(arguments: Mapping[str, Any]) -> str | None:
+    cause: str | None = arguments["--cause"]
+    if cause is not None and cause not in errors.WORDS:
+        raise BadUsage(f"there is no cause '{show(cause)}'; there are {', '.join(errors.WORDS)}")
+    return cause
+
+
+def _errors(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
+    cause, names = _cause(arguments), _named(arguments)
+    _has_state(tools)
+    buckets = pipeline.known_buckets(names, tools)
+
+    def rows() -> Iterator[tuple[Row, str]]:
+        return errors.failed(buckets, tools.store, cause)
+
+    if arguments["--json"]:
+        report.long_document(
+            "errors",
+            (
+                {
+                    "bucket": row.version.bucket,
+                    "key": row.key,
+                    "version_id": row.version.version_id,
+                    "size": row.version.size,
+                    "cause": word,
+                    "reason": row.reason,
+                }
+                for row, word in rows()
+            ),
+            lambda: {"causes": [asdict(group) for group in errors.grouped(rows())]},
+        )
+        return 0
+    groups = errors.grouped(rows())
+    if not groups:
+        report.say("nothing is in error")
+        return 0
+    report.table(
+        ("bucket", "key", "version", "cause", "reason"),
+        ((r.version.bucket, r.key, r.version.version_id, word, r.reason) for r, word in rows()),
+    )
+    for group in groups:
+        report.say(f"{group.cause}: {group.objects:,} objects, {human(group.bytes)}: {group.advice}")
+    return 0
+
+
+def _retry_errors(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
+    cause, names = _cause(arguments), _named(arguments)
+    _has_state(tools)
+    codes: list[int] = []
+    work = partial(pipeline.retry_errors, tools=tools, cause=cause)
+    _tell(pipeline.each(pipeline.known_buckets(names, tools), work, codes), report)
+    return worst(codes)
+
+
+def _reset(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
+    dry_run, token = arguments["--dry-run"], arguments["--confirm"]
+    names = None if arguments["--all"] else _named(arguments)
+    if names == []:
+        return 0
+    if not dry_run and token is None and not sys.stdin.isatty():
+        raise Refused("this is not a terminal: give --confirm=TOKEN with the token of `reset --dry-run`")
+    _has_state(tools)
+    buckets = tools.store.buckets() if names is None else pipeline.known_buckets(names, tools)
+    told, expected = pipeline.oblivion(buckets, tools)
+    lines = [(o.bucket, o.phase.value, o.objects - o.stays, Bytes(o.bytes), o.stays) for o in told]
+    headers = ("bucket", "phase", "objects forgotten", "size", "rows kept")
+    if dry_run:
+        if arguments["--json"]:
+            report.document({"buckets": [asdict(o) for o in told], "token": expected})
+        else:
+            report.table(headers, lines, right=(2, 3, 4))
+            report.table(("", ""), [("token", expected)])
+        return 0
+    if not buckets:
+        report.say("the state file knows no bucket")
+        return 0
+    if token is None:
+        for o in told:
+            kept = f", {o.stays:,} rows that protect only copies are kept" if o.stays else ""
+            report.say(f"{show(o.bucket)}: {o.objects - o.stays:,} objects are forgotten ({o.phase.value}){kept}")
+        word = buckets[0] if len(buckets) == 1 else f"{len(buckets)} buckets"
+        report.say(f"Local files stay. To forget exactly this, type: {word}")
+        if sys.stdin.readline().strip() != word:
+            raise Refused("that is not what was asked for; nothing was forgotten")
+    elif token != expected:
+        raise Refused("this token is not that of what would be forgotten now; see `reset --dry-run`")
+    codes: list[int] = []
+    _tell(pipeline.each(buckets, partial(pipeline.reset_bucket, tools=tools), codes), report)
+    return worst(codes)
+
+
 def _upgrade_db(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
     _tell(pipeline.upgrade_file(arguments["<v1-file>"], tools.settings), report)
     return 0
@@ -745,6 +914,10 @@ _COMMANDS: Mapping[str, Callable[[Mapping[str, Any], Tools, Report], int]] = {
     "confirm-delete": _confirm_delete,
     "status": _status,
     "policy": _policy,
+    "check-state": _check_state,
+    "errors": _errors,
+    "retry-errors": _retry_errors,
+    "reset": _reset,
     "upgrade-db": _upgrade_db,
     "buckets": _list_buckets,
     "whoami": _whoami,

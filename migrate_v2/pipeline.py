@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import heapq
 import json
 import sys
@@ -45,6 +46,7 @@ from migrate_v2.settings import Settings, bandwidth_at
 from migrate_v2.steps import audit as audit_step
 from migrate_v2.steps import delete as delete_step
 from migrate_v2.steps import describe as describe_step
+from migrate_v2.steps import errors as errors_step
 from migrate_v2.steps import manifest as manifest_step
 from migrate_v2.steps import policy as policy_step
 from migrate_v2.steps import restore as restore_step
@@ -514,6 +516,64 @@ def _audit(bucket: str, disk: Disk, threads: int) -> Events:
         yield event
     if wrong:
         raise Differs(f"{wrong:,} things in {show(bucket)} are not what was recorded")
+
+
+def known_buckets(names: list[str] | None, tools: Tools) -> list[str]:
+    """The named buckets, or all of the state file that are not excluded. Failure: one that the state file does not know."""
+    known = tools.store.buckets()
+    if names is None:
+        return [name for name in known if name not in tools.settings.excluded_buckets]
+    for name in names:
+        if name not in known:
+            raise Failure(f"{show(name)} is not in the state file; run `scan` for it")
+    return names
+
+
+def retry_errors(bucket: str, tools: Tools, *, cause: str | None) -> Events:
+    with tools.locked(bucket, destination=False):
+        rows = tools.settings.db_batch_commit_size
+        yield from errors_step.retry(bucket, tools.store, cause, rows_per_commit=rows)
+        tools.store.set_phase(bucket, phase_of(tools.store.counts(bucket)))
+
+
+@dataclass(frozen=True, slots=True)
+class Oblivion:
+    """What `reset` would forget of one bucket, and how many rows it would keep because they protect only copies."""
+
+    bucket: str
+    phase: Phase
+    objects: int
+    bytes: int
+    stays: int
+
+
+def oblivion(names: Iterable[str], tools: Tools) -> tuple[list[Oblivion], str]:
+    """With the token that stands for exactly this."""
+    told = []
+    digest = hashlib.sha256()
+    for name in names:
+        tallies = tools.store.tallies(name)
+        objects, size = sum(t.objects for t in tallies), sum(t.bytes for t in tallies)
+        stays = tools.store.only_copies(name)
+        told.append(Oblivion(name, _held(name, tools).phase, objects, size, stays))
+        digest.update(json.dumps([tools.store.identity(), name, stays, sorted(map(repr, tallies))]).encode())
+    return told, digest.hexdigest()[:40]
+
+
+def reset_bucket(bucket: str, tools: Tools) -> Events:
+    """Local files stay, and so do the rows without which the copies of deleted objects could be written over."""
+    with tools.locked(bucket, destination=False):
+        if tools.store.open_intents(bucket):
+            raise Refused(
+                f"deletes in {bucket} were interrupted, and nobody knows yet what became of them: run `scan` for it first"
+            )
+        stays = tools.store.forget(bucket)
+        yield Noted(bucket, "forgotten; its local files stay")
+        if stays:
+            yield Noted(
+                bucket,
+                f"{stays:,} rows are kept: their local copies may be all that is left of objects that S3 does not hold any more",
+            )
 
 
 # -- many buckets

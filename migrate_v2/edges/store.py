@@ -758,9 +758,59 @@ class Store:
             return self._conn.execute(
                 "UPDATE files SET state = CASE WHEN place IS NOT NULL AND verdict = 'unreadable' THEN 'downloaded'"
                 " ELSE 'discovered' END, verdict = NULL, reason = NULL, updated_at = ?"
-                " WHERE bucket = ? AND state = 'error' AND reason NOT IN (?, ?)",
+                " WHERE bucket = ? AND state = 'error' AND ifnull(reason, '') NOT IN (?, ?)",
                 (now(), bucket, VANISHED, CHANGED),
             ).rowcount
+
+    def put_back(self, versions: Iterable[ObjectVersion]) -> None:
+        """As try_again, of these."""
+        moment = now()
+        with self._writing():
+            self._conn.executemany(
+                "UPDATE files SET state = CASE WHEN place IS NOT NULL AND verdict = 'unreadable' THEN 'downloaded'"
+                " ELSE 'discovered' END, verdict = NULL, reason = NULL, updated_at = ?"
+                " WHERE bucket = ? AND key = ? AND version_id = ? AND state = 'error'",
+                ((moment, *_identity(version)) for version in versions),
+            )
+
+    def list_anew(self, bucket: str) -> None:
+        """The bucket counts as not listed yet: a new listing from the start comes before anything else."""
+        with self._writing():
+            self._conn.execute(
+                "UPDATE bucket_status SET scan = scan + 1, scan_complete = 0, scan_key_marker = NULL,"
+                " scan_version_marker = NULL, updated_at = ? WHERE bucket = ?",
+                (now(), bucket),
+            )
+
+    # -- reset
+
+    def only_copies(self, bucket: str) -> int:
+        """Rows that keep the local copies of what S3 does not hold any more from being written over."""
+        sql = f"SELECT count(*) FROM files o WHERE bucket = ? AND {_ONLY_COPY}"
+        return int(self._conn.execute(sql, (bucket,)).fetchone()[0])
+
+    def forget(self, bucket: str) -> int:
+        """Forgets all but what protects only copies, and the record of deletes; how many rows stay."""
+        with self._writing():
+            self._conn.execute(
+                f"DELETE FROM files AS o WHERE bucket = ? AND NOT ifnull({_ONLY_COPY}, 0)",
+                (bucket,),
+            )
+            self._conn.execute("DELETE FROM delete_markers WHERE bucket = ? AND state = 'listed'", (bucket,))
+            staying = self.only_copies(bucket)
+            if staying or self.last_intent(bucket):
+                self._conn.execute(
+                    "UPDATE bucket_status SET phase = 'scanning', scan = scan + 1, scan_complete = 0,"
+                    " scan_key_marker = NULL, scan_version_marker = NULL, scanned_at = NULL, fetched_bytes = 0,"
+                    " fetch_seconds = 0, session = NULL, completed_at = NULL, updated_at = ? WHERE bucket = ?",
+                    (now(), bucket),
+                )
+            else:
+                self._conn.execute("DELETE FROM bucket_status WHERE bucket = ?", (bucket,))
+                for key in (_unmerged(bucket), _unadopted(bucket)):
+                    self._conn.execute("DELETE FROM migration_metadata WHERE key = ?", (key,))
+            self._conn.execute("DELETE FROM tallies WHERE bucket = ? AND objects = 0", (bucket,))
+        return staying
 
     def left_to_verify(self, bucket: str) -> Iterator[Row]:
         return self.in_state(bucket, FileState.DOWNLOADED, "verdict IS NULL")

@@ -563,7 +563,7 @@ def oblivion(names: Iterable[str], tools: Tools) -> tuple[list[Oblivion], str]:
 def reset_bucket(bucket: str, tools: Tools) -> Events:
     """Local files stay, and so do the rows without which the copies of deleted objects could be written over."""
     with tools.locked(bucket, destination=False):
-        if tools.store.open_intents(bucket):
+        if tools.store.ledger.open(bucket):
             raise Refused(
                 f"deletes in {bucket} were interrupted, and nobody knows yet what became of them: run `scan` for it first"
             )

@@ -790,15 +790,16 @@ class Store:
         return int(self._conn.execute(sql, (bucket,)).fetchone()[0])
 
     def forget(self, bucket: str) -> int:
-        """Forgets all but what protects only copies, and the record of deletes; how many rows stay."""
+        """Forgets all but what protects only copies, and the ledger; how many rows stay."""
         with self._writing():
             self._conn.execute(
                 f"DELETE FROM files AS o WHERE bucket = ? AND NOT ifnull({_ONLY_COPY}, 0)",
                 (bucket,),
             )
             self._conn.execute("DELETE FROM delete_markers WHERE bucket = ? AND state = 'listed'", (bucket,))
+            self._conn.execute("DELETE FROM uploads WHERE bucket = ?", (bucket,))
             staying = self.only_copies(bucket)
-            if staying or self.last_intent(bucket):
+            if staying or self.ledger.last(bucket)[0]:
                 self._conn.execute(
                     "UPDATE bucket_status SET phase = 'scanning', scan = scan + 1, scan_complete = 0,"
                     " scan_key_marker = NULL, scan_version_marker = NULL, scanned_at = NULL, fetched_bytes = 0,"

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from migrate_v2.edges import older
+from migrate_v2.edges.ledger import Key
 from migrate_v2.edges.older import Amount, Older
 from migrate_v2.edges.s3 import check_bucket_name
 from migrate_v2.edges.store import Store
@@ -22,7 +23,7 @@ from migrate_v2.flow import batched
 from migrate_v2.keys import show
 from migrate_v2.model import FileState
 
-_SQLITES = ("", "-wal", "-shm", "-journal")
+_ITS_FILES = ("", "-wal", "-shm", "-journal", ".key")
 
 
 def upgrade(source: Path, target: Path, *, rows_per_commit: int) -> Iterator[Event]:
@@ -81,9 +82,10 @@ def upgrade(source: Path, target: Path, *, rows_per_commit: int) -> Iterator[Eve
     scratch = target.with_name(target.name + ".run") / ".upgrade"
     try:
         with Older.open(source, scratch) as old:
-            yield from _fill(old, fresh, rows_per_commit)
+            yield from _fill(old, fresh, target, rows_per_commit)
             old.must_be_unchanged()
         _flush(fresh)
+        _name_key(fresh, target)
         if itself:
             _keep(source, kept)
             fresh.replace(target)
@@ -98,7 +100,7 @@ def upgrade(source: Path, target: Path, *, rows_per_commit: int) -> Iterator[Eve
     )
 
 
-def _fill(old: Older, fresh: Path, rows_per_commit: int) -> Iterator[Event]:
+def _fill(old: Older, fresh: Path, target: Path, rows_per_commit: int) -> Iterator[Event]:
     expected = old.amounts()
     buckets = old.buckets()
     try:
@@ -111,7 +113,7 @@ def _fill(old: Older, fresh: Path, rows_per_commit: int) -> Iterator[Event]:
     began = time.monotonic()
     yield Started("", "upgrade", objects, size)
     done = done_bytes = 0
-    with Store.open(fresh) as store:
+    with Store.open(fresh, Key.beside(target) if _key_of(target).exists() else None) as store:
         store.begin_older(buckets, old.metadata().items())
         for rows in batched(old.rows(), rows_per_commit):
             store.add_older(rows)
@@ -160,6 +162,16 @@ def _keep(source: Path, kept: Path) -> None:
     _flush(kept.parent)
 
 
+def _key_of(state: Path) -> Path:
+    return state.with_name(state.name + ".key")
+
+
+def _name_key(fresh: Path, target: Path) -> None:
+    """The key that sealed the new file goes where it will be looked for; a key that was there before has sealed it."""
+    if _key_of(fresh).exists():
+        _key_of(fresh).rename(_key_of(target))
+
+
 def _install(fresh: Path, target: Path) -> None:
     try:
         os.link(fresh, target)
@@ -180,6 +192,6 @@ def _flush(path: Path) -> None:
 
 
 def _remove(fresh: Path) -> None:
-    for suffix in _SQLITES:
+    for suffix in _ITS_FILES:
         with suppress(FileNotFoundError):
             os.unlink(f"{fresh}{suffix}")  # noqa: PTH108 - a suffix, not a name

@@ -15,7 +15,7 @@ from migrate_v2.edges.disk import Changed, Obstacle, _disk_error
 from migrate_v2.edges.s3 import Archived
 from migrate_v2.errors import Refused
 from migrate_v2.events import Noted
-from migrate_v2.model import VANISHED, FileState, Verdict
+from migrate_v2.model import VANISHED, Doomed, FileState, Verdict
 from migrate_v2.steps import errors
 from tests.steps.conftest import Job
 
@@ -228,10 +228,7 @@ def test_reset_keeps_what_protects_only_copies_and_says_so(job: Job, command: An
 def test_reset_waits_for_deletes_that_nobody_knows_the_end_of(job: Job, command: Any) -> None:
     job.server.put("bbb", "k", b"12345")
     job.bring()
-    job.store._conn.execute(
-        "INSERT INTO deletions (bucket, key, version_id, kind, etag, size, sha256, token, intent_at)"
-        " VALUES ('bbb', 'k', 'null', 'version', 'e', 5, 's', 't', 't')"
-    )
+    job.store.ledger.intend("bbb", [Doomed("k", "null", "version", "e", 5, "s")], "t")
     token = json.loads(command("--json", "reset", "bbb", "--dry-run")[1])["token"]
     code, _, err = command("reset", "bbb", f"--confirm={token}")
     assert code == 5 and "interrupted" in err and job.rows()

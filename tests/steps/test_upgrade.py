@@ -62,7 +62,7 @@ def test_in_place_nothing_is_lost_and_the_old_file_stays(tmp_path: Path, kind: s
     assert [type(e) for e in events if not isinstance(e, Progress)] == [Started, Ended, Noted, Noted]
     assert sum(isinstance(e, Progress) for e in events) == 7
     assert (tmp_path / "s.db.v1").read_bytes() == before
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["s.db", "s.db.run", "s.db.v1"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["s.db", "s.db.key", "s.db.run", "s.db.v1"]
     assert path.stat().st_mode & 0o777 == 0o600
     with Store.open(path) as store:
         assert by_state(store) == expected(ROWS)
@@ -113,7 +113,7 @@ def test_interrupted_anywhere_nothing_has_changed(tmp_path: Path, in_place: bool
     run(source, target)
     with Store.open(target) as store:
         assert by_state(store) == expected(ROWS)
-    assert sorted(tree(tmp_path)) == ([f"{target.name}", "s.db.v1"] if in_place else ["new.db", "s.db"])
+    assert sorted(tree(tmp_path)) == (["s.db", "s.db.key", "s.db.v1"] if in_place else ["new.db", "new.db.key", "s.db"])
 
 
 def test_killed_between_the_two_names_it_goes_on(tmp_path: Path) -> None:

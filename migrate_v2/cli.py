@@ -108,15 +108,17 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from docopt import DocoptExit, docopt
 
 from migrate_v2 import __version__, pipeline, settings
 from migrate_v2.edges.disk import Disk
+from migrate_v2.board import Line, bucket_lines, one_line, total_lines
+from migrate_v2.edges.disk import free_at
 from migrate_v2.edges.s3 import S3, check_bucket_name
 from migrate_v2.errors import INTERRUPTED, BadUsage, Failure, Refused, worst
-from migrate_v2.events import Event
+from migrate_v2.events import Event, PhaseEarned, Stands
 from migrate_v2.keys import show
 from migrate_v2.model import Phase
 from migrate_v2.pipeline import Draft, Early, Events, Plan, Tools
@@ -124,7 +126,8 @@ from migrate_v2.model import FileState, Phase, Row
 from migrate_v2.pipeline import Early, Events, Plan, Tools
 from migrate_v2.report import Bytes, Report, human, sentence, span
 from migrate_v2.steps import errors
-from migrate_v2.steps.status import Amount, Standing, standing, stands_of
+from migrate_v2.steps.manifest import proved_by
+from migrate_v2.steps.status import Amount, Standing, standing, stands_of, total
 
 _FLAGS = {"--dest": "local_base_path", "--state": "state_db_path", "--engine": "engine"}
 _DOCUMENTS = ("status", "errors", "check-state", "buckets", "whoami", "config")
@@ -256,9 +259,25 @@ def _terminal() -> bool:
     return sys.stderr.isatty()
 
 
-def _tell(events: Iterable[Event], report: Report) -> None:
+def _tell(events: Iterable[Event], report: Report, tools: Tools | None = None) -> None:
+    """With `tools`, a bucket that has earned its proof, or its end, is reported on when its work is over."""
+    earned: dict[str, None] = {}
     for event in events:
         report.tell(event)
+        if isinstance(event, PhaseEarned) and event.phase in (Phase.DELETING, Phase.COMPLETE):
+            earned[event.bucket] = None
+        elif isinstance(event, Stands) and earned.pop(event.bucket, 0) is None and tools is not None:
+            _report_on(event.bucket, tools, report)
+
+
+def _report_on(bucket: str, tools: Tools, report: Report) -> None:
+    """The lines of the dashboard, with this run's own throughput and with what proved the bucket."""
+    held = tools.store.bucket(bucket)
+    if held is None:
+        return
+    s = standing(held, tools.store, tools.session)
+    for line in bucket_lines(s, 100, fancy=False, evidence=proved_by(bucket, tools.disk)):
+        report.say(line.text.strip())
 
 
 # -- commands
@@ -268,7 +287,7 @@ def _on_each(
     work: Callable[..., Events], arguments: Mapping[str, Any], tools: Tools, report: Report, **more: Any
 ) -> int:
     codes: list[int] = []
-    _tell(pipeline.each(_buckets(arguments, tools, report), partial(work, tools=tools, **more), codes), report)
+    _tell(pipeline.each(_buckets(arguments, tools, report), partial(work, tools=tools, **more), codes), report, tools)
     return worst(codes)
 
 
@@ -276,7 +295,7 @@ def _until_back(work: Callable[..., Events], arguments: Mapping[str, Any], tools
     codes: list[int] = []
     names = _buckets(arguments, tools, report)
     wait = arguments["--wait"] or _terminal()
-    _tell(pipeline.until_back(names, partial(work, tools=tools), tools, codes, wait=wait), report)
+    _tell(pipeline.until_back(names, partial(work, tools=tools), tools, codes, wait=wait), report, tools)
     return worst(codes)
 
 
@@ -363,6 +382,7 @@ def _confirm_delete(arguments: Mapping[str, Any], tools: Tools, report: Report) 
             codes,
         ),
         report,
+        tools,
     )
     return worst(codes)
 
@@ -580,6 +600,8 @@ def _show_drafts(drafts: Sequence[Draft], report: Report, as_json: bool) -> None
         ("bucket", "who", "what", "now", "then"),
         ((d.bucket, line.who, ", ".join(line.deeds), line.before, line.after) for d in drafts for line in d.lines),
     )
+# So many buckets are shown whole; of more there is one line each.
+_WHOLE = 3
 
 
 def _status(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
@@ -587,28 +609,74 @@ def _status(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
     path = tools.settings.state_db_path
     if not path.exists():
         report.say(f"there is no state file {show(str(path))} yet; `migrate` or `scan` makes it")
+    canvas = report.canvas()
+    if arguments["--watch"] and canvas:
+        report.watch(_frames(names, tools, *canvas))
+        return 0
     while True:
-        standings = []
-        if path.exists():
-            for name in tools.store.buckets() if names is None else names:
-                held = tools.store.bucket(name)
-                if held is None:
-                    raise Failure(f"{show(name)} is not in the state file; run `scan` for it")
-                standings.append(standing(held, tools.store, held.session))
-        elif names:
-            raise Failure(f"{show(names[0])} is not in the state file; run `scan` for it")
-        if arguments["--watch"]:
-            report.clear()
+        standings = _standings(names, tools)
         if arguments["--json"]:
-            report.document({"buckets": [_standing_json(s) for s in standings], "totals": _totals(standings)})
+            report.document({"buckets": [_standing_json(s) for s in standings], "totals": _totals(standings, tools)})
+        elif canvas and standings and (names or len(standings) <= _WHOLE):
+            report.draw(_drawn(standings, tools, *canvas, whole=True))
         else:
             report.table(_STATUS_HEADERS, (_status_line(s) for s in standings), right=(*range(2, 10), 12))
-            if names and not arguments["--watch"]:
-                for s in standings:
-                    report.say(sentence(stands_of(s)))
+            if canvas and standings:
+                report.draw(_pairs(total_lines(total(standings), canvas[0], fancy=canvas[1], **_room(tools))))
+        if names and not arguments["--watch"]:
+            for s in standings:
+                report.say(sentence(stands_of(s)))
         if not arguments["--watch"] or all(s.phase is Phase.COMPLETE for s in standings):
             return 0
         time.sleep(2)
+
+
+def _standings(names: list[str] | None, tools: Tools) -> list[Standing]:
+    if not tools.settings.state_db_path.exists():
+        if names:
+            raise Failure(f"{show(names[0])} is not in the state file; run `scan` for it")
+        return []
+    standings = []
+    for name in tools.store.buckets() if names is None else names:
+        held = tools.store.bucket(name)
+        if held is None:
+            raise Failure(f"{show(name)} is not in the state file; run `scan` for it")
+        standings.append(standing(held, tools.store, held.session))
+    return standings
+
+
+def _frames(names: list[str] | None, tools: Tools, width: int, fancy: bool) -> Iterator[list[tuple[str, str]]]:
+    while True:
+        standings = _standings(names, tools)
+        yield _drawn(standings, tools, width, fancy, whole=len(standings) <= _WHOLE)
+        if all(s.phase is Phase.COMPLETE for s in standings):
+            return
+        time.sleep(2)
+
+
+def _drawn(
+    standings: Sequence[Standing], tools: Tools, width: int, fancy: bool, *, whole: bool
+) -> list[tuple[str, str]]:
+    lines: list[Line] = []
+    for s in standings:
+        lines += [*bucket_lines(s, width, fancy=fancy), Line("")] if whole else [one_line(s, width, fancy=fancy)]
+    lines += total_lines(total(standings), width, fancy=fancy, **_room(tools))
+    return _pairs(lines)
+
+
+def _pairs(lines: Iterable[Line]) -> list[tuple[str, str]]:
+    return [(line.text, line.style) for line in lines]
+
+
+class _Room(TypedDict):
+    free: int | None
+    base: str
+
+
+def _room(tools: Tools) -> _Room:
+    """What is free where the buckets come to; unknown where nobody has said where that is, or it cannot be asked."""
+    base = tools.settings.local_base_path
+    return {"free": free_at(base) if base else None, "base": str(base or "")}
 
 
 _STATUS_HEADERS = (
@@ -653,19 +721,21 @@ def _stages(s: Standing) -> tuple[tuple[str, Amount], ...]:
     )
 
 
-def _totals(standings: Iterable[Standing]) -> dict[str, Any]:
-    standings = list(standings)
-    states: dict[str, Amount] = {}
-    for s in standings:
-        for state, amount in s.states.items():
-            total = states.setdefault(state.value, Amount())
-            total.objects += amount.objects
-            total.bytes += amount.bytes
+def _totals(standings: Sequence[Standing], tools: Tools) -> dict[str, Any]:
+    t, room = total(standings), _room(tools)
     return {
-        "buckets": len(standings),
-        "objects": sum(s.objects for s in standings),
-        "bytes": sum(s.bytes for s in standings),
-        "states": {state: asdict(amount) for state, amount in states.items()},
+        "buckets": t.buckets,
+        "objects": t.objects,
+        "bytes": t.bytes,
+        "states": {state.value: asdict(amount) for state, amount in t.states.items()},
+        "phases": {phase.value: count for phase, count in t.phases.items()},
+        "storage_classes": {name: asdict(amount) for name, amount in t.storage_classes.items()},
+        "errors": t.errors,
+        "elapsed_seconds": t.elapsed_seconds,
+        "throughput": {"session": t.session, "overall": t.overall},
+        "eta_seconds": t.eta_seconds,
+        "to_come": asdict(t.to_come),
+        "destination": {"path": room["base"], "free_bytes": room["free"]},
     }
 
 

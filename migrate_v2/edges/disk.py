@@ -1167,6 +1167,15 @@ class Lock:
         self.release()
 
 
+def free_at(base: Path) -> int | None:
+    """Bytes that an unprivileged user may still take where this folder is, or will be; None where nobody can say."""
+    for folder in (base, *base.parents):
+        with suppress(OSError):
+            facts = os.statvfs(folder)
+            return facts.f_bavail * facts.f_frsize
+    return None
+
+
 def machine() -> Machine:
     memory = psutil.virtual_memory()
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else psutil.cpu_count() or 1

@@ -20,6 +20,7 @@
             steps.errors steps.upgrade
     roof    pipeline                            the order of the steps; the only place that moves a phase
             report                              events -> text, JSON lines, log, bars
+            notify                              events -> the operator's own command
             board                               where buckets stand, drawn
             cli                                 the docstring that is the interface
             __main__                            python -m migrate_v2

@@ -118,11 +118,12 @@ from migrate_v2.board import Line, bucket_lines, one_line, total_lines
 from migrate_v2.edges.disk import free_at
 from migrate_v2.edges.s3 import S3, check_bucket_name
 from migrate_v2.errors import INTERRUPTED, BadUsage, Failure, Refused, worst
-from migrate_v2.events import Event, PhaseEarned, Stands
+from migrate_v2.events import Event, Failed, PhaseEarned, Stands, Warned
 from migrate_v2.keys import show
 from migrate_v2.model import Phase
 from migrate_v2.pipeline import Draft, Early, Events, Plan, Tools
 from migrate_v2.model import FileState, Phase, Row
+from migrate_v2.notify import notify, worth_telling
 from migrate_v2.pipeline import Early, Events, Plan, Tools
 from migrate_v2.report import Bytes, Report, human, sentence, span
 from migrate_v2.steps import errors
@@ -131,6 +132,10 @@ from migrate_v2.steps.status import Amount, Standing, standing, stands_of, total
 
 _FLAGS = {"--dest": "local_base_path", "--state": "state_db_path", "--engine": "engine"}
 _DOCUMENTS = ("status", "errors", "check-state", "buckets", "whoami", "config")
+
+
+# Commands that may run while nobody looks.
+_WORK = ("migrate", "scan", "restore", "glacier", "sync", "verify", "confirm-delete")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -172,6 +177,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return _COMMANDS[command](arguments, tools, report)
         except Failure as failure:
             report.error(str(failure))
+            if command in _WORK:
+                _notify(Failed("", failure.code, str(failure)), chosen, report)
             return failure.code
         except KeyboardInterrupt:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -183,6 +190,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"unexpected {type(error).__name__}: {show(str(error))}"
                 + (f"; {log} has the details" if not silent else "")
             )
+            if command in _WORK:
+                _notify(Failed("", 1, f"unexpected {type(error).__name__}"), chosen, report)
             return 1
 
 
@@ -264,10 +273,17 @@ def _tell(events: Iterable[Event], report: Report, tools: Tools | None = None) -
     earned: dict[str, None] = {}
     for event in events:
         report.tell(event)
+        if tools is not None:
+            _notify(event, tools.settings, report)
         if isinstance(event, PhaseEarned) and event.phase in (Phase.DELETING, Phase.COMPLETE):
             earned[event.bucket] = None
         elif isinstance(event, Stands) and earned.pop(event.bucket, 0) is None and tools is not None:
             _report_on(event.bucket, tools, report)
+
+
+def _notify(event: Event, chosen: settings.Settings, report: Report) -> None:
+    if chosen.notify_command and worth_telling(event) and (wrong := notify(chosen.notify_command, event)):
+        report.tell(Warned("", wrong))
 
 
 def _report_on(bucket: str, tools: Tools, report: Report) -> None:

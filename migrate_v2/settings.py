@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import shlex
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -135,6 +136,15 @@ def _engine(value: object) -> object:
     if word == "native":
         raise ValueError("this version has no native engine yet; cli is the one there is")
     return word
+
+
+def _command(value: object) -> object:
+    if isinstance(value, str) and value.strip():
+        try:
+            shlex.split(value)
+        except ValueError as error:
+            raise ValueError(f"cannot be split into words: {error}") from None
+    return value
 
 
 def _names(value: object) -> object:
@@ -404,10 +414,11 @@ class Settings(BaseSettings):
     ] = None
     notify_command: Annotated[
         Command | None,
+        BeforeValidator(_command),
         About(
-            "a command to run when a command ends or needs a person",
-            allowed="a command line",
-            cli="not run by this version yet",
+            "a command to run when a phase is earned, a restore is back, or something needs a person",
+            allowed="a command line, quoted as for a shell",
+            cli="run without a shell, with the event as JSON on its standard input, for 30 s at most",
             default="(none)",
         ),
     ] = None

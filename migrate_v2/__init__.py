@@ -18,6 +18,7 @@
             steps.policy
             steps.upgrade
             steps.errors steps.upgrade
+            steps.errors steps.upgrade steps.diagnose
     roof    pipeline                            the order of the steps; the only place that moves a phase
             report                              events -> text, JSON lines, log, bars
             notify                              events -> the operator's own command

@@ -18,6 +18,7 @@ Usage:
   migrate-v2 [options] errors [--cause=CAUSE] [<bucket>...]
   migrate-v2 [options] retry-errors [--cause=CAUSE] [<bucket>...]
   migrate-v2 [options] reset [--dry-run] [--confirm=TOKEN] (--all | <bucket>...)
+  migrate-v2 [options] diagnose [--write] [<name>]
   migrate-v2 [options] upgrade-db [<v1-file>]
   migrate-v2 [options] buckets
   migrate-v2 [options] whoami
@@ -40,6 +41,7 @@ Commands:
   errors          What failed, by cause, and what to do about it.
   retry-errors    Put what failed back, to be tried again by the next run.
   reset           Forget what is known of buckets, after a typed confirmation; local files stay.
+  diagnose        Measure S3, the destination and this machine, and say what to set and how long it will take.
   upgrade-db      Make the state file from one of the older toolkit, which is kept; without a name, from itself.
   buckets         The buckets of this account.
   whoami          The account, the identity, the endpoint and the AWS CLI in use.
@@ -69,6 +71,7 @@ Options:
   --abort-uploads     Abort the multipart uploads that were never completed, too: nobody can read their parts.
   --all               Every bucket of the state file.
   --cause=CAUSE       Only what failed for this cause, one of those that `errors` names.
+  --write             Put the settings that it advises into the settings file; what stands there stays.
   --recount           Count the rows and keep what that gives.
   --remove-bucket     Remove the bucket too, once nothing at all is left in it.
   --all               Every bucket that is not excluded.
@@ -115,7 +118,7 @@ from docopt import DocoptExit, docopt
 from migrate_v2 import __version__, pipeline, settings
 from migrate_v2.edges.disk import Disk
 from migrate_v2.board import Line, bucket_lines, one_line, total_lines
-from migrate_v2.edges.disk import free_at
+from migrate_v2.edges.disk import free_at, replace_file
 from migrate_v2.edges.s3 import S3, check_bucket_name
 from migrate_v2.errors import INTERRUPTED, BadUsage, Failure, Refused, worst
 from migrate_v2.events import Event, Failed, PhaseEarned, Stands, Warned
@@ -129,9 +132,10 @@ from migrate_v2.report import Bytes, Report, human, sentence, span
 from migrate_v2.steps import errors
 from migrate_v2.steps.manifest import proved_by
 from migrate_v2.steps.status import Amount, Standing, standing, stands_of, total
+from migrate_v2.tuning import SIZES
 
 _FLAGS = {"--dest": "local_base_path", "--state": "state_db_path", "--engine": "engine"}
-_DOCUMENTS = ("status", "errors", "check-state", "buckets", "whoami", "config")
+_DOCUMENTS = ("status", "errors", "check-state", "diagnose", "buckets", "whoami", "config")
 
 
 # Commands that may run while nobody looks.
@@ -911,6 +915,92 @@ def _reset(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
     return worst(codes)
 
 
+def _diagnose(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
+    bucket = None if arguments["<name>"] is None else check_bucket_name(arguments["<name>"])
+    found = pipeline.diagnosis(bucket, tools, lambda text: report.say(text))
+    v, n, d, advice = found.vitals, found.network, found.destination, found.advice
+    if arguments["--json"]:
+        report.document(
+            {
+                "bucket": found.bucket,
+                "s3": asdict(n),
+                "destination": asdict(d) if d else None,
+                "machine": asdict(v),
+                "left": [
+                    {"below_bytes": limit, "objects": objects, "bytes": size}
+                    for limit, objects, size in zip((*SIZES, None), found.left.objects, found.left.bytes, strict=True)
+                ],
+                "bottleneck": advice.bottleneck,
+                "why": advice.why,
+                "expected_seconds": advice.seconds,
+                "seconds_of_each": dict(advice.times),
+                "settings": dict(advice.settings),
+            }
+        )
+    else:
+        report.table(("", ""), _diagnosis_lines(found))
+    if arguments["--write"]:
+        path = settings.file_in_use(arguments["--config"], os.environ, Path.cwd())
+        staying = _write_advice(path, advice.settings)
+        report.say(f"written to {show(str(path))}")
+        for name in staying:
+            report.say(f"{name} is set there already, and stays")
+    return 0
+
+
+def _write_advice(path: Path, advice: Mapping[str, str | int]) -> list[str]:
+    """The names of those that the operator has set, which stay."""
+    path = path.resolve()  # a link stays one
+    try:
+        before = path.read_bytes().decode("utf-8") if path.exists() else ""
+        text, staying = settings.with_advice(before, advice)
+        if text != before:
+            replace_file(path, text)
+    except OSError as error:
+        raise Failure(f"the settings file {show(str(path))} cannot be written: {error.strerror}") from error
+    return staying
+
+
+def _diagnosis_lines(found: pipeline.Diagnosis) -> Iterator[tuple[str, str]]:
+    v, n, d, advice = found.vitals, found.network, found.destination, found.advice
+    yield "bucket", found.bucket or "none"
+    if n.note:
+        yield "S3", n.note
+    if n.latency_seconds is not None:
+        yield "S3 answers after", f"{n.latency_seconds * 1000:,.0f} ms"
+        yield "one stream", f"{human(n.single or 0)}/s"
+        for connections, rate in n.parallel.items():
+            yield f"{connections} streams", f"{human(rate)}/s; small objects {n.objects.get(connections, 0):,.0f}/s"
+        yield "asked to slow down", f"{n.throttled:,} times"
+    if d is not None:
+        yield "disk writes", f"{human(d.write)}/s; small files {d.files:,.0f}/s"
+        for threads, rate in d.read_hash.items():
+            yield f"reads and hashes, {threads} at once", f"{human(rate)}/s"
+        yield "disk free", human(d.free)
+    else:
+        yield "disk", "not measured: where the files shall go is not said (--dest)"
+    yield (
+        "machine",
+        f"{v.cores} cores, {v.busy:.0%} busy; {human(v.memory_available)} of {human(v.memory_bytes)} memory free",
+    )
+    sockets = "unknown" if v.sockets is None else f"{v.sockets:,}"
+    yield (
+        "open files, sockets",
+        f"{v.open_files:,} of {v.open_files_limit:,} (at most {v.open_files_hard_limit:,}); {sockets} sockets",
+    )
+    for limit, objects, size in zip((*SIZES, None), found.left.objects, found.left.bytes, strict=True):
+        if objects:
+            label = f"to come below {human(limit)}" if limit else f"to come from {human(SIZES[-1])}"
+            yield label, f"{objects:,} objects, {human(size)}"
+    for name, seconds in advice.times.items():
+        yield f"time for {name}", span(seconds)
+    yield "bottleneck", f"{advice.bottleneck}: {advice.why}"
+    if advice.seconds is not None:
+        yield "expected time", span(advice.seconds)
+    for name, value in advice.settings.items():
+        yield f"set {name}", str(value)
+
+
 def _upgrade_db(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
     _tell(pipeline.upgrade_file(arguments["<v1-file>"], tools.settings), report)
     return 0
@@ -1006,6 +1096,7 @@ _COMMANDS: Mapping[str, Callable[[Mapping[str, Any], Tools, Report], int]] = {
     "errors": _errors,
     "retry-errors": _retry_errors,
     "reset": _reset,
+    "diagnose": _diagnose,
     "upgrade-db": _upgrade_db,
     "buckets": _list_buckets,
     "whoami": _whoami,

@@ -21,6 +21,8 @@ from migrate_v2 import __version__, keys, policy, tuning
 from migrate_v2.edges import awscli
 from migrate_v2.edges.disk import Disk, Lock, clock_reading, machine
 from migrate_v2.edges.s3 import S3, Deleter, PolicySetter, Restorer, Unreachable
+from migrate_v2.edges.disk import Disk, Lock, Vitals, clock_reading, machine, vitals
+from migrate_v2.edges.s3 import S3, Deleter, Restorer, Unreachable
 from migrate_v2.edges.store import BucketRow, Store, Upload
 from migrate_v2.errors import BadUsage, Differs, Failure, NotFinished, Refused
 from migrate_v2.events import Event, Failed, Found, Noted, PhaseEarned, Waiting, Warned
@@ -42,10 +44,11 @@ from migrate_v2.model import (
     recently,
     why_kept,
 )
-from migrate_v2.settings import Settings, bandwidth_at
+from migrate_v2.settings import SETTING, Settings, bandwidth_at
 from migrate_v2.steps import audit as audit_step
 from migrate_v2.steps import delete as delete_step
 from migrate_v2.steps import describe as describe_step
+from migrate_v2.steps import diagnose as diagnose_step
 from migrate_v2.steps import errors as errors_step
 from migrate_v2.steps import manifest as manifest_step
 from migrate_v2.steps import policy as policy_step
@@ -516,6 +519,52 @@ def _audit(bucket: str, disk: Disk, threads: int) -> Events:
         yield event
     if wrong:
         raise Differs(f"{wrong:,} things in {show(bucket)} are not what was recorded")
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    bucket: str
+    network: diagnose_step.Network
+    destination: diagnose_step.Destination | None
+    vitals: Vitals
+    left: tuning.Left
+    advice: tuning.Advice
+
+
+def diagnosis(bucket: str | None, tools: Tools, say: Callable[[str], None]) -> Diagnosis:
+    """Measures what there is to measure by: no state file, no bucket and no destination are no reason to fail."""
+    store = tools.store if tools.settings.state_db_path.exists() else None
+    left = diagnose_step.left(bucket, store)
+    name = bucket
+    if name is None and store is not None:
+        amounts = {known: sum(t.bytes for t in store.tallies(known)) for known in store.buckets()}
+        name = max(amounts, key=lambda known: amounts[known], default=None)
+    health = vitals()
+    network = diagnose_step.Network(note="no bucket is named, and the state file knows none")
+    if name is not None:
+        say(f"measuring S3 by objects of {show(name)}")
+        network = diagnose_step.network(diagnose_step.samples(name, store, tools.s3), tools.s3)
+    there = None
+    if tools.settings.local_base_path is not None:
+        say(f"measuring {show(str(tools.settings.local_base_path))}")
+        there = diagnose_step.destination(tools.disk, sorted({1, health.cores}))
+    advice = tuning.advise(
+        left,
+        tuning.Measured(
+            cores=health.cores,
+            memory_available=health.memory_available,
+            open_files=health.open_files_limit,
+            single=network.single,
+            parallel=network.parallel,
+            objects=network.objects,
+            throttled=network.throttled,
+            write=there.write if there else None,
+            files=there.files if there else None,
+            read_hash=there.read_hash if there else None,
+        ),
+        native="native" in SETTING["engine"].allowed,
+    )
+    return Diagnosis(name or "", network, there, health, left, advice)
 
 
 def known_buckets(names: list[str] | None, tools: Tools) -> list[str]:

@@ -13,6 +13,7 @@ import itertools
 import json
 import os
 import re
+import resource
 import secrets
 import stat
 import sys
@@ -38,6 +39,7 @@ FLUSH_SECONDS = 5.0
 _MARKER = f"{OWN}/.base.json"  # no bucket can have this name
 _MARKER_LOCK = f"{OWN}/.base.lock"
 
+_TRIAL = re.compile(r"trial-[0-9a-f]{16}")
 _OURS = re.compile(r"\.mv2-[0-9a-f]{16}\Z")
 _PARTIAL = re.compile(r"([0-9a-f]{64})(\.json)?")
 
@@ -951,6 +953,32 @@ class Disk:
         except OSError as error:
             self._explain(error, path, "remove")
 
+    @contextmanager
+    def trial(self) -> Iterator[str]:
+        """A folder for files that nobody keeps; what a killed process left of one is removed the next time."""
+        self.make_folder(OWN)
+        with self._parent(f"{OWN}/x") as (own, _):
+            for name in os.listdir(own):  # noqa: PTH208 - a descriptor
+                with suppress(OSError):
+                    if _TRIAL.fullmatch(name) and time.time() - os.stat(name, dir_fd=own).st_mtime > 3600:
+                        self._remove_trial(f"{OWN}/{name}")
+        folder = f"{OWN}/trial-{secrets.token_hex(8)}"
+        self.make_folder(folder, flush=False)
+        try:
+            yield folder
+        finally:
+            self._remove_trial(folder)
+
+    def _remove_trial(self, path: str) -> None:
+        try:
+            with self._parent(f"{path}/x") as (folder, _):
+                for name in os.listdir(folder):  # noqa: PTH208 - a descriptor
+                    os.unlink(name, dir_fd=folder)
+            with self._parent(path) as (above, last):
+                os.rmdir(last, dir_fd=above)
+        except OSError as error:
+            self._explain(error, path, "remove", "folder")
+
     # A bucket's folder
 
     def survey(self, bucket: str) -> Iterator[Stray]:
@@ -1167,6 +1195,23 @@ class Lock:
         self.release()
 
 
+def replace_file(path: Path, text: str) -> None:
+    """A file of the operator's, whole and in one rename; it keeps its mode. May raise OSError."""
+    fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o644
+    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _CAREFULLY, 0o600)
+    try:
+        _write_all(fd, text.encode())
+        os.fchmod(fd, mode)
+        os.fsync(fd)
+        fresh.replace(path)
+    except BaseException:
+        fresh.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(fd)
+
+
 def free_at(base: Path) -> int | None:
     """Bytes that an unprivileged user may still take where this folder is, or will be; None where nobody can say."""
     for folder in (base, *base.parents):
@@ -1174,6 +1219,40 @@ def free_at(base: Path) -> int | None:
             facts = os.statvfs(folder)
             return facts.f_bavail * facts.f_frsize
     return None
+
+
+@dataclass(frozen=True, slots=True)
+class Vitals:
+    """How this machine is doing. `sockets` is None where this user may not count other people's."""
+
+    cores: int
+    busy: float  # share of all cores, 0 to 1
+    memory_bytes: int
+    memory_available: int
+    sockets: int | None
+    open_files: int  # descriptors of this process
+    open_files_limit: int
+    open_files_hard_limit: int
+
+
+def vitals() -> Vitals:
+    m = machine()
+    try:
+        sockets: int | None = len(psutil.net_connections("tcp"))
+    except (psutil.Error, OSError):
+        sockets = None
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = 1 << 20  # what "unlimited" comes to on Linux (fs.nr_open)
+    return Vitals(
+        cores=m.cores,
+        busy=psutil.cpu_percent(interval=0.3) / 100,
+        memory_bytes=m.memory_bytes,
+        memory_available=m.memory_available,
+        sockets=sockets,
+        open_files=psutil.Process().num_fds(),
+        open_files_limit=most if soft == resource.RLIM_INFINITY else soft,
+        open_files_hard_limit=most if hard == resource.RLIM_INFINITY else hard,
+    )
 
 
 def machine() -> Machine:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 
 from sqlite_utils import Database
@@ -33,6 +34,7 @@ from migrate_v2.model import (
     Verdict,
     Witness,
 )
+from migrate_v2.tuning import SIZES
 
 PAGE = 1000
 
@@ -781,6 +783,37 @@ class Store:
                 " scan_version_marker = NULL, updated_at = ? WHERE bucket = ?",
                 (now(), bucket),
             )
+
+    # -- diagnose
+
+    def to_measure(self, bucket: str) -> list[ObjectVersion]:
+        """A few current objects that a GET can have now: large ones and small ones, of what is left to fetch if there is any."""
+        found: dict[tuple[str, str], ObjectVersion] = {}
+        for left in ("state IN ('discovered', 'downloading')", "state IN ('downloaded', 'verified')"):
+            for order in ("DESC", "ASC"):
+                # Of the first so many only: a walk through all of them by size would take minutes.
+                sql = (
+                    f"SELECT * FROM (SELECT {_COLUMNS} FROM files WHERE bucket = ? AND {left} AND is_latest AND NOT archived"
+                    f" AND version_id <> '{UNKNOWN_VERSION}' AND size > 0 LIMIT 20000) ORDER BY size {order} LIMIT 64"
+                )
+                for r in self._conn.execute(sql, (bucket,)):
+                    version = _row(r, self._key).version
+                    found[version.key, version.version_id] = version
+            if found:
+                break
+        return list(found.values())
+
+    def left_by_size(self, bucket: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Objects, and bytes, that are still to come, in each class of SIZES."""
+        bounds = [0, *SIZES, 1 << 62]
+        columns = ", ".join(
+            f"ifnull(sum(size >= {low} AND size < {high}), 0), ifnull(sum((size >= {low} AND size < {high}) * size), 0)"
+            for low, high in pairwise(bounds)
+        )
+        states = "('discovered', 'glacier_restore_requested', 'glacier_restoring', 'downloading')"
+        sql = f"SELECT {columns} FROM files WHERE bucket = ? AND state IN {states} AND verdict IS NULL"
+        figures = tuple(self._conn.execute(sql, (bucket,)).fetchone())
+        return figures[::2], figures[1::2]
 
     # -- reset
 

@@ -6,6 +6,7 @@ import os
 import statistics
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import chain, count, islice
 from threading import Event as Flag
@@ -130,12 +131,16 @@ def _stream(versions: Sequence[ObjectVersion], s3: S3, threads: int, seconds: fl
                 return
             yield versions[number % len(versions)]
 
-    for answer in in_threads(get, work(), threads=threads):
-        if answer is not None:
-            slow += isinstance(answer[1], Throttled)
-            objects += answer[1] is None
-            if isinstance(answer[1], Unreachable) and not isinstance(answer[1], Throttled):
-                raise answer[1]
+    with closing(in_threads(get, work(), threads=threads)) as answers:  # type: ignore[type-var]
+        for answer in answers:
+            if answer is not None:
+                slow += isinstance(answer[1], Throttled)
+                objects += answer[1] is None
+                if isinstance(answer[1], Unreachable) and not isinstance(answer[1], Throttled):
+                    raise answer[1]
+            # Closing tells those under way to stop: after a SlowDown they would wait, twice as long each time.
+            if slow or time.monotonic() > until + 1:
+                break
     spent = max(time.monotonic() - began, 1e-3)
     return _Rate(meter.bytes / spent, objects / spent), slow, meter.bytes
 

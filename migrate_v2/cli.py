@@ -111,6 +111,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from threading import Event as Flag
 from typing import Any, TypedDict
 
 from docopt import DocoptExit, docopt
@@ -119,9 +120,10 @@ from migrate_v2 import __version__, pipeline, settings
 from migrate_v2.edges.disk import Disk
 from migrate_v2.board import Line, bucket_lines, one_line, total_lines
 from migrate_v2.edges.disk import free_at, replace_file
-from migrate_v2.edges.s3 import S3, check_bucket_name
+from migrate_v2.edges.s3 import S3, BucketName, Denied, check_bucket_name
 from migrate_v2.errors import INTERRUPTED, BadUsage, Failure, Refused, worst
 from migrate_v2.events import Event, Failed, PhaseEarned, Stands, Warned
+from migrate_v2.flow import batched, in_threads
 from migrate_v2.keys import show
 from migrate_v2.model import Phase
 from migrate_v2.pipeline import Draft, Early, Events, Plan, Tools
@@ -131,7 +133,7 @@ from migrate_v2.pipeline import Early, Events, Plan, Tools
 from migrate_v2.report import Bytes, Report, human, sentence, span
 from migrate_v2.steps import errors
 from migrate_v2.steps.manifest import proved_by
-from migrate_v2.steps.status import Amount, Standing, standing, stands_of, total
+from migrate_v2.steps.status import Amount, Standing, Total, standing, stands_of, total
 from migrate_v2.tuning import SIZES
 
 _FLAGS = {"--dest": "local_base_path", "--state": "state_db_path", "--engine": "engine"}
@@ -636,7 +638,13 @@ def _status(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
     while True:
         standings = _standings(names, tools)
         if arguments["--json"]:
-            report.document({"buckets": [_standing_json(s) for s in standings], "totals": _totals(standings, tools)})
+            report.document(
+                {
+                    "buckets": [_standing_json(s) for s in standings],
+                    "totals": _totals(standings),
+                    "overall": _overall(total(standings), tools),
+                }
+            )
         elif canvas and standings and (names or len(standings) <= _WHOLE):
             report.draw(_drawn(standings, tools, *canvas, whole=True))
         else:
@@ -741,13 +749,19 @@ def _stages(s: Standing) -> tuple[tuple[str, Amount], ...]:
     )
 
 
-def _totals(standings: Sequence[Standing], tools: Tools) -> dict[str, Any]:
-    t, room = total(standings), _room(tools)
+def _totals(standings: Sequence[Standing]) -> dict[str, Any]:
+    t = total(standings)
     return {
         "buckets": t.buckets,
         "objects": t.objects,
         "bytes": t.bytes,
-        "states": {state.value: asdict(amount) for state, amount in t.states.items()},
+        "states": {state.value: asdict(t.states.get(state, Amount())) for state in FileState if t.buckets},
+    }
+
+
+def _overall(t: Total, tools: Tools) -> dict[str, Any]:
+    room = _room(tools)
+    return {
         "phases": {phase.value: count for phase, count in t.phases.items()},
         "storage_classes": {name: asdict(amount) for name, amount in t.storage_classes.items()},
         "errors": t.errors,
@@ -1010,26 +1024,42 @@ def _list_buckets(arguments: Mapping[str, Any], tools: Tools, report: Report) ->
     tools.s3.identity()
     known = tools.settings.state_db_path.exists()
     excluded = set(tools.settings.excluded_buckets)
+    try:
+        found: Iterable[BucketName] = list(tools.s3.buckets())
+    except Denied as failure:
+        if not known or not tools.store.buckets():
+            raise Failure(f"{failure} (s3:ListAllMyBuckets); commands that name a bucket do not need it") from None
+        report.tell(Warned("", f"{failure}; these are the buckets that the state file knows"))
+        found = [BucketName(name, None, "") for name in tools.store.buckets()]
+
+    def versioning(bucket: BucketName, _: Flag) -> str | None:
+        try:
+            return tools.s3.versioning(bucket.name)[0]
+        except Failure:  # not allowed, or gone meanwhile: the list goes on
+            return None
 
     def lines() -> Iterator[dict[str, Any]]:
-        for bucket in tools.s3.buckets():
-            held = tools.store.bucket(bucket.name) if known else None
-            s = standing(held, tools.store, held.session) if held else None
-            yield {
-                "bucket": bucket.name,
-                "region": bucket.region or (held.region if held else ""),
-                "created": bucket.created.isoformat(timespec="seconds") if bucket.created else "",
-                "excluded": bucket.name in excluded,
-                "phase": s.phase.value if s else "",
-                "objects": s.objects if s else None,
-                "bytes": s.bytes if s else None,
-            }
+        for some in batched(found, 200):
+            versions = dict(answer for answer in in_threads(versioning, some, threads=8) if answer is not None)
+            for bucket in some:
+                held = tools.store.bucket(bucket.name) if known else None
+                s = standing(held, tools.store, held.session) if held else None
+                yield {
+                    "bucket": bucket.name,
+                    "region": bucket.region or (held.region if held else ""),
+                    "created": bucket.created.isoformat(timespec="seconds") if bucket.created else "",
+                    "excluded": bucket.name in excluded,
+                    "phase": s.phase.value if s else "",
+                    "objects": s.objects if s else None,
+                    "bytes": s.bytes if s else None,
+                    "versioning": versions[bucket],  # None: S3 does not say
+                }
 
     if arguments["--json"]:
         report.document({"buckets": list(lines())})
         return 0
     report.table(
-        ("bucket", "region", "created", "excluded", "phase", "objects", "size"),
+        ("bucket", "region", "created", "excluded", "phase", "objects", "size", "versioning"),
         (
             (
                 line["bucket"],
@@ -1039,12 +1069,42 @@ def _list_buckets(arguments: Mapping[str, Any], tools: Tools, report: Report) ->
                 line["phase"],
                 "" if line["objects"] is None else line["objects"],
                 "" if line["bytes"] is None else Bytes(line["bytes"]),
+                "unknown" if line["versioning"] is None else line["versioning"] or "never",
             )
             for line in lines()
         ),
         right=(5, 6),
     )
     return 0
+
+
+# The first that fits an ARN tells whose it is.
+_WHO = (
+    (re.compile(r":root$"), "root"),
+    (re.compile(r":assumed-role/AWSReservedSSO_"), "SSO role"),
+    (re.compile(r":assumed-role/.*/i-[0-9a-f]+$"), "instance role"),
+    (re.compile(r":assumed-role/"), "role"),
+    (re.compile(r":user/"), "user"),
+    (re.compile(r":federated-user/"), "federated user"),
+)
+# How botocore says that it came by the credentials.
+_METHODS = {
+    "env": "environment variables",
+    "shared-credentials-file": "the credentials file",
+    "config-file": "the configuration file",
+    "assume-role": "a role that the profile assumes",
+    "assume-role-with-web-identity": "a web identity (EKS, OIDC)",
+    "sso": "AWS IAM Identity Center (SSO)",
+    "login": "`aws login`",
+    "iam-role": "the role of this instance",
+    "container-role": "the role of this container",
+    "custom-process": "a program (credential_process)",
+    "boto-config": "the old boto configuration",
+}
+
+
+def _whose(arn: str) -> str:
+    return next((who for pattern, who in _WHO if pattern.search(arn)), "")
 
 
 def _whoami(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
@@ -1056,12 +1116,18 @@ def _whoami(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
     document = {
         "account": identity.account,
         "arn": identity.arn,
+        "identity": _whose(identity.arn),
         "credentials": identity.kind,
+        "credentials_from": _METHODS.get(identity.kind, identity.kind),
         "profile": tools.s3.profile_in_use,
         "region": tools.s3.region or "",
         "endpoint": tools.s3.endpoint,
         "aws_cli": aws,
     }
+    if document["identity"] == "root":
+        report.tell(
+            Warned("", "this is the root user of the account: an IAM role with the permissions of the guide is safer")
+        )
     if arguments["--json"]:
         report.document(document)
         return 0

@@ -158,7 +158,7 @@ def test_the_reports_of_a_whole_migration(
     piped = run("status").stdout
     assert "\x1b" not in piped and piped.startswith(f"{bucket}\tdeleting\t2\t6\t2\t")
     document = json.loads(run("--json", "status").stdout)
-    assert document["totals"]["destination"]["free_bytes"] > 0 and document["totals"]["phases"] == {"deleting": 1}
+    assert document["overall"]["destination"]["free_bytes"] > 0 and document["overall"]["phases"] == {"deleting": 1}
     assert document["buckets"][0]["to_come"] == {"objects": 0, "bytes": 0}
     token = json.loads(run("--json", "confirm-delete", "--dry-run", bucket).stdout)["token"]
     err = run("confirm-delete", f"--confirm={token}", bucket).stderr

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from migrate_v2 import cli, settings
+from tests.messages import messages
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -30,7 +31,15 @@ def settings_block() -> str:
     return "\n".join(lines)
 
 
-BLOCKS = {"commands": commands_block, "settings": settings_block}
+def messages_block() -> str:
+    lines = ["| message | status |", "|---|---|"]
+    for text, codes in sorted(messages().items(), key=lambda found: found[0].lstrip("… ").casefold()):
+        statuses = ", ".join(map(str, sorted(codes)))
+        lines.append(f"| {text.replace('|', chr(92) + '|')} | {statuses} |")
+    return "\n".join(lines)
+
+
+BLOCKS = {"commands": commands_block, "settings": settings_block, "messages": messages_block}
 
 
 def regenerated(text: str) -> str:
@@ -60,6 +69,32 @@ def command_lines(text: str) -> list[str]:
 def test_generated_blocks_are_up_to_date(document: Path) -> None:
     text = document.read_text()
     assert regenerated(text) == text, "run `make docs`"
+
+
+def test_every_error_message_is_in_the_guide() -> None:
+    assert messages_block() in (ROOT / "docs/TROUBLESHOOTING.md").read_text()
+    found = messages()
+    # Of several rooms, of a class with its own sentence, of an f-string and of a plain one: the search does find them.
+    for text in (
+        "another process is at work on …; wait for it, or stop it, and run the same command again",
+        "there is no state file … yet; `migrate` or `scan` makes it",
+        "that is not the bucket's name; nothing was deleted",
+        "… is a symbolic link; name the file it points to",
+    ):
+        assert text in found, text
+    assert len(found) > 120
+
+
+def test_every_symptom_in_the_guide_is_one_that_the_program_has() -> None:
+    text = (ROOT / "docs/TROUBLESHOOTING.md").read_text()
+    table = text.partition("## Symptom, cause, action")[2].partition("\n## ")[0]
+    source = " ".join(" ".join(p.read_text().split()) for p in sorted((ROOT / "migrate_v2").rglob("*.py")))
+    said = re.sub(r'" f?"', "", source)
+    known = " ".join(messages()) + said
+    for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE):
+        for symptom in re.findall(r"`([^`]+)`", row):
+            for part in symptom.split("..."):
+                assert part.strip() in known or part.strip() == "no space", symptom
 
 
 def test_the_readme_holds_both_blocks() -> None:

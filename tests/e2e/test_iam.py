@@ -71,8 +71,9 @@ def keys_with(url: str, *names: str) -> dict[str, str | None]:
     iam = client("iam", url)
     user = f"user-{next(_numbers)}"
     iam.create_user(UserName=user)
-    # AWS has HeadBucket and GetCallerIdentity under s3:ListBucket and nothing; moto has actions of these names.
-    moto_s_own = {"Effect": "Allow", "Action": ["s3:HeadBucket", "sts:GetCallerIdentity"], "Resource": "*"}
+    # What AWS has under s3:ListBucket, under s3:DeleteObject, and for everybody: to moto these are actions of their own.
+    own = ["s3:HeadBucket", "sts:GetCallerIdentity", *(["s3:DeleteObjects"] if "delete" in names else [])]
+    moto_s_own = {"Effect": "Allow", "Action": own, "Resource": "*"}
     if names:
         only = json.dumps({"Version": "2012-10-17", "Statement": [moto_s_own]})
         iam.put_user_policy(UserName=user, PolicyName="moto", PolicyDocument=only)

@@ -71,11 +71,12 @@ def keys_with(url: str, *names: str) -> dict[str, str | None]:
     iam = client("iam", url)
     user = f"user-{next(_numbers)}"
     iam.create_user(UserName=user)
-    # What AWS has under s3:ListBucket, under s3:DeleteObject, and for everybody: to moto these are actions of their own.
-    own = ["s3:HeadBucket", "sts:GetCallerIdentity", *(["s3:DeleteObjects"] if "delete" in names else [])]
-    moto_s_own = {"Effect": "Allow", "Action": own, "Resource": "*"}
+    # AWS has these under s3:ListBucket, and for everybody; and it asks for the deletion of keys, not of the bucket.
+    own = [{"Effect": "Allow", "Action": ["s3:HeadBucket", "sts:GetCallerIdentity"], "Resource": "*"}]
+    if "delete" in names:
+        own.append({"Effect": "Allow", "Action": ["s3:DeleteObject"], "Resource": f"arn:aws:s3:::{BUCKET}"})
     if names:
-        only = json.dumps({"Version": "2012-10-17", "Statement": [moto_s_own]})
+        only = json.dumps({"Version": "2012-10-17", "Statement": own})
         iam.put_user_policy(UserName=user, PolicyName="moto", PolicyDocument=only)
     for name in names:
         iam.put_user_policy(UserName=user, PolicyName=name, PolicyDocument=json.dumps(policy(name)))

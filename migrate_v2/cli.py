@@ -234,7 +234,7 @@ def _connect(arguments: Mapping[str, Any], chosen: settings.Settings) -> S3:
         region=arguments["--region"],
         endpoint_url=arguments["--endpoint-url"],
         expected_owner=chosen.expected_bucket_owner,
-        connections=max(16, chosen.max_concurrent_downloads, chosen.max_concurrent_verifications),
+        connections=max(32, chosen.max_concurrent_downloads, chosen.max_concurrent_verifications),
     )
 
 
@@ -1023,6 +1023,12 @@ def _upgrade_db(arguments: Mapping[str, Any], tools: Tools, report: Report) -> i
 def _list_buckets(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
     tools.s3.identity()
     known = tools.settings.state_db_path.exists()
+    if known:
+        try:
+            tools.store.buckets()
+        except Refused as refusal:  # the older toolkit's, most likely: S3's own list is to be had all the same
+            known = False
+            report.tell(Warned("", str(refusal)))
     excluded = set(tools.settings.excluded_buckets)
     try:
         found: Iterable[BucketName] = list(tools.s3.buckets())

@@ -25,7 +25,7 @@ _KNOWN = (
 _BESIDE = ("-wal", "-journal")
 
 # What the older programs believed to be verified was a size, or nothing: their word is worth a copy that may be there.
-BELIEVED = {FileState.VERIFIED: FileState.DOWNLOADED}
+_WORTH = {state.value: state for state in FileState} | {FileState.VERIFIED.value: FileState.DOWNLOADED}
 
 Amount = tuple[int, int]  # objects, bytes
 
@@ -248,13 +248,10 @@ def unfinished(path: Path) -> bool:
 
 
 def _state(state: object, path: Path) -> FileState:
-    try:
-        found = FileState(str(state))
-    except ValueError:
-        raise Refused(
-            f"{show(str(path))} has rows in the state '{show(str(state))}', which no older toolkit wrote"
-        ) from None
-    return BELIEVED.get(found, found)
+    found = _WORTH.get(state) if isinstance(state, str) else None
+    if found is None:
+        raise Refused(f"{show(str(path))} has rows in the state '{show(str(state))}', which no older toolkit wrote")
+    return found
 
 
 def _moment(text: object) -> datetime | None:

@@ -614,7 +614,7 @@ class Store:
         The file is nobody's yet: until it is closed, nothing of it is safe from a power cut.
         """
         self._conn.execute("PRAGMA synchronous = OFF")
-        self._conn.execute("PRAGMA cache_size = -65536")
+        self._conn.execute("PRAGMA cache_size = -32768")
         with self._writing():
             for bucket in buckets:
                 self._conn.execute(

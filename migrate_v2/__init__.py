@@ -15,10 +15,7 @@
             edges.awscli edges.disk             the AWS CLI; files, locks, the machine
     steps   steps.settle steps.scan steps.restore steps.place steps.sync steps.fetch
             steps.verify steps.describe steps.manifest steps.audit steps.hold steps.delete steps.status
-            steps.policy
-            steps.upgrade
-            steps.errors steps.upgrade
-            steps.errors steps.upgrade steps.diagnose
+            steps.policy steps.errors steps.upgrade steps.diagnose
     roof    pipeline                            the order of the steps; the only place that moves a phase
             report                              events -> text, JSON lines, log, bars
             notify                              events -> the operator's own command

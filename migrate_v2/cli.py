@@ -62,19 +62,17 @@ Options:
   --rescan            List anew what was listed before.
   --refetch           Read again from S3, beside its copy, each object that S3 gives no checksum of.
   --offline           Check the files against the evidence beside them: no AWS, no state file, nothing written.
-  --dry-run           Print what would be done, of confirm-delete with its token, and do nothing.
-  --dry-run           Print the plan and its token, and delete (or forget) nothing.
+  --dry-run           Print what would be done, of confirm-delete and reset with its token, and do nothing.
   --confirm=TOKEN     In place of the typed name: the token of exactly the plan that is to be carried out.
   --max-delete=N      Delete N versions and delete markers at most, then stop.
   --trust-recent=DURATION
                       Do not read copies again that were read within DURATION, such as 90m or 12h, and are the same files.
   --abort-uploads     Abort the multipart uploads that were never completed, too: nobody can read their parts.
-  --all               Every bucket of the state file.
   --cause=CAUSE       Only what failed for this cause, one of those that `errors` names.
   --write             Put the settings that it advises into the settings file; what stands there stays.
   --recount           Count the rows and keep what that gives.
   --remove-bucket     Remove the bucket too, once nothing at all is left in it.
-  --all               Every bucket that is not excluded.
+  --all               Every bucket that is not excluded; reset: every bucket of the state file.
   --yes               In place of the name that is asked for on a terminal, for what can be undone.
   --hard              Close to all others also the way to read, put and delete the policy; freeze: AWS services too.
   --template=FILE     The policy to fill in, such as policies/template.json.
@@ -117,19 +115,16 @@ from typing import Any, TypedDict
 from docopt import DocoptExit, docopt
 
 from migrate_v2 import __version__, pipeline, settings
-from migrate_v2.edges.disk import Disk
 from migrate_v2.board import Line, bucket_lines, one_line, total_lines
-from migrate_v2.edges.disk import free_at, replace_file
+from migrate_v2.edges.disk import Disk, free_at, replace_file
 from migrate_v2.edges.s3 import S3, BucketName, Denied, check_bucket_name
 from migrate_v2.errors import INTERRUPTED, BadUsage, Failure, Refused, worst
 from migrate_v2.events import Event, Failed, PhaseEarned, Stands, Warned
 from migrate_v2.flow import batched, in_threads
 from migrate_v2.keys import show
-from migrate_v2.model import Phase
-from migrate_v2.pipeline import Draft, Early, Events, Plan, Tools
 from migrate_v2.model import FileState, Phase, Row
 from migrate_v2.notify import notify, worth_telling
-from migrate_v2.pipeline import Early, Events, Plan, Tools
+from migrate_v2.pipeline import Draft, Early, Events, Plan, Tools
 from migrate_v2.report import Bytes, Report, human, sentence, span
 from migrate_v2.steps import errors
 from migrate_v2.steps.manifest import proved_by
@@ -622,6 +617,8 @@ def _show_drafts(drafts: Sequence[Draft], report: Report, as_json: bool) -> None
         ("bucket", "who", "what", "now", "then"),
         ((d.bucket, line.who, ", ".join(line.deeds), line.before, line.after) for d in drafts for line in d.lines),
     )
+
+
 # So many buckets are shown whole; of more there is one line each.
 _WHOLE = 3
 

@@ -19,10 +19,8 @@ from urllib.parse import urlsplit
 
 from migrate_v2 import __version__, keys, policy, tuning
 from migrate_v2.edges import awscli
-from migrate_v2.edges.disk import Disk, Lock, clock_reading, machine
-from migrate_v2.edges.s3 import S3, Deleter, PolicySetter, Restorer, Unreachable
 from migrate_v2.edges.disk import Disk, Lock, Vitals, clock_reading, machine, vitals
-from migrate_v2.edges.s3 import S3, Deleter, Restorer, Unreachable
+from migrate_v2.edges.s3 import S3, Deleter, PolicySetter, Restorer, Unreachable
 from migrate_v2.edges.store import BucketRow, Store, Upload
 from migrate_v2.errors import BadUsage, Differs, Failure, NotFinished, Refused
 from migrate_v2.events import Event, Failed, Found, Noted, PhaseEarned, Waiting, Warned

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from migrate_v2 import __version__, cli
 
 # Options whose value is a file or a folder, for the shells that complete those.
-_FILES = ("--state", "--config")
+_FILES = ("--state", "--config", "--template")
 _FOLDERS = ("--dest",)
 _WORDS = {"--engine": ("cli",)}
 
@@ -36,6 +36,7 @@ class Interface:
     takes: Mapping[str, tuple[str, ...]]
     buckets: frozenset[str]  # commands that name buckets
     files: frozenset[str]  # commands that name a file
+    verbs: Mapping[str, tuple[str, ...]]  # of commands that have some
     notes: str
     statuses: Mapping[str, str]
 
@@ -61,10 +62,13 @@ def interface(document: str | None = None) -> Interface:
         options.append(Option(tuple(word for word, _ in words), words[-1][1], said))
     takes: dict[str, tuple[str, ...]] = dict.fromkeys(commands, ())
     buckets, files = set(), set()
+    verbs: dict[str, tuple[str, ...]] = {}
     for line in usage:
         for command in commands:
             if re.search(rf"[ (]{command}(?=[ )]|$)", line):
                 takes[command] += tuple(re.findall(r"--[a-z-]+", line))
+                if verb := re.search(rf"\] {command} ([a-z]+)", line):
+                    verbs[command] = (*verbs.get(command, ()), verb[1])
                 buckets |= {command} if "<bucket>" in line or "<name>" in line else set()
                 files |= {command} if "file>" in line else set()
     return Interface(
@@ -75,6 +79,7 @@ def interface(document: str | None = None) -> Interface:
         takes,
         frozenset(buckets),
         frozenset(files),
+        verbs,
         notes.strip(),
         _entries(statuses_text),
     )
@@ -102,6 +107,7 @@ def bash() -> str:
     it = interface()
     cases = "\n".join(
         f"        {command}) options='{' '.join(n for o in it.of(command) for n in o.names)}'"
+        f" verbs='{' '.join(it.verbs.get(command, ()))}'"
         f" names={'buckets' if command in it.buckets else 'files' if command in it.files else 'none'} ;;"
         for command in it.commands
     )
@@ -133,7 +139,7 @@ _migrate_v2() {{
     elif [[ -z $command ]]; then
         mapfile -t COMPREPLY < <(compgen -W '{" ".join(it.commands)}' -- "$word")
     elif [[ $names == buckets ]]; then
-        mapfile -t COMPREPLY < <(compgen -W "$({_NAMES})" -- "$word")
+        mapfile -t COMPREPLY < <(compgen -W "$verbs $({_NAMES})" -- "$word")
     elif [[ $names == files ]]; then
         mapfile -t COMPREPLY < <(compgen -f -- "$word")
     fi
@@ -148,6 +154,8 @@ def zsh() -> str:
     cases = []
     for command in it.commands:
         specs = [_zsh_option(o) for o in it.of(command)]
+        if command in it.verbs:
+            specs.append(f"'1:verb:({' '.join(it.verbs[command])})'")
         if command in it.buckets:
             specs.append("'*:bucket:_migrate_v2_buckets'")
         elif command in it.files:
@@ -216,6 +224,8 @@ def fish() -> str:
             value = " -r" + (" -F" if option.long in (*_FILES, *_FOLDERS) else "")
             value += f" -a '{' '.join(_WORDS[option.long])}'" if option.long in _WORDS else ""
         lines.append(f"complete -c migrate-v2{where}{short} -l {option.long[2:]}{value} -d '{_escaped(option.text)}'")
+    for command, verbs in it.verbs.items():
+        lines.append(f"complete -c migrate-v2 -n '__fish_seen_subcommand_from {command}' -a '{' '.join(verbs)}'")
     takers = [command for command in it.commands if command in it.buckets]
     lines.append(f"complete -c migrate-v2 -n '__fish_seen_subcommand_from {' '.join(takers)}' -a '({_NAMES})'")
     files = [command for command in it.commands if command in it.files]

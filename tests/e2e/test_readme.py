@@ -7,6 +7,8 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.conftest import ROOT, Run, fill
 from tests.fakes.oldfiles import old_file
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 
+@pytest.mark.timeout(900)  # some twenty starts of the program: 20 s alone, minutes on a machine at its limit
 def test_the_guide_leads_to_a_finished_bucket(run: Run, boto: S3Client, tmp_path: Path) -> None:
     """Every command of it in its order; what asks a person is refused here, for there is none."""
     boto.create_bucket(Bucket="photos")

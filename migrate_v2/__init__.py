@@ -12,14 +12,17 @@
             space costs obstacles timeline      whether it fits; what it costs, is in the way, takes
             prices workload                     the rates; what is going to be asked for
     edges   edges.schema edges.ledger           the tables, change by change; the record of deletes
+            edges.older                         the older toolkit's state files, read only
             edges.store edges.s3                the state file; AWS
             edges.awscli edges.disk             the AWS CLI; files, locks, the machine
             edges.kms edges.cloudwatch edges.pricelist    KMS, metrics, prices: asked through edges.s3
     steps   steps.settle steps.scan steps.restore steps.place steps.sync steps.fetch
             steps.verify steps.describe steps.manifest steps.audit steps.hold steps.delete steps.status
-            steps.policy steps.preflight steps.plan
+            steps.policy steps.errors steps.upgrade steps.diagnose steps.preflight steps.plan
     roof    pipeline                            the order of the steps; the only place that moves a phase
             report                              events -> text, JSON lines, log, bars
+            notify                              events -> the operator's own command
+            board                               where buckets stand, drawn
             sheet                               a plan as JSON and as tables
             page                                a plan as one page with charts
             cli                                 the docstring that is the interface
@@ -27,7 +30,7 @@
 
 What is outside belongs to one room:
 
-    sqlite_utils sqlite3            edges.schema edges.ledger edges.store
+    sqlite_utils sqlite3            edges.schema edges.older edges.ledger edges.store
     boto3 botocore mypy_boto3_s3    edges.s3
     sh                              edges.awscli
     psutil fcntl                    edges.disk

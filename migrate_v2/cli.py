@@ -16,6 +16,12 @@ Usage:
   migrate-v2 [options] policy rollback [--yes] [--all | <bucket>...]
   migrate-v2 [options] policy freeze [--dry-run] [--hard] [--yes] <bucket>...
   migrate-v2 [options] policy unfreeze [--yes] <bucket>...
+  migrate-v2 [options] check-state [--recount]
+  migrate-v2 [options] errors [--cause=CAUSE] [<bucket>...]
+  migrate-v2 [options] retry-errors [--cause=CAUSE] [<bucket>...]
+  migrate-v2 [options] reset [--dry-run] [--confirm=TOKEN] (--all | <bucket>...)
+  migrate-v2 [options] diagnose [--write] [<name>]
+  migrate-v2 [options] upgrade-db [<v1-file>]
   migrate-v2 [options] buckets
   migrate-v2 [options] whoami
   migrate-v2 [options] config
@@ -34,6 +40,12 @@ Commands:
   policy          Who may do what in a bucket. generate: a policy that keeps all but you out, to policies/<bucket>_policy.json.
                   apply: put it. rollback: put back what was there. freeze: let nobody but you write, while a bucket is
                   brought home. unfreeze: put back what was there.
+  check-state     Objects and bytes by state, and whether the kept counts are those of the rows.
+  errors          What failed, by cause, and what to do about it.
+  retry-errors    Put what failed back, to be tried again by the next run.
+  reset           Forget what is known of buckets, after a typed confirmation; local files stay.
+  diagnose        Measure S3, the destination and this machine, and say what to set and how long it will take.
+  upgrade-db      Make the state file from one of the older toolkit, which is kept; without a name, from itself.
   buckets         The buckets of this account.
   whoami          The account, the identity, the endpoint and the AWS CLI in use.
   config          The settings in force, and where each comes from.
@@ -61,14 +73,17 @@ Options:
   --rescan            List anew what was listed before.
   --refetch           Read again from S3, beside its copy, each object that S3 gives no checksum of.
   --offline           Check the files against the evidence beside them: no AWS, no state file, nothing written.
-  --dry-run           Print what would be done, of confirm-delete with its token, and do nothing.
+  --dry-run           Print what would be done, of confirm-delete and reset with its token, and do nothing.
   --confirm=TOKEN     In place of the typed name: the token of exactly the plan that is to be carried out.
   --max-delete=N      Delete N versions and delete markers at most, then stop.
   --trust-recent=DURATION
                       Do not read copies again that were read within DURATION, such as 90m or 12h, and are the same files.
   --abort-uploads     Abort the multipart uploads that were never completed, too: nobody can read their parts.
+  --cause=CAUSE       Only what failed for this cause, one of those that `errors` names.
+  --write             Put the settings that it advises into the settings file; what stands there stays.
+  --recount           Count the rows and keep what that gives.
   --remove-bucket     Remove the bucket too, once nothing at all is left in it.
-  --all               Every bucket that is not excluded.
+  --all               Every bucket that is not excluded; reset: every bucket of the state file.
   --yes               In place of the name that is asked for on a terminal, for what can be undone.
   --hard              Close to all others also the way to read, put and delete the policy; freeze: AWS services too.
   --template=FILE     The policy to fill in, such as policies/template.json.
@@ -106,26 +121,37 @@ from dataclasses import asdict
 from datetime import date
 from functools import partial
 from pathlib import Path
-from typing import Any
+from threading import Event as Flag
+from typing import Any, TypedDict
 
 from docopt import DocoptExit, docopt
 
 from migrate_v2 import __version__, pipeline, prices, settings, sheet
+from migrate_v2.board import Line, bucket_lines, one_line, total_lines
 from migrate_v2.costs import Stage
-from migrate_v2.edges.disk import Disk
-from migrate_v2.edges.s3 import S3, check_bucket_name
+from migrate_v2.edges.disk import Disk, free_at, replace_file
+from migrate_v2.edges.s3 import S3, BucketName, Denied, check_bucket_name
 from migrate_v2.errors import INTERRUPTED, BadUsage, Failure, Refused, worst
-from migrate_v2.events import Event
+from migrate_v2.events import Event, Failed, PhaseEarned, Stands, Warned
+from migrate_v2.flow import batched, in_threads
 from migrate_v2.keys import show
-from migrate_v2.model import Phase
+from migrate_v2.model import FileState, Phase, Row
+from migrate_v2.notify import notify, worth_telling
 from migrate_v2.pipeline import Draft, Early, Events, Plan, Tools
 from migrate_v2.report import Bytes, Report, human, sentence, span
+from migrate_v2.steps import errors
+from migrate_v2.steps.manifest import proved_by
 from migrate_v2.steps.plan import Forecast
-from migrate_v2.steps.status import Amount, Standing, standing, stands_of
+from migrate_v2.steps.status import Amount, Standing, Total, standing, stands_of, total
 from migrate_v2.timeline import line_speed
+from migrate_v2.tuning import SIZES
 
 _FLAGS = {"--dest": "local_base_path", "--state": "state_db_path", "--engine": "engine"}
-_DOCUMENTS = ("plan", "status", "buckets", "whoami", "config")
+_DOCUMENTS = ("plan", "status", "errors", "check-state", "diagnose", "buckets", "whoami", "config")
+
+
+# Commands that may run while nobody looks.
+_WORK = ("migrate", "scan", "restore", "glacier", "sync", "verify", "confirm-delete")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -167,6 +193,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return _COMMANDS[command](arguments, tools, report)
         except Failure as failure:
             report.error(str(failure))
+            if command in _WORK:
+                _notify(Failed("", failure.code, str(failure)), chosen, report)
             return failure.code
         except KeyboardInterrupt:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -178,6 +206,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"unexpected {type(error).__name__}: {show(str(error))}"
                 + (f"; {log} has the details" if not silent else "")
             )
+            if command in _WORK:
+                _notify(Failed("", 1, f"unexpected {type(error).__name__}"), chosen, report)
             return 1
 
 
@@ -214,7 +244,7 @@ def _connect(arguments: Mapping[str, Any], chosen: settings.Settings) -> S3:
         region=arguments["--region"],
         endpoint_url=arguments["--endpoint-url"],
         expected_owner=chosen.expected_bucket_owner,
-        connections=max(16, chosen.max_concurrent_downloads, chosen.max_concurrent_verifications),
+        connections=max(32, chosen.max_concurrent_downloads, chosen.max_concurrent_verifications),
     )
 
 
@@ -254,9 +284,32 @@ def _terminal() -> bool:
     return sys.stderr.isatty()
 
 
-def _tell(events: Iterable[Event], report: Report) -> None:
+def _tell(events: Iterable[Event], report: Report, tools: Tools | None = None) -> None:
+    """With `tools`, a bucket that has earned its proof, or its end, is reported on when its work is over."""
+    earned: dict[str, None] = {}
     for event in events:
         report.tell(event)
+        if tools is not None:
+            _notify(event, tools.settings, report)
+        if isinstance(event, PhaseEarned) and event.phase in (Phase.DELETING, Phase.COMPLETE):
+            earned[event.bucket] = None
+        elif isinstance(event, Stands) and earned.pop(event.bucket, 0) is None and tools is not None:
+            _report_on(event.bucket, tools, report)
+
+
+def _notify(event: Event, chosen: settings.Settings, report: Report) -> None:
+    if chosen.notify_command and worth_telling(event) and (wrong := notify(chosen.notify_command, event)):
+        report.tell(Warned("", wrong))
+
+
+def _report_on(bucket: str, tools: Tools, report: Report) -> None:
+    """The lines of the dashboard, with this run's own throughput and with what proved the bucket."""
+    held = tools.store.bucket(bucket)
+    if held is None:
+        return
+    s = standing(held, tools.store, tools.session)
+    for line in bucket_lines(s, 100, fancy=False, evidence=proved_by(bucket, tools.disk)):
+        report.say(line.text.strip())
 
 
 # -- commands
@@ -266,7 +319,7 @@ def _on_each(
     work: Callable[..., Events], arguments: Mapping[str, Any], tools: Tools, report: Report, **more: Any
 ) -> int:
     codes: list[int] = []
-    _tell(pipeline.each(_buckets(arguments, tools, report), partial(work, tools=tools, **more), codes), report)
+    _tell(pipeline.each(_buckets(arguments, tools, report), partial(work, tools=tools, **more), codes), report, tools)
     return worst(codes)
 
 
@@ -274,7 +327,7 @@ def _until_back(work: Callable[..., Events], arguments: Mapping[str, Any], tools
     codes: list[int] = []
     names = _buckets(arguments, tools, report)
     wait = arguments["--wait"] or _terminal()
-    _tell(pipeline.until_back(names, partial(work, tools=tools), tools, codes, wait=wait), report)
+    _tell(pipeline.until_back(names, partial(work, tools=tools), tools, codes, wait=wait), report, tools)
     return worst(codes)
 
 
@@ -448,6 +501,7 @@ def _confirm_delete(arguments: Mapping[str, Any], tools: Tools, report: Report) 
             codes,
         ),
         report,
+        tools,
     )
     return worst(codes)
 
@@ -667,33 +721,89 @@ def _show_drafts(drafts: Sequence[Draft], report: Report, as_json: bool) -> None
     )
 
 
+# So many buckets are shown whole; of more there is one line each.
+_WHOLE = 3
+
+
 def _status(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
     names = _named(arguments)
     path = tools.settings.state_db_path
     if not path.exists():
         report.say(f"there is no state file {show(str(path))} yet; `migrate` or `scan` makes it")
+    canvas = report.canvas()
+    if arguments["--watch"] and canvas:
+        report.watch(_frames(names, tools, *canvas))
+        return 0
     while True:
-        standings = []
-        if path.exists():
-            for name in tools.store.buckets() if names is None else names:
-                held = tools.store.bucket(name)
-                if held is None:
-                    raise Failure(f"{show(name)} is not in the state file; run `scan` for it")
-                standings.append(standing(held, tools.store, held.session))
-        elif names:
-            raise Failure(f"{show(names[0])} is not in the state file; run `scan` for it")
-        if arguments["--watch"]:
-            report.clear()
+        standings = _standings(names, tools)
         if arguments["--json"]:
-            report.document({"buckets": [_standing_json(s) for s in standings], "totals": _totals(standings)})
+            report.document(
+                {
+                    "buckets": [_standing_json(s) for s in standings],
+                    "totals": _totals(standings),
+                    "overall": _overall(total(standings), tools),
+                }
+            )
+        elif canvas and standings and (names or len(standings) <= _WHOLE):
+            report.draw(_drawn(standings, tools, *canvas, whole=True))
         else:
             report.table(_STATUS_HEADERS, (_status_line(s) for s in standings), right=(*range(2, 10), 12))
-            if names and not arguments["--watch"]:
-                for s in standings:
-                    report.say(sentence(stands_of(s)))
+            if canvas and standings:
+                report.draw(_pairs(total_lines(total(standings), canvas[0], fancy=canvas[1], **_room(tools))))
+        if names and not arguments["--watch"]:
+            for s in standings:
+                report.say(sentence(stands_of(s)))
         if not arguments["--watch"] or all(s.phase is Phase.COMPLETE for s in standings):
             return 0
         time.sleep(2)
+
+
+def _standings(names: list[str] | None, tools: Tools) -> list[Standing]:
+    if not tools.settings.state_db_path.exists():
+        if names:
+            raise Failure(f"{show(names[0])} is not in the state file; run `scan` for it")
+        return []
+    standings = []
+    for name in tools.store.buckets() if names is None else names:
+        held = tools.store.bucket(name)
+        if held is None:
+            raise Failure(f"{show(name)} is not in the state file; run `scan` for it")
+        standings.append(standing(held, tools.store, held.session))
+    return standings
+
+
+def _frames(names: list[str] | None, tools: Tools, width: int, fancy: bool) -> Iterator[list[tuple[str, str]]]:
+    while True:
+        standings = _standings(names, tools)
+        yield _drawn(standings, tools, width, fancy, whole=len(standings) <= _WHOLE)
+        if all(s.phase is Phase.COMPLETE for s in standings):
+            return
+        time.sleep(2)
+
+
+def _drawn(
+    standings: Sequence[Standing], tools: Tools, width: int, fancy: bool, *, whole: bool
+) -> list[tuple[str, str]]:
+    lines: list[Line] = []
+    for s in standings:
+        lines += [*bucket_lines(s, width, fancy=fancy), Line("")] if whole else [one_line(s, width, fancy=fancy)]
+    lines += total_lines(total(standings), width, fancy=fancy, **_room(tools))
+    return _pairs(lines)
+
+
+def _pairs(lines: Iterable[Line]) -> list[tuple[str, str]]:
+    return [(line.text, line.style) for line in lines]
+
+
+class _Room(TypedDict):
+    free: int | None
+    base: str
+
+
+def _room(tools: Tools) -> _Room:
+    """What is free where the buckets come to; unknown where nobody has said where that is, or it cannot be asked."""
+    base = tools.settings.local_base_path
+    return {"free": free_at(base) if base else None, "base": str(base or "")}
 
 
 _STATUS_HEADERS = (
@@ -738,46 +848,323 @@ def _stages(s: Standing) -> tuple[tuple[str, Amount], ...]:
     )
 
 
-def _totals(standings: Iterable[Standing]) -> dict[str, Any]:
-    standings = list(standings)
-    states: dict[str, Amount] = {}
-    for s in standings:
-        for state, amount in s.states.items():
-            total = states.setdefault(state.value, Amount())
-            total.objects += amount.objects
-            total.bytes += amount.bytes
+def _totals(standings: Sequence[Standing]) -> dict[str, Any]:
+    t = total(standings)
     return {
-        "buckets": len(standings),
-        "objects": sum(s.objects for s in standings),
-        "bytes": sum(s.bytes for s in standings),
-        "states": {state: asdict(amount) for state, amount in states.items()},
+        "buckets": t.buckets,
+        "objects": t.objects,
+        "bytes": t.bytes,
+        "states": {state.value: asdict(t.states.get(state, Amount())) for state in FileState if t.buckets},
     }
+
+
+def _overall(t: Total, tools: Tools) -> dict[str, Any]:
+    room = _room(tools)
+    return {
+        "phases": {phase.value: count for phase, count in t.phases.items()},
+        "storage_classes": {name: asdict(amount) for name, amount in t.storage_classes.items()},
+        "errors": t.errors,
+        "elapsed_seconds": t.elapsed_seconds,
+        "throughput": {"session": t.session, "overall": t.overall},
+        "eta_seconds": t.eta_seconds,
+        "to_come": asdict(t.to_come),
+        "destination": {"path": room["base"], "free_bytes": room["free"]},
+    }
+
+
+def _has_state(tools: Tools) -> Path:
+    path = tools.settings.state_db_path
+    if not path.exists():
+        raise Failure(f"there is no state file {show(str(path))} yet; `migrate` or `scan` makes it")
+    return path
+
+
+def _check_state(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
+    path = _has_state(tools)
+    store = tools.store
+    if damage := store.damage():
+        raise Failure(
+            f"{show(str(path))} is damaged ({show(damage)}): keep it, put a backup in its place, or begin with a new one"
+            " (`migrate` fetches nothing that lies at its place with the size and time of the listing)"
+        )
+    if arguments["--recount"]:
+        store.keep_counted()
+    for name in store.buckets():
+        store.ledger.check(name)
+    groups = store.recount()
+    wrong = [group for group in groups if not group.agrees]
+    states = {state: Amount() for state in FileState}
+    buckets: dict[str, dict[FileState, Amount]] = {name: {} for name in store.buckets()}
+    for group in groups:
+        states[group.counted.state].add(group.counted)
+        buckets.setdefault(group.bucket, {}).setdefault(group.counted.state, Amount()).add(group.counted)
+    if arguments["--json"]:
+        report.document(
+            {
+                "states": {state.value: asdict(amount) for state, amount in states.items()},
+                "buckets": [
+                    {"bucket": name, "states": {state.value: asdict(amount) for state, amount in held.items()}}
+                    for name, held in buckets.items()
+                ],
+                "agrees": not wrong,
+                "differences": [
+                    {
+                        "bucket": group.bucket,
+                        "state": group.counted.state.value,
+                        "verdict": group.counted.verdict,
+                        "counted": {"objects": group.counted.objects, "bytes": group.counted.bytes},
+                        "kept": {"objects": group.kept[0], "bytes": group.kept[1]},
+                    }
+                    for group in wrong
+                ],
+            }
+        )
+    else:
+        report.table(
+            ("state", "objects", "size"),
+            ((state.value, amount.objects, Bytes(amount.bytes)) for state, amount in states.items()),
+            right=(1, 2),
+        )
+    for group in wrong:
+        counted = group.counted
+        report.error(
+            f"{show(group.bucket)}: {counted.objects:,} objects of {counted.bytes:,} bytes are {counted.state.value}, and"
+            f" the kept count says {group.kept[0]:,} of {group.kept[1]:,}"
+        )
+    if wrong:
+        raise Failure("the kept counts are not those of the rows; `migrate-v2 check-state --recount` puts them right")
+    report.say("the kept counts are those of the rows")
+    return 0
+
+
+def _cause(arguments: Mapping[str, Any]) -> str | None:
+    cause: str | None = arguments["--cause"]
+    if cause is not None and cause not in errors.WORDS:
+        raise BadUsage(f"there is no cause '{show(cause)}'; there are {', '.join(errors.WORDS)}")
+    return cause
+
+
+def _errors(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
+    cause, names = _cause(arguments), _named(arguments)
+    _has_state(tools)
+    buckets = pipeline.known_buckets(names, tools)
+
+    def rows() -> Iterator[tuple[Row, str]]:
+        return errors.failed(buckets, tools.store, cause)
+
+    if arguments["--json"]:
+        report.long_document(
+            "errors",
+            (
+                {
+                    "bucket": row.version.bucket,
+                    "key": row.key,
+                    "version_id": row.version.version_id,
+                    "size": row.version.size,
+                    "cause": word,
+                    "reason": row.reason,
+                }
+                for row, word in rows()
+            ),
+            lambda: {"causes": [asdict(group) for group in errors.grouped(rows())]},
+        )
+        return 0
+    groups = errors.grouped(rows())
+    if not groups:
+        report.say("nothing is in error")
+        return 0
+    report.table(
+        ("bucket", "key", "version", "cause", "reason"),
+        ((r.version.bucket, r.key, r.version.version_id, word, r.reason) for r, word in rows()),
+    )
+    for group in groups:
+        report.say(f"{group.cause}: {group.objects:,} objects, {human(group.bytes)}: {group.advice}")
+    return 0
+
+
+def _retry_errors(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
+    cause, names = _cause(arguments), _named(arguments)
+    _has_state(tools)
+    codes: list[int] = []
+    work = partial(pipeline.retry_errors, tools=tools, cause=cause)
+    _tell(pipeline.each(pipeline.known_buckets(names, tools), work, codes), report)
+    return worst(codes)
+
+
+def _reset(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
+    dry_run, token = arguments["--dry-run"], arguments["--confirm"]
+    names = None if arguments["--all"] else _named(arguments)
+    if names == []:
+        return 0
+    if not dry_run and token is None and not sys.stdin.isatty():
+        raise Refused("this is not a terminal: give --confirm=TOKEN with the token of `reset --dry-run`")
+    _has_state(tools)
+    buckets = tools.store.buckets() if names is None else pipeline.known_buckets(names, tools)
+    told, expected = pipeline.oblivion(buckets, tools)
+    lines = [(o.bucket, o.phase.value, o.objects - o.stays, Bytes(o.bytes), o.stays) for o in told]
+    headers = ("bucket", "phase", "objects forgotten", "size", "rows kept")
+    if dry_run:
+        if arguments["--json"]:
+            report.document({"buckets": [asdict(o) for o in told], "token": expected})
+        else:
+            report.table(headers, lines, right=(2, 3, 4))
+            report.table(("", ""), [("token", expected)])
+        return 0
+    if not buckets:
+        report.say("the state file knows no bucket")
+        return 0
+    if token is None:
+        for o in told:
+            kept = f", {o.stays:,} rows that protect only copies are kept" if o.stays else ""
+            report.say(f"{show(o.bucket)}: {o.objects - o.stays:,} objects are forgotten ({o.phase.value}){kept}")
+        word = buckets[0] if len(buckets) == 1 else f"{len(buckets)} buckets"
+        report.say(f"Local files stay. To forget exactly this, type: {word}")
+        if sys.stdin.readline().strip() != word:
+            raise Refused("that is not what was asked for; nothing was forgotten")
+    elif token != expected:
+        raise Refused("this token is not that of what would be forgotten now; see `reset --dry-run`")
+    codes: list[int] = []
+    _tell(pipeline.each(buckets, partial(pipeline.reset_bucket, tools=tools), codes), report)
+    return worst(codes)
+
+
+def _diagnose(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
+    bucket = None if arguments["<name>"] is None else check_bucket_name(arguments["<name>"])
+    found = pipeline.diagnosis(bucket, tools, lambda text: report.say(text))
+    v, n, d, advice = found.vitals, found.network, found.destination, found.advice
+    if arguments["--json"]:
+        report.document(
+            {
+                "bucket": found.bucket,
+                "s3": asdict(n),
+                "destination": asdict(d) if d else None,
+                "machine": asdict(v),
+                "left": [
+                    {"below_bytes": limit, "objects": objects, "bytes": size}
+                    for limit, objects, size in zip((*SIZES, None), found.left.objects, found.left.bytes, strict=True)
+                ],
+                "bottleneck": advice.bottleneck,
+                "why": advice.why,
+                "expected_seconds": advice.seconds,
+                "seconds_of_each": dict(advice.times),
+                "settings": dict(advice.settings),
+            }
+        )
+    else:
+        report.table(("", ""), _diagnosis_lines(found))
+    if arguments["--write"]:
+        path = settings.file_in_use(arguments["--config"], os.environ, Path.cwd())
+        staying = _write_advice(path, advice.settings)
+        report.say(f"written to {show(str(path))}")
+        for name in staying:
+            report.say(f"{name} is set there already, and stays")
+    return 0
+
+
+def _write_advice(path: Path, advice: Mapping[str, str | int]) -> list[str]:
+    """The names of those that the operator has set, which stay."""
+    path = path.resolve()  # a link stays one
+    try:
+        before = path.read_bytes().decode("utf-8") if path.exists() else ""
+        text, staying = settings.with_advice(before, advice)
+        if text != before:
+            replace_file(path, text)
+    except OSError as error:
+        raise Failure(f"the settings file {show(str(path))} cannot be written: {error.strerror}") from error
+    return staying
+
+
+def _diagnosis_lines(found: pipeline.Diagnosis) -> Iterator[tuple[str, str]]:
+    v, n, d, advice = found.vitals, found.network, found.destination, found.advice
+    yield "bucket", found.bucket or "none"
+    if n.note:
+        yield "S3", n.note
+    if n.latency_seconds is not None:
+        yield "S3 answers after", f"{n.latency_seconds * 1000:,.0f} ms"
+        yield "one stream", f"{human(n.single or 0)}/s"
+        for connections, rate in n.parallel.items():
+            yield f"{connections} streams", f"{human(rate)}/s; small objects {n.objects.get(connections, 0):,.0f}/s"
+        yield "asked to slow down", f"{n.throttled:,} times"
+    if d is not None:
+        yield "disk writes", f"{human(d.write)}/s; small files {d.files:,.0f}/s"
+        for threads, rate in d.read_hash.items():
+            yield f"reads and hashes, {threads} at once", f"{human(rate)}/s"
+        yield "disk free", human(d.free)
+    else:
+        yield "disk", "not measured: where the files shall go is not said (--dest)"
+    yield (
+        "machine",
+        f"{v.cores} cores, {v.busy:.0%} busy; {human(v.memory_available)} of {human(v.memory_bytes)} memory free",
+    )
+    sockets = "unknown" if v.sockets is None else f"{v.sockets:,}"
+    yield (
+        "open files, sockets",
+        f"{v.open_files:,} of {v.open_files_limit:,} (at most {v.open_files_hard_limit:,}); {sockets} sockets",
+    )
+    for limit, objects, size in zip((*SIZES, None), found.left.objects, found.left.bytes, strict=True):
+        if objects:
+            label = f"to come below {human(limit)}" if limit else f"to come from {human(SIZES[-1])}"
+            yield label, f"{objects:,} objects, {human(size)}"
+    for name, seconds in advice.times.items():
+        yield f"time for {name}", span(seconds)
+    yield "bottleneck", f"{advice.bottleneck}: {advice.why}"
+    if advice.seconds is not None:
+        yield "expected time", span(advice.seconds)
+    for name, value in advice.settings.items():
+        yield f"set {name}", str(value)
+
+
+def _upgrade_db(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
+    _tell(pipeline.upgrade_file(arguments["<v1-file>"], tools.settings), report)
+    return 0
 
 
 def _list_buckets(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
     tools.s3.identity()
     known = tools.settings.state_db_path.exists()
+    if known:
+        try:
+            tools.store.buckets()
+        except Refused as refusal:  # the older toolkit's, most likely: S3's own list is to be had all the same
+            known = False
+            report.tell(Warned("", str(refusal)))
     excluded = set(tools.settings.excluded_buckets)
+    try:
+        found: Iterable[BucketName] = list(tools.s3.buckets())
+    except Denied as failure:
+        if not known or not tools.store.buckets():
+            raise Failure(f"{failure} (s3:ListAllMyBuckets); commands that name a bucket do not need it") from None
+        report.tell(Warned("", f"{failure}; these are the buckets that the state file knows"))
+        found = [BucketName(name, None, "") for name in tools.store.buckets()]
+
+    def versioning(bucket: BucketName, _: Flag) -> str | None:
+        try:
+            return tools.s3.versioning(bucket.name)[0]
+        except Failure:  # not allowed, or gone meanwhile: the list goes on
+            return None
 
     def lines() -> Iterator[dict[str, Any]]:
-        for bucket in tools.s3.buckets():
-            held = tools.store.bucket(bucket.name) if known else None
-            s = standing(held, tools.store, held.session) if held else None
-            yield {
-                "bucket": bucket.name,
-                "region": bucket.region or (held.region if held else ""),
-                "created": bucket.created.isoformat(timespec="seconds") if bucket.created else "",
-                "excluded": bucket.name in excluded,
-                "phase": s.phase.value if s else "",
-                "objects": s.objects if s else None,
-                "bytes": s.bytes if s else None,
-            }
+        for some in batched(found, 200):
+            versions = dict(answer for answer in in_threads(versioning, some, threads=8) if answer is not None)
+            for bucket in some:
+                held = tools.store.bucket(bucket.name) if known else None
+                s = standing(held, tools.store, held.session) if held else None
+                yield {
+                    "bucket": bucket.name,
+                    "region": bucket.region or (held.region if held else ""),
+                    "created": bucket.created.isoformat(timespec="seconds") if bucket.created else "",
+                    "excluded": bucket.name in excluded,
+                    "phase": s.phase.value if s else "",
+                    "objects": s.objects if s else None,
+                    "bytes": s.bytes if s else None,
+                    "versioning": versions[bucket],  # None: S3 does not say
+                }
 
     if arguments["--json"]:
         report.document({"buckets": list(lines())})
         return 0
     report.table(
-        ("bucket", "region", "created", "excluded", "phase", "objects", "size"),
+        ("bucket", "region", "created", "excluded", "phase", "objects", "size", "versioning"),
         (
             (
                 line["bucket"],
@@ -787,12 +1174,42 @@ def _list_buckets(arguments: Mapping[str, Any], tools: Tools, report: Report) ->
                 line["phase"],
                 "" if line["objects"] is None else line["objects"],
                 "" if line["bytes"] is None else Bytes(line["bytes"]),
+                "unknown" if line["versioning"] is None else line["versioning"] or "never",
             )
             for line in lines()
         ),
         right=(5, 6),
     )
     return 0
+
+
+# The first that fits an ARN tells whose it is.
+_WHO = (
+    (re.compile(r":root$"), "root"),
+    (re.compile(r":assumed-role/AWSReservedSSO_"), "SSO role"),
+    (re.compile(r":assumed-role/.*/i-[0-9a-f]+$"), "instance role"),
+    (re.compile(r":assumed-role/"), "role"),
+    (re.compile(r":user/"), "user"),
+    (re.compile(r":federated-user/"), "federated user"),
+)
+# How botocore says that it came by the credentials.
+_METHODS = {
+    "env": "environment variables",
+    "shared-credentials-file": "the credentials file",
+    "config-file": "the configuration file",
+    "assume-role": "a role that the profile assumes",
+    "assume-role-with-web-identity": "a web identity (EKS, OIDC)",
+    "sso": "AWS IAM Identity Center (SSO)",
+    "login": "`aws login`",
+    "iam-role": "the role of this instance",
+    "container-role": "the role of this container",
+    "custom-process": "a program (credential_process)",
+    "boto-config": "the old boto configuration",
+}
+
+
+def _whose(arn: str) -> str:
+    return next((who for pattern, who in _WHO if pattern.search(arn)), "")
 
 
 def _whoami(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
@@ -804,12 +1221,18 @@ def _whoami(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
     document = {
         "account": identity.account,
         "arn": identity.arn,
+        "identity": _whose(identity.arn),
         "credentials": identity.kind,
+        "credentials_from": _METHODS.get(identity.kind, identity.kind),
         "profile": tools.s3.profile_in_use,
         "region": tools.s3.region or "",
         "endpoint": tools.s3.endpoint,
         "aws_cli": aws,
     }
+    if document["identity"] == "root":
+        report.tell(
+            Warned("", "this is the root user of the account: an IAM role with the permissions of the guide is safer")
+        )
     if arguments["--json"]:
         report.document(document)
         return 0
@@ -841,6 +1264,12 @@ _COMMANDS: Mapping[str, Callable[[Mapping[str, Any], Tools, Report], int]] = {
     "confirm-delete": _confirm_delete,
     "status": _status,
     "policy": _policy,
+    "check-state": _check_state,
+    "errors": _errors,
+    "retry-errors": _retry_errors,
+    "reset": _reset,
+    "diagnose": _diagnose,
+    "upgrade-db": _upgrade_db,
     "buckets": _list_buckets,
     "whoami": _whoami,
     "config": _config,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import heapq
+import json
 import sys
 import time
 import uuid
@@ -17,7 +19,7 @@ from urllib.parse import urlsplit
 
 from migrate_v2 import __version__, keys, policy, tuning
 from migrate_v2.edges import awscli, pricelist
-from migrate_v2.edges.disk import Disk, Lock, clock_reading, machine, volume
+from migrate_v2.edges.disk import Disk, Lock, Vitals, clock_reading, machine, vitals, volume
 from migrate_v2.edges.s3 import S3, Deleter, PolicySetter, Restorer, Unreachable
 from migrate_v2.edges.store import BucketRow, Item, Store, Upload
 from migrate_v2.errors import BadUsage, Differs, Failure, NotFinished, Refused
@@ -43,23 +45,26 @@ from migrate_v2.model import (
 from migrate_v2.obstacles import Obstacle as InTheWay
 from migrate_v2.obstacles import obstacles
 from migrate_v2.prices import PriceBook
-from migrate_v2.settings import Settings, bandwidth_at
+from migrate_v2.settings import SETTING, Settings, bandwidth_at
 from migrate_v2.steps import audit as audit_step
 from migrate_v2.steps import delete as delete_step
 from migrate_v2.steps import describe as describe_step
+from migrate_v2.steps import diagnose as diagnose_step
+from migrate_v2.steps import errors as errors_step
 from migrate_v2.steps import manifest as manifest_step
 from migrate_v2.steps import plan as plan_step
 from migrate_v2.steps import policy as policy_step
 from migrate_v2.steps import restore as restore_step
 from migrate_v2.steps.fetch import fetch
 from migrate_v2.steps.hold import hold
-from migrate_v2.steps.place import choose, place
+from migrate_v2.steps.place import adopt, choose, place
 from migrate_v2.steps.plan import Asking, Forecast, OfBucket
 from migrate_v2.steps.preflight import preflight
 from migrate_v2.steps.scan import must_be_as_listed, scan
 from migrate_v2.steps.settle import settle
 from migrate_v2.steps.status import stands
 from migrate_v2.steps.sync import Cli, sync
+from migrate_v2.steps.upgrade import upgrade
 from migrate_v2.steps.verify import verify
 from migrate_v2.timeline import Pace
 from migrate_v2.workload import Way
@@ -366,6 +371,11 @@ def _ensure_scanned(bucket: str, tools: Tools, *, rescan: bool = False, destinat
         yield from _scan(bucket, tools)
     choose(bucket, tools.store, noncurrent=tools.settings.noncurrent)
     if destination:
+        if tools.store.may_adopt(bucket):
+            before = tools.store.recall("upgraded_from")
+            roots = [Path.cwd(), *([Path(json.loads(before)["path"]).parent] if before else []), tools.disk.base]
+            rows = tools.settings.db_batch_commit_size
+            yield from adopt(bucket, tools.store, tools.disk, roots, rows_per_commit=rows)
         yield from _advance(bucket, tools)
     else:  # the manifest waits for a command that knows where the data is
         tools.store.set_phase(bucket, phase_of(tools.store.counts(bucket)))
@@ -491,6 +501,14 @@ def _conclude(bucket: str, tools: Tools, *, verified: bool = True) -> None:
 # -- without AWS
 
 
+def upgrade_file(given: str | None, settings: Settings) -> Events:
+    """The state file of these settings, made from an older one: from the named file, or from itself."""
+    target = settings.state_db_path
+    source = Path(given).absolute() if given is not None else target
+    with Lock(target.with_name(target.name + ".run") / ".upgrade" / "lock", f"state file {target}"):
+        yield from upgrade(source, target, rows_per_commit=10 * settings.db_batch_commit_size)
+
+
 def audit(names: list[str] | None, settings: Settings, codes: list[int]) -> Events:
     """Holds a destination to what was written beside it, all of its buckets if None is named: no S3, no state file, no
     lock, and nothing is written."""
@@ -509,6 +527,110 @@ def _audit(bucket: str, disk: Disk, threads: int) -> Events:
         yield event
     if wrong:
         raise Differs(f"{wrong:,} things in {show(bucket)} are not what was recorded")
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    bucket: str
+    network: diagnose_step.Network
+    destination: diagnose_step.Destination | None
+    vitals: Vitals
+    left: tuning.Left
+    advice: tuning.Advice
+
+
+def diagnosis(bucket: str | None, tools: Tools, say: Callable[[str], None]) -> Diagnosis:
+    """Measures what there is to measure by: no state file, no bucket and no destination are no reason to fail."""
+    store = tools.store if tools.settings.state_db_path.exists() else None
+    left = diagnose_step.left(bucket, store)
+    name = bucket
+    if name is None and store is not None:
+        amounts = {known: sum(t.bytes for t in store.tallies(known)) for known in store.buckets()}
+        name = max(amounts, key=lambda known: amounts[known], default=None)
+    health = vitals()
+    network = diagnose_step.Network(note="no bucket is named, and the state file knows none")
+    if name is not None:
+        say(f"measuring S3 by objects of {show(name)}")
+        network = diagnose_step.network(diagnose_step.samples(name, store, tools.s3), tools.s3)
+    there = None
+    if tools.settings.local_base_path is not None:
+        say(f"measuring {show(str(tools.settings.local_base_path))}")
+        there = diagnose_step.destination(tools.disk, sorted({1, health.cores}))
+    advice = tuning.advise(
+        left,
+        tuning.Measured(
+            cores=health.cores,
+            memory_available=health.memory_available,
+            open_files=health.open_files_limit,
+            single=network.single,
+            parallel=network.parallel,
+            objects=network.objects,
+            throttled=network.throttled,
+            write=there.write if there else None,
+            files=there.files if there else None,
+            read_hash=there.read_hash if there else None,
+        ),
+        native="native" in SETTING["engine"].allowed,
+    )
+    return Diagnosis(name or "", network, there, health, left, advice)
+
+
+def known_buckets(names: list[str] | None, tools: Tools) -> list[str]:
+    """The named buckets, or all of the state file that are not excluded. Failure: one that the state file does not know."""
+    known = tools.store.buckets()
+    if names is None:
+        return [name for name in known if name not in tools.settings.excluded_buckets]
+    for name in names:
+        if name not in known:
+            raise Failure(f"{show(name)} is not in the state file; run `scan` for it")
+    return names
+
+
+def retry_errors(bucket: str, tools: Tools, *, cause: str | None) -> Events:
+    with tools.locked(bucket, destination=False):
+        rows = tools.settings.db_batch_commit_size
+        yield from errors_step.retry(bucket, tools.store, cause, rows_per_commit=rows)
+        tools.store.set_phase(bucket, phase_of(tools.store.counts(bucket)))
+
+
+@dataclass(frozen=True, slots=True)
+class Oblivion:
+    """What `reset` would forget of one bucket, and how many rows it would keep because they protect only copies."""
+
+    bucket: str
+    phase: Phase
+    objects: int
+    bytes: int
+    stays: int
+
+
+def oblivion(names: Iterable[str], tools: Tools) -> tuple[list[Oblivion], str]:
+    """With the token that stands for exactly this."""
+    told = []
+    digest = hashlib.sha256()
+    for name in names:
+        tallies = tools.store.tallies(name)
+        objects, size = sum(t.objects for t in tallies), sum(t.bytes for t in tallies)
+        stays = tools.store.only_copies(name)
+        told.append(Oblivion(name, _held(name, tools).phase, objects, size, stays))
+        digest.update(json.dumps([tools.store.identity(), name, stays, sorted(map(repr, tallies))]).encode())
+    return told, digest.hexdigest()[:40]
+
+
+def reset_bucket(bucket: str, tools: Tools) -> Events:
+    """Local files stay, and so do the rows without which the copies of deleted objects could be written over."""
+    with tools.locked(bucket, destination=False):
+        if tools.store.ledger.open(bucket):
+            raise Refused(
+                f"deletes in {bucket} were interrupted, and nobody knows yet what became of them: run `scan` for it first"
+            )
+        stays = tools.store.forget(bucket)
+        yield Noted(bucket, "forgotten; its local files stay")
+        if stays:
+            yield Noted(
+                bucket,
+                f"{stays:,} rows are kept: their local copies may be all that is left of objects that S3 does not hold any more",
+            )
 
 
 # -- many buckets

@@ -26,7 +26,8 @@ from typing import TextIO, assert_never, cast
 
 from loguru import logger
 from rich import box
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Table
@@ -59,7 +60,7 @@ LOGS_KEPT = 3
 Step = tuple[str, str]  # bucket, verb
 
 # Their byte figure is what the objects weigh, not what has been moved: a rate in bytes would be a boast.
-COUNTING_VERBS = ("scan", "restore", "delete")
+COUNTING_VERBS = ("scan", "restore", "delete", "upgrade")
 
 # What names a thing in JSON stays as it is, or a script could not find the object again.
 NAMING = ("bucket", "key", "version_id")
@@ -784,12 +785,49 @@ class Report:
             indent = 2 if self._out.terminal else None
             self._out.write(dumps(told, ensure_ascii=True, allow_nan=False, indent=indent) + "\n")
 
-    def clear(self) -> None:
-        """An empty screen for the next table, where stdout is a terminal that can; otherwise nothing."""
-        with self._lock:
-            if self._out.moves and not self._json:
-                with self._data():
-                    _console(self._out, self._clock).clear()
+    def long_document(self, name: str, items: Iterable[object], rest: Callable[[], Mapping[str, object]]) -> None:
+        """One JSON object with a list of any length, written as it comes, and what is known once the list is at its end."""
+        with self._lock, self._data():
+            self._out.write(f"{{{dumps(name)}: [")
+            for number, item in enumerate(items):
+                self._out.write(
+                    ("," if number else "") + "\n" + dumps(_plain(item), ensure_ascii=True, allow_nan=False)
+                )
+            self._out.write("]")
+            for key, value in rest().items():
+                self._out.write(f",\n{dumps(key)}: {dumps(_plain(value, key), ensure_ascii=True, allow_nan=False)}")
+            self._out.write("}\n")
+
+    def canvas(self) -> tuple[int, bool] | None:
+        """Columns of the terminal that is stdout, and whether it can show blocks; None where it is no terminal."""
+        if not self._out.terminal or self._json:
+            return None
+        return _console(self._out, self._clock).width, "utf" in self._out.encoding.lower()
+
+    def draw(self, lines: Iterable[tuple[str, str]]) -> None:
+        """Lines with their styles, on stdout."""
+        with self._lock, self._data():
+            console = _console(self._out, self._clock)
+            for text, style in lines:
+                console.print(Text(_safe(text), style=style), soft_wrap=True)
+
+    def watch(self, frames: Iterable[Iterable[tuple[str, str]]]) -> None:
+        """Each frame in the place of the one before it; where the cursor does not move, one after the other."""
+        if not self._out.moves:
+            for lines in frames:
+                self.draw(lines)
+            return
+        with Live(
+            console=_console(self._out, self._clock),
+            auto_refresh=False,  # a thread of its own would be in the way of a fork
+            vertical_overflow="crop",
+            redirect_stdout=False,
+            redirect_stderr=False,
+        ) as live:
+            for lines in frames:
+                live.update(
+                    Group(*(Text(_safe(text), style=style, no_wrap=True) for text, style in lines)), refresh=True
+                )
 
     def table(self, headers: Sequence[str], rows: Iterable[Sequence[object]], *, right: Collection[int] = ()) -> None:
         """A table on a terminal, tab-separated lines without a header in a pipe (row by row), a list with --json.
@@ -865,6 +903,11 @@ class Report:
             level = "ERROR" if record.levelno >= logging.ERROR else "WARNING"
             self._log(level, f"{clean(record.name)}: {clean(text)}")
         return False
+
+
+def _safe(line: str) -> str:
+    """A drawn line, whose names were escaped when it was made: what is not to be printed all the same is escaped here."""
+    return line if line.isprintable() else show(line)
 
 
 def _cell(cell: object) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
+import shlex
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -16,7 +18,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PlainValidator, PrivateAttr, StringConstraints, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from migrate_v2.errors import BadUsage
+from migrate_v2.errors import BadUsage, Refused
 from migrate_v2.keys import show
 
 PREFIX = "MIGRATE_V2_"
@@ -135,6 +137,15 @@ def _engine(value: object) -> object:
     if word == "native":
         raise ValueError("this version has no native engine yet; cli is the one there is")
     return word
+
+
+def _command(value: object) -> object:
+    if isinstance(value, str) and value.strip():
+        try:
+            shlex.split(value)
+        except ValueError as error:
+            raise ValueError(f"cannot be split into words: {error}") from None
+    return value
 
 
 def _names(value: object) -> object:
@@ -404,10 +415,11 @@ class Settings(BaseSettings):
     ] = None
     notify_command: Annotated[
         Command | None,
+        BeforeValidator(_command),
         About(
-            "a command to run when a command ends or needs a person",
-            allowed="a command line",
-            cli="not run by this version yet",
+            "a command to run when a phase is earned, a restore is back, or something needs a person",
+            allowed="a command line, quoted as for a shell",
+            cli="run without a shell, with the event as JSON on its standard input, for 30 s at most",
             default="(none)",
         ),
     ] = None
@@ -567,6 +579,58 @@ def _parsed(file: Path, label: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         why = str(error).replace("at end of document", f"at line {len(raw.splitlines())}, the end of the file")
         raise BadUsage(f"settings file {label} is not TOML: {why}") from None
+
+
+def file_in_use(config: str | None, environ: Mapping[str, str], cwd: Path) -> Path:
+    """The settings file that `load` reads, or the one it would read first where there is none."""
+    named = environ.get(CONFIG_VARIABLE) or None if config is None else config
+    if named is not None:
+        return _absolute(named, environ, cwd)
+    return next((file for file in _usual_files(environ, cwd) if file.is_file()), cwd / CONFIG_NAME)
+
+
+ADVISED = "# advised by diagnose"
+
+
+def with_advice(text: str, advice: Mapping[str, str | int]) -> tuple[str, list[str]]:
+    """The text of a settings file with these settings in it, and the names of those that stay as the operator has them.
+
+    Lines that an earlier advice wrote are written anew; nothing else of the text changes. Refused: a text in which that
+    cannot be done for certain.
+    """
+    mark = "\ufeff" if text.startswith("\ufeff") else ""
+    text = text.removeprefix(mark)
+    newline = "\r\n" if "\r\n" in text else "\n"
+    before = tomllib.loads(text)
+    lines = text.replace("\r\n", "\n").split("\n")
+    if lines[-1] == "":
+        lines.pop()
+    ours = re.compile(rf"^([a-z_]+) = .*{re.escape(ADVISED)}$")
+    wanted: dict[str, object] = dict(before)
+    staying: list[str] = []
+    new: dict[str, str] = {}
+    advised = {found[1] for line in lines if (found := ours.match(line))}
+    for name, value in advice.items():
+        if name in before and name not in advised:
+            staying.append(name)
+            continue
+        wanted[name] = value
+        new[name] = f"{name} = {json.dumps(value)}  {ADVISED}"
+    replaced = []
+    for line in lines:
+        found = ours.match(line)
+        replaced.append(new.pop(found[1]) if found and found[1] in new else line)
+    # In front of the first table: below it they would be settings of the table.
+    at = next((n for n, line in enumerate(replaced) if line.lstrip().startswith("[")), len(replaced))
+    replaced[at:at] = new.values()
+    after = newline.join(replaced) + newline
+    try:
+        certain = tomllib.loads(after) == wanted
+    except tomllib.TOMLDecodeError:
+        certain = False
+    if not certain:
+        raise Refused("the settings file cannot be changed for certain; write these settings into it yourself")
+    return mark + after, staying
 
 
 def _environment(environ: Mapping[str, str]) -> dict[str, Any]:

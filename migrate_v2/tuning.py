@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 MiB = 1 << 20
@@ -42,3 +43,124 @@ def transfer(
         multipart_chunksize=chunk or (16 * MiB if large else 8 * MiB),
         max_bandwidth=bandwidth,
     )
+
+
+# Upper limits of the classes of sizes that `Left` counts, in bytes; the last class has none.
+SIZES = (128 << 10, MiB, 8 * MiB, 64 * MiB, 1 << 30)
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """Objects and bytes still to come, altogether and in each class of SIZES."""
+
+    objects: tuple[int, ...] = (0,) * (len(SIZES) + 1)
+    bytes: tuple[int, ...] = (0,) * (len(SIZES) + 1)
+
+    def plus(self, other: Left) -> Left:
+        return Left(
+            tuple(a + b for a, b in zip(self.objects, other.objects, strict=True)),
+            tuple(a + b for a, b in zip(self.bytes, other.bytes, strict=True)),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What diagnose measured; rates a second, None for what could not be measured. Mappings go from a number of
+    connections, or of threads, to what so many brought."""
+
+    cores: int
+    memory_available: int
+    open_files: int  # that this process may have
+    single: float | None = None
+    parallel: Mapping[int, float] | None = None
+    objects: Mapping[int, float] | None = None
+    throttled: int = 0
+    write: float | None = None
+    files: float | None = None
+    read_hash: Mapping[int, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """The verdict. `seconds` is None where nothing is left or nothing was measured; `times` says what each part takes."""
+
+    bottleneck: str
+    why: str
+    settings: Mapping[str, str | int]
+    seconds: float | None
+    times: Mapping[str, float]
+
+
+# Of one `aws s3 sync`, bound by its CPU whatever the network could do.
+CLI_OBJECTS = 300.0
+# More of something has to bring at least this much more, or less of it is the better advice.
+WORTH_IT = 1.15
+
+
+def advise(left: Left, m: Measured, *, native: bool = False) -> Advice:
+    """Fetching goes as slow as its slowest part, and reading back comes after it.
+
+    slowest                        | bottleneck
+    -------------------------------|---------------------------------------------
+    S3 asked to slow down          | S3
+    nothing could be measured      | unknown
+    bytes over the line            | the network
+    bytes to the disk              | the destination
+    objects over the line          | S3's answers to small objects
+    objects through one CLI        | the AWS CLI
+    files to the disk              | the destination's small files
+    reading back, longer than that | reading back
+    """
+    objects, size = sum(left.objects), sum(left.bytes)
+    small = bool(objects) and size / objects < MiB
+    engine = "native" if native and small else "cli"
+    parallel, rates, hashes = m.parallel or {}, m.objects or {}, m.read_hash or {}
+    connections, line = _enough(parallel)
+    small_connections, asked = _enough(rates)
+    threads, read = _enough(hashes)
+    parts = {
+        "the network": _time(size, max(line, m.single or 0.0)),
+        "the destination": _time(size, m.write),
+        "S3's answers to small objects": _time(objects, asked),
+        "the AWS CLI": objects / CLI_OBJECTS if engine == "cli" and objects else None,
+        "the destination's small files": _time(objects, m.files),
+    }
+    times = {name: seconds for name, seconds in parts.items() if seconds is not None}
+    measured = bool(parallel or m.write)
+    fetching = max(times.values(), default=0.0)
+    reading = _time(size, read) or 0.0
+    if reading:
+        times["reading back"] = reading
+    settings: dict[str, str | int] = {"engine": engine}
+    if parallel:
+        # A descriptor for the connection and one for the file, and some to spare.
+        wanted = max(connections, small_connections) if small else connections
+        allowed = max(1, min(wanted, (m.open_files - 64) // 4, m.memory_available // (4 * 16 * MiB)))
+        settings["max_concurrency"] = allowed
+        settings["max_concurrent_downloads"] = allowed
+    if hashes:
+        settings["max_concurrent_verifications"] = threads
+    if objects and size / objects >= 64 * MiB:
+        settings["multipart_chunksize"] = "16MiB"
+    if m.throttled:
+        settings["max_concurrency"] = settings["max_concurrent_downloads"] = 4
+        return Advice("S3", f"it asked {m.throttled:,} times to slow down", settings, fetching + reading or None, times)
+    if not measured:
+        return Advice("unknown", "nothing could be measured", settings, None, times)
+    if not objects:
+        named = "the network" if line < (m.write or float("inf")) else "the destination"
+        return Advice(named, "nothing is listed that is still to come; by the bytes a second", settings, None, times)
+    slowest = max(times, key=lambda name: times[name])
+    share = times[slowest] / max(fetching + reading, 1e-9)
+    why = f"it alone takes {share:.0%} of the time for {objects:,} objects"
+    return Advice(slowest, why, settings, fetching + reading, times)
+
+
+def _enough(rates: Mapping[int, float]) -> tuple[int, float]:
+    """The smallest number that does nearly as well as the best one, and what it does."""
+    best = max(rates.values(), default=0.0)
+    return next(((number, rate) for number, rate in sorted(rates.items()) if rate * WORTH_IT >= best), (0, 0.0))
+
+
+def _time(amount: float, rate: float | None) -> float | None:
+    return amount / rate if rate and amount else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import sys
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 
 from migrate_v2 import cli
 from migrate_v2.errors import BadUsage
+from tests.fakes.s3server import S3Server
+from tests.steps.conftest import server as server
 
 USAGE = (cli.__doc__ or "").partition("Usage:")[2].partition("Commands:")[0]
 LISTED = re.findall(
@@ -87,7 +90,8 @@ def test_what_makes_no_sense_ends_with_2_and_one_line(line: list[str], capfd: py
 
 @pytest.mark.parametrize("command", LISTED)
 def test_every_command_is_taken_with_options_on_either_side(command: str) -> None:
-    name = ["b"] if command in ("confirm-delete", "migrate", "scan") else ["generate"] if command == "policy" else []
+    named = ("confirm-delete", "migrate", "scan", "reset")
+    name = ["b"] if command in named else ["generate"] if command == "policy" else []
     assert cli.parse(["--json", command, *name, "--dest", "d", "-q"])[command]
     assert cli.parse(["--endpoint-url=http://x", command, *name])["--endpoint-url"] == "http://x"
 
@@ -152,3 +156,49 @@ def test_credentials_are_asked_for_in_one_line(
     assert cli.main(["whoami", "--endpoint-url", "http://127.0.0.1:9"]) == 1
     assert "no AWS credentials found" in capfd.readouterr().err
     assert cli.main(["whoami", "--profile", "nobody"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("arn", "whose"),
+    [
+        ("arn:aws:iam::111122223333:root", "root"),
+        ("arn:aws:iam::111122223333:user/ops/ann", "user"),
+        ("arn:aws:sts::111122223333:assumed-role/AWSReservedSSO_Admin_0123456789abcdef/ann@example.com", "SSO role"),
+        ("arn:aws:sts::111122223333:assumed-role/mover/i-0123456789abcdef0", "instance role"),
+        ("arn:aws-cn:sts::111122223333:assumed-role/mover/session", "role"),
+        ("arn:aws:sts::111122223333:federated-user/bob", "federated user"),
+        ("", ""),
+    ],
+)
+def test_whose_identity_it_is(arn: str, whose: str) -> None:
+    assert cli._whose(arn) == whose
+
+
+def test_whoami_and_buckets_with_little_permission(
+    server: S3Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    server.identities["AKIAFAKEFAKEFAKEFAKE"] = ("111122223333", "arn:aws:iam::111122223333:root")
+    server.bucket("logs", versioning="Enabled")
+    server.bucket("photos")
+    server.deny("s3:ListBucket")
+    server.deny("s3:GetBucketVersioning", "photos")
+    assert cli.main(["--json", "whoami"]) == 0
+    out, err = capfd.readouterr()
+    document = json.loads(out)
+    assert (document["identity"], document["credentials_from"]) == ("root", "environment variables")
+    assert "root user" in err
+    assert cli.main(["buckets"]) == 0
+    lines = [line.split("\t") for line in capfd.readouterr().out.splitlines()]
+    assert [(line[0], line[1], line[-1]) for line in lines] == [
+        ("logs", "us-east-1", "Enabled"), ("photos", "us-east-1", "unknown"),
+    ]  # fmt: skip
+    server.deny("s3:ListAllMyBuckets")
+    assert cli.main(["buckets"]) == 1
+    assert "s3:ListAllMyBuckets" in capfd.readouterr().err
+    server.allow()
+    assert cli.main(["scan", "photos"]) == 0
+    server.deny("s3:ListAllMyBuckets")
+    capfd.readouterr()
+    assert cli.main(["--json", "buckets"]) == 0
+    out, err = capfd.readouterr()
+    assert [b["bucket"] for b in json.loads(out)["buckets"]] == ["photos"] and "state file knows" in err

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from migrate_v2 import cli, settings
+from tests.handouts import FILES, interface
+from tests.messages import messages
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -30,7 +34,15 @@ def settings_block() -> str:
     return "\n".join(lines)
 
 
-BLOCKS = {"commands": commands_block, "settings": settings_block}
+def messages_block() -> str:
+    lines = ["| message | status |", "|---|---|"]
+    for text, codes in sorted(messages().items(), key=lambda found: found[0].lstrip("… ").casefold()):
+        statuses = ", ".join(map(str, sorted(codes)))
+        lines.append(f"| {text.replace('|', chr(92) + '|')} | {statuses} |")
+    return "\n".join(lines)
+
+
+BLOCKS = {"commands": commands_block, "settings": settings_block, "messages": messages_block}
 
 
 def regenerated(text: str) -> str:
@@ -60,6 +72,32 @@ def command_lines(text: str) -> list[str]:
 def test_generated_blocks_are_up_to_date(document: Path) -> None:
     text = document.read_text()
     assert regenerated(text) == text, "run `make docs`"
+
+
+def test_every_error_message_is_in_the_guide() -> None:
+    assert messages_block() in (ROOT / "docs/TROUBLESHOOTING.md").read_text()
+    found = messages()
+    # Of several rooms, of a class with its own sentence, of an f-string and of a plain one: the search does find them.
+    for text in (
+        "another process is at work on …; wait for it, or stop it, and run the same command again",
+        "there is no state file … yet; `migrate` or `scan` makes it",
+        "that is not the bucket's name; nothing was deleted",
+        "… is a symbolic link; name the file it points to",
+    ):
+        assert text in found, text
+    assert len(found) > 120
+
+
+def test_every_symptom_in_the_guide_is_one_that_the_program_has() -> None:
+    text = (ROOT / "docs/TROUBLESHOOTING.md").read_text()
+    table = text.partition("## Symptom, cause, action")[2].partition("\n## ")[0]
+    source = " ".join(" ".join(p.read_text().split()) for p in sorted((ROOT / "migrate_v2").rglob("*.py")))
+    said = re.sub(r'" f?"', "", source)
+    known = " ".join(messages()) + said
+    for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE):
+        for symptom in re.findall(r"`([^`]+)`", row):
+            for part in symptom.split("..."):
+                assert part.strip() in known or part.strip() == "no space", symptom
 
 
 def test_the_readme_holds_both_blocks() -> None:
@@ -92,6 +130,83 @@ def test_no_make_target_deletes() -> None:
     assert "confirm-delete" not in (ROOT / "Makefile").read_text()
 
 
+# Completions and the manual page
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_completions_and_the_manual_page_are_up_to_date(path: str) -> None:
+    assert (ROOT / path).read_text() == FILES[path](), "run `make docs`"
+
+
+def test_the_docstring_is_taken_apart_whole() -> None:
+    it = interface()
+    text = cli.__doc__ or ""
+    assert set(it.commands) | {"glacier"} == set(cli._COMMANDS)
+    known = {o.long for o in it.options}
+    assert known == set(re.findall(r"^  (?:-\w )?(--[a-z-]+)", text.partition("\nOptions:")[2], re.MULTILINE))
+    assert all(set(names) <= known for names in it.takes.values())
+    assert "--wait" in it.takes["restore"] and "--cause" in it.takes["retry-errors"]
+    assert it.buckets >= {"migrate", "confirm-delete", "reset"} and it.files == {"upgrade-db"}
+    assert all(o.text for o in it.options) and all(it.commands.values()) and set(it.statuses) >= {"0", "130"}
+    assert next(o for o in it.options if o.long == "--state").value == "FILE"
+
+
+def completed(tmp_path: Path, *words: str) -> list[str]:
+    """What bash would offer for the last of these words."""
+    program = tmp_path / "migrate-v2"
+    program.write_text("#!/bin/sh\nprintf 'photos\\tsyncing\\nlogs\\tcomplete\\n'\n")
+    program.chmod(0o700)
+    (tmp_path / "old.db").touch()
+    script = f"""
+        source {shlex.quote(str(ROOT / "completions/migrate-v2.bash"))}
+        COMP_WORDS=({" ".join(map(shlex.quote, words))}); COMP_CWORD={len(words) - 1}
+        _migrate_v2; printf '%s\\n' "${{COMPREPLY[@]}}"
+    """
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    ended = subprocess.run(
+        ["bash", "-c", script], env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert ended.stderr == ""
+    return ended.stdout.split()
+
+
+def test_bash_completes(tmp_path: Path) -> None:
+    assert completed(tmp_path, "migrate-v2", "mi") == ["migrate"]
+    assert completed(tmp_path, "migrate-v2", "--json", "re") == ["restore", "retry-errors", "reset"]
+    assert completed(tmp_path, "migrate-v2", "migrate", "ph") == ["photos"]
+    assert completed(tmp_path, "migrate-v2", "scan", "--res") == ["--rescan"]
+    assert completed(tmp_path, "migrate-v2", "sync", "--res") == []
+    assert completed(tmp_path, "migrate-v2", "upgrade-db", "ol") == ["old.db"]
+    assert completed(tmp_path, "migrate-v2", "--state", "=", "ol") == ["old.db"]
+    assert completed(tmp_path, "migrate-v2", "--profile", "x") == []
+    assert completed(tmp_path, "migrate-v2", "policy", "un") == ["unfreeze"]
+    assert "--max-delete" in completed(tmp_path, "migrate-v2", "confirm-delete", "--")
+    assert "--max-delete" not in completed(tmp_path, "migrate-v2", "migrate", "--")
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="no zsh here")
+def test_zsh_takes_its_completion() -> None:
+    subprocess.run(["zsh", "-n", ROOT / "completions/_migrate-v2"], check=True)
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="no fish here")
+def test_fish_takes_its_completion() -> None:
+    subprocess.run(["fish", "--no-execute", ROOT / "completions/migrate-v2.fish"], check=True)
+
+
+@pytest.mark.skipif(shutil.which("groff") is None, reason="no groff here")
+def test_the_manual_page_is_one() -> None:
+    page = ["groff", "-man", "-Tutf8", "-ww", "-P-c", ROOT / "docs/migrate-v2.1"]
+    ended = subprocess.run(page, capture_output=True, text=True, check=True)
+    assert ended.stderr == ""
+    shown = re.sub(r".\x08", "", ended.stdout)
+    for word in ("confirm-delete", "--endpoint-url=URL", "EXIT STATUS", "MIGRATE-V2(1)"):
+        assert word in shown.replace("\u2010", "-").replace("\u2212", "-"), word
+
+
 if __name__ == "__main__":
     for path in DOCUMENTS:
         path.write_text(regenerated(path.read_text()))
+    for name, made in FILES.items():
+        (ROOT / name).parent.mkdir(exist_ok=True)
+        (ROOT / name).write_text(made())

@@ -595,18 +595,27 @@ def test_a_table_on_a_terminal_is_for_people(terminal: Terminal, monkeypatch: py
     assert "\x1b[1m" in drawn
 
 
-def test_the_screen_is_cleared_where_there_is_one(terminal: Terminal) -> None:
+def test_lines_are_drawn_with_their_styles_where_there_are_any(terminal: Terminal) -> None:
     with on_terminal(terminal, stdout=terminal.stream) as (report, _):
-        report.tell(Started("b", "sync", 10, 10))
-        report.clear()
-        report.table(["bucket"], [["b"]])
-    before, after = terminal.close().split("\x1b[2J")
-    assert "\x1b[?25h" in before  # the bar was taken away first
-    assert "bucket" in after
+        canvas = report.canvas()
+        report.draw([("bad news", "red"), ("b\x1b[2J", "")])
+    drawn = terminal.close()
+    assert canvas and canvas[0] >= 20
+    assert "\x1b[31mbad news" in drawn and "\x1b[2J" not in drawn
     for settings in ({}, {"json": True}):
         heard = Heard(**settings)
-        heard.report.clear()
-        assert heard.out.getvalue() == ""
+        assert heard.report.canvas() is None
+
+
+def test_a_frame_takes_the_place_of_the_one_before(terminal: Terminal) -> None:
+    with on_terminal(terminal, stdout=terminal.stream) as (report, _):
+        report.watch([("first", ""), ("\x1b[2Jfirst", "")] for _ in range(3))
+    drawn = terminal.close()
+    assert drawn.count("\x1b[1A") >= 2 and "\x1b[?25h" in drawn and "\x1b[2J" not in drawn
+    heard = Heard()
+    with heard.report as report:
+        report.watch([[("one", "red")], [("two", "")]])
+    assert heard.out.getvalue() == "one\ntwo\n"
 
 
 # Terminals

@@ -8,13 +8,15 @@ import pickle
 import re
 import subprocess
 import sys
+import tomllib
 from datetime import UTC, time
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
-from migrate_v2.errors import BadUsage
+from migrate_v2 import settings
+from migrate_v2.errors import BadUsage, Refused
 from migrate_v2.settings import (
     PREFIX,
     SETTING,
@@ -570,3 +572,46 @@ def test_a_count_is_a_whole_number_from_one() -> None:
     for text in ("", "0", "-1", "1.5", "ten", "1" * 16):
         with pytest.raises(BadUsage, match=r"--max-delete=.*must be a whole number from 1"):
             count("--max-delete", text)
+
+
+# What diagnose advises
+
+
+def test_advice_goes_in_beside_what_the_operator_wrote() -> None:
+    text = "# mine\nmax_concurrency = 4 # so\n\nlocal_base_path = '/srv'"
+    after, staying = settings.with_advice(
+        text, {"max_concurrency": 32, "engine": "cli", "multipart_chunksize": "16MiB"}
+    )
+    assert staying == ["max_concurrency"]
+    assert after == text + (
+        '\nengine = "cli"  # advised by diagnose\nmultipart_chunksize = "16MiB"  # advised by diagnose\n'
+    )
+    again, staying = settings.with_advice(after, {"multipart_chunksize": "8MiB", "max_concurrency": 1})
+    assert again == after.replace("16MiB", "8MiB") and staying == ["max_concurrency"]
+    assert settings.with_advice("", {"max_concurrency": 8})[0] == "max_concurrency = 8  # advised by diagnose\n"
+
+
+@pytest.mark.parametrize("text", ["a = 1\r\nb = 2\r\n", "\ufeffa = 1\n", "a = 1\n[table]\nx = 1\n", "a = [\n 1,\n]\n"])
+def test_advice_keeps_the_manner_of_the_file(text: str) -> None:
+    after, _ = settings.with_advice(text, {"engine": "cli"})
+    assert tomllib.loads(after.removeprefix("\ufeff"))["engine"] == "cli"
+    assert (
+        after.replace('engine = "cli"  # advised by diagnose', "").replace("\r\n\r\n", "\r\n").replace("\n\n", "\n")
+        == text
+    )
+
+
+def test_advice_that_would_break_the_file_is_refused() -> None:
+    with pytest.raises(Refused, match="yourself"):
+        settings.with_advice('a = """\n[x\n"""\n', {"engine": "cli"})
+
+
+def test_the_file_in_use(tmp_path: Path) -> None:
+    environ = {"HOME": str(tmp_path), "MIGRATE_V2_CONFIG": "named.toml"}
+    assert settings.file_in_use("flag.toml", environ, tmp_path) == tmp_path / "flag.toml"
+    assert settings.file_in_use(None, environ, tmp_path) == tmp_path / "named.toml"
+    del environ["MIGRATE_V2_CONFIG"]
+    assert settings.file_in_use(None, environ, tmp_path) == tmp_path / "migrate-v2.toml"
+    (tmp_path / ".config/migrate-v2").mkdir(parents=True)
+    (tmp_path / ".config/migrate-v2/config.toml").touch()
+    assert settings.file_in_use(None, environ, tmp_path) == tmp_path / ".config/migrate-v2/config.toml"

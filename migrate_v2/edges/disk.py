@@ -40,6 +40,7 @@ FLUSH_SECONDS = 5.0
 _MARKER = f"{OWN}/.base.json"  # no bucket can have this name
 _MARKER_LOCK = f"{OWN}/.base.lock"
 
+_TRIAL = re.compile(r"trial-[0-9a-f]{16}")
 _OURS = re.compile(r"\.mv2-[0-9a-f]{16}\Z")
 _PARTIAL = re.compile(r"([0-9a-f]{64})(\.json)?")
 
@@ -901,6 +902,50 @@ class Disk:
                 return ""
             self._explain(error, path, "move away")
 
+    def take_in(self, source: Path, path: str, size: int, mtime: float) -> bool:
+        """A file from anywhere gets this path too, by a second link, or as a copy where it lies on another file system.
+
+        False where `source` is no file of this size, or something else has the path. The source stays where it is.
+        """
+        try:
+            fd = os.open(source, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | _CAREFULLY)
+        except (OSError, ValueError):
+            return False
+        try:
+            facts = os.fstat(fd)
+            if not stat.S_ISREG(facts.st_mode) or facts.st_size != size:
+                return False
+            there = self.look(path)
+            if there is not None:
+                return (there.device, there.inode) == (facts.st_dev, facts.st_ino)
+            folder, name = self._above(path, make=True, flush=False)
+            try:
+                os.link(source, name, dst_dir_fd=folder, follow_symlinks=False)
+                linked = os.stat(name, dir_fd=folder, follow_symlinks=False)
+                if (linked.st_dev, linked.st_ino) == (facts.st_dev, facts.st_ino):
+                    return True
+                os.unlink(name, dir_fd=folder)
+                return False
+            except OSError as error:
+                # Another file system, one without links, or a file of somebody else's (fs.protected_hardlinks).
+                if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.EACCES):
+                    return False
+            finally:
+                os.close(folder)
+            with self.writing(path, mtime, flush=False) as sink:
+                while block := os.read(fd, BLOCK):
+                    sink.write(block)
+            return True
+        except OSError as error:
+            self._explain(error, path, "take in")
+        finally:
+            os.close(fd)
+
+    def stamp(self, path: str, mtime: float) -> None:
+        """Gives the file this time, where the system lets it."""
+        with suppress(OSError, Obstacle), self._parent(path) as (folder, name):
+            os.utime(name, (mtime, mtime), dir_fd=folder, follow_symlinks=False)
+
     def remove_temporary(self, path: str) -> None:
         """Unlinks a regular file that is named like a temporary one of the CLI's or ours, and nothing else.
 
@@ -917,6 +962,32 @@ class Disk:
             return
         except OSError as error:
             self._explain(error, path, "remove")
+
+    @contextmanager
+    def trial(self) -> Iterator[str]:
+        """A folder for files that nobody keeps; what a killed process left of one is removed the next time."""
+        self.make_folder(OWN)
+        with self._parent(f"{OWN}/x") as (own, _):
+            for name in os.listdir(own):  # noqa: PTH208 - a descriptor
+                with suppress(OSError):
+                    if _TRIAL.fullmatch(name) and time.time() - os.stat(name, dir_fd=own).st_mtime > 3600:
+                        self._remove_trial(f"{OWN}/{name}")
+        folder = f"{OWN}/trial-{secrets.token_hex(8)}"
+        self.make_folder(folder, flush=False)
+        try:
+            yield folder
+        finally:
+            self._remove_trial(folder)
+
+    def _remove_trial(self, path: str) -> None:
+        try:
+            with self._parent(f"{path}/x") as (folder, _):
+                for name in os.listdir(folder):  # noqa: PTH208 - a descriptor
+                    os.unlink(name, dir_fd=folder)
+            with self._parent(path) as (above, last):
+                os.rmdir(last, dir_fd=above)
+        except OSError as error:
+            self._explain(error, path, "remove", "folder")
 
     # A bucket's folder
 
@@ -1160,6 +1231,66 @@ def volume(path: Path) -> Volume:
         facts.f_frsize or facts.f_bsize,
         names,
         min(limits, default=None),
+    )
+
+
+def replace_file(path: Path, text: str) -> None:
+    """A file of the operator's, whole and in one rename; it keeps its mode. May raise OSError."""
+    fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o644
+    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _CAREFULLY, 0o600)
+    try:
+        _write_all(fd, text.encode())
+        os.fchmod(fd, mode)
+        os.fsync(fd)
+        fresh.replace(path)
+    except BaseException:
+        fresh.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(fd)
+
+
+def free_at(base: Path) -> int | None:
+    """Bytes that an unprivileged user may still take where this folder is, or will be; None where nobody can say."""
+    for folder in (base, *base.parents):
+        with suppress(OSError):
+            facts = os.statvfs(folder)
+            return facts.f_bavail * facts.f_frsize
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Vitals:
+    """How this machine is doing. `sockets` is None where this user may not count other people's."""
+
+    cores: int
+    busy: float  # share of all cores, 0 to 1
+    memory_bytes: int
+    memory_available: int
+    sockets: int | None
+    open_files: int  # descriptors of this process
+    open_files_limit: int
+    open_files_hard_limit: int
+
+
+def vitals() -> Vitals:
+    m = machine()
+    try:
+        sockets: int | None = len(psutil.net_connections("tcp"))
+    except (psutil.Error, OSError):
+        sockets = None
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = 1 << 20  # what "unlimited" comes to on Linux (fs.nr_open)
+    return Vitals(
+        cores=m.cores,
+        busy=psutil.cpu_percent(interval=0.3) / 100,
+        memory_bytes=m.memory_bytes,
+        memory_available=m.memory_available,
+        sockets=sockets,
+        open_files=psutil.Process().num_fds(),
+        open_files_limit=most if soft == resource.RLIM_INFINITY else soft,
+        open_files_hard_limit=most if hard == resource.RLIM_INFINITY else hard,
     )
 
 

@@ -332,6 +332,8 @@ class S3:
             with _explaining("the list of buckets"):
                 answer: Mapping[str, Any] = self._client(self.region or "us-east-1").list_buckets(**token)
             for entry in answer.get("Buckets", []):
+                if region := entry.get("BucketRegion"):  # HeadBucket would need s3:ListBucket
+                    self._regions.setdefault(entry["Name"], region)
                 yield BucketName(entry["Name"], entry.get("CreationDate"), entry.get("BucketRegion", ""))
             if not answer.get("ContinuationToken"):
                 return

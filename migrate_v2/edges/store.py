@@ -10,12 +10,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 from sqlite_utils import Database
 
-from migrate_v2.edges import schema
+from migrate_v2.edges import older, schema
 from migrate_v2.edges.ledger import Key, Ledger, Settled
 from migrate_v2.errors import Failure, Refused
 from migrate_v2.keys import show
@@ -34,6 +35,7 @@ from migrate_v2.model import (
     Verdict,
     Witness,
 )
+from migrate_v2.tuning import SIZES
 
 PAGE = 1000
 
@@ -74,6 +76,19 @@ class Tally:
     storage_class: str
     objects: int
     bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recount:
+    """Rows of one bucket that agree in all that is tallied, as counted just now, and what is kept of them."""
+
+    bucket: str
+    counted: Tally
+    kept: tuple[int, int]
+
+    @property
+    def agrees(self) -> bool:
+        return self.kept == (self.counted.objects, self.counted.bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -424,6 +439,45 @@ class Store:
             for r in self._conn.execute("SELECT * FROM tallies WHERE bucket = ? AND objects > 0", (bucket,))
         ]
 
+    def recount(self) -> list[Recount]:
+        """Every row counted, beside the counts that are kept; of one moment."""
+        counted: dict[tuple[str, str, str, int, str], list[int]] = {}
+        self._conn.execute("BEGIN")
+        try:
+            # Counted here: SQLite would sort all rows for a GROUP BY, in memory.
+            for *group, size in self._conn.execute(
+                "SELECT bucket, state, ifnull(verdict, ''), archived, storage_class, size FROM files"
+            ):
+                amount = counted.setdefault((group[0], group[1], group[2], group[3], group[4]), [0, 0])
+                amount[0] += 1
+                amount[1] += size
+            kept = {tuple(r)[:5]: (r[5], r[6]) for r in self._conn.execute("SELECT * FROM tallies")}
+        finally:
+            self._conn.execute("COMMIT")
+        return [
+            Recount(
+                bucket,
+                Tally(FileState(state), verdict, bool(archived), storage_class, *counted.get(group, (0, 0))),
+                kept.get(group, (0, 0)),
+            )
+            for group in sorted(counted.keys() | kept.keys())
+            for bucket, state, verdict, archived, storage_class in [group]
+        ]
+
+    def keep_counted(self) -> None:
+        """Puts what counting gives in the place of the counts that are kept."""
+        with self._writing():
+            self._conn.execute("DELETE FROM tallies")
+            self._conn.execute(
+                "INSERT INTO tallies SELECT bucket, state, ifnull(verdict, ''), archived, storage_class, 1, size FROM files"
+                " WHERE true ON CONFLICT DO UPDATE SET objects = objects + 1, bytes = bytes + excluded.bytes"
+            )
+
+    def damage(self) -> str:
+        """What SQLite finds wrong with the file itself; "" where it finds nothing."""
+        found = [str(r[0]) for r in self._conn.execute("PRAGMA quick_check(3)")]
+        return "" if found == ["ok"] else "; ".join(found)
+
     def left_in_s3(self, bucket: str) -> bool:
         return any(tally.state is not FileState.DELETED for tally in self.tallies(bucket))
 
@@ -492,6 +546,8 @@ class Store:
         """One page or several of a listing, and how far it has come, in one transaction."""
         moment = now()
         with self._writing():
+            if self.recall(_unmerged(bucket)):
+                self._merge_older(bucket, versions)
             if self.holds_only_copies(bucket):
                 self._keep_apart(bucket, versions, moment)
             self._conn.executemany(_UPSERT, (_listed(version, scan, moment) for version in versions))
@@ -544,6 +600,14 @@ class Store:
         """Closes the listing; what it did not show has vanished. Returns how many versions vanished with it."""
         moment = now()
         with self._writing():
+            if self.recall(_unmerged(bucket)):
+                self._conn.execute(
+                    f"DELETE FROM files WHERE bucket = ? AND version_id = '{UNKNOWN_VERSION}' AND state <> 'deleted'"
+                    " AND EXISTS (SELECT 1 FROM files f WHERE f.bucket = files.bucket AND f.key = files.key AND f.scan = ?)",
+                    (bucket, scan),
+                )
+                self._conn.execute("DELETE FROM migration_metadata WHERE key = ?", (_unmerged(bucket),))
+                self._remember(_unadopted(bucket), "local copies of the older toolkit wait for a look")
             where = "bucket = :bucket AND scan < :scan AND state <> 'deleted'"
             arguments = {"bucket": bucket, "scan": scan, "now": moment, "vanished": VANISHED}
             vanished = self._conn.execute(
@@ -561,6 +625,110 @@ class Store:
                 (moment, moment, bucket),
             )
         return vanished
+
+    # -- what an older toolkit knew
+
+    def begin_older(self, buckets: Sequence[str], metadata: Iterable[tuple[str, str]]) -> None:
+        """Buckets that have to be listed before anything is believed of them, and what else the old file held.
+
+        The file is nobody's yet: until it is closed, nothing of it is safe from a power cut.
+        """
+        self._conn.execute("PRAGMA synchronous = OFF")
+        self._conn.execute("PRAGMA cache_size = -32768")
+        with self._writing():
+            for bucket in buckets:
+                self._conn.execute(
+                    "INSERT INTO bucket_status (bucket, created_at, updated_at) VALUES (:bucket, :now, :now)",
+                    {"bucket": bucket, "now": now()},
+                )
+                self._remember(_unmerged(bucket), "rows without a version id wait for a listing")
+            for key, value in metadata:
+                self._remember(f"older {key}", value)
+            if buckets:
+                self._remember("current_phase", Phase.SCANNING)
+
+    def add_older(self, rows: Iterable[older.OldRow]) -> None:
+        """Rows of which nobody knows the version id; `local_path` is as the old program wrote it, until place is known."""
+        moment = now()
+        with self._writing():
+            self._conn.executemany(
+                "INSERT INTO files (bucket, key, version_id, is_latest, size, etag, storage_class, last_modified, state,"
+                " reason, archived, restore_requested_at, local_path, scan, created_at, updated_at)"
+                f" VALUES (?, ?, '{UNKNOWN_VERSION}', 1, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?)",
+                (
+                    (
+                        r.bucket,
+                        r.key,
+                        r.size,
+                        r.etag,
+                        r.storage_class,
+                        _text(r.last_modified) or _NO_TIME,
+                        r.state,
+                        r.reason or None,
+                        int(r.storage_class in ARCHIVED_CLASSES and r.state in _NOT_FETCHED),
+                        r.restore_requested_at or None,
+                        (r.local_path or None) if r.state in (FileState.DOWNLOADED, FileState.DELETED) else None,
+                        r.created_at or moment,
+                        r.updated_at or moment,
+                    )
+                    for r in rows
+                ),
+            )
+
+    def _merge_older(self, bucket: str, versions: Sequence[ObjectVersion]) -> None:
+        """Gives rows of an older toolkit the version ids of what S3 lists with their size and ETag.
+
+        old row     | S3 lists                       | the row becomes
+        ------------|--------------------------------|----------------------------------------------------
+        not deleted | the same size and ETag         | that version, as far as it had come
+        not deleted | the same size, old ETag unknown| the current version, as far as it had come
+        not deleted | something else under its key   | nothing: end_scan drops it, the listing has what is there
+        not deleted | nothing under its key          | vanished (end_scan)
+        deleted     | the same size and ETag         | that version, downloaded: the delete left it, or a marker above it
+        deleted     | anything else                  | what it was: its local copy may be the only one
+        """
+        self._conn.executemany(
+            f"""UPDATE files SET version_id = :version, etag = :etag, last_modified = :modified, is_latest = :latest,
+                reason = CASE WHEN state = 'deleted' THEN 'listed again' ELSE reason END,
+                state = CASE WHEN state = 'deleted' THEN 'downloaded' ELSE state END
+            WHERE bucket = :bucket AND key = :key AND version_id = '{UNKNOWN_VERSION}' AND size = :size
+                AND (etag = :etag OR (etag = '' AND :latest AND state <> 'deleted'))""",
+            (
+                {
+                    "bucket": bucket,
+                    "key": v.key,
+                    "version": v.version_id,
+                    "size": v.size,
+                    "etag": v.etag,
+                    "modified": _text(v.last_modified),
+                    "latest": int(v.is_latest),
+                }
+                for v in versions
+            ),
+        )
+
+    def left_to_adopt(self, bucket: str) -> Iterator[Row]:
+        """Rows that an older toolkit had a copy of, whose place nobody has looked for yet."""
+        return self.rows(bucket, "place IS NULL AND +state IN ('downloaded', 'deleted') AND sha256 IS NULL")
+
+    def may_adopt(self, bucket: str) -> bool:
+        return bool(self.recall(_unadopted(bucket)))
+
+    def adopted(self, bucket: str) -> None:
+        with self._writing():
+            self._conn.execute("DELETE FROM migration_metadata WHERE key = ?", (_unadopted(bucket),))
+
+    def give_up_copies(self, versions: Iterable[ObjectVersion]) -> None:
+        """There is no copy where the older toolkit said: what S3 has is fetched, what it has deleted is without a copy."""
+        moment = now()
+        with self._writing():
+            self._conn.executemany(
+                "UPDATE files SET state = CASE WHEN state = 'deleted' THEN state ELSE 'discovered' END, local_path = NULL,"
+                " reason = CASE WHEN state = 'deleted' THEN 'deleted by the older toolkit; no local copy was found' END,"
+                f" archived = state <> 'deleted' AND storage_class IN ({', '.join(map(repr, ARCHIVED_CLASSES))})"
+                " AND ifnull(restore_expiry, '') < ?, updated_at = ? WHERE bucket = ? AND key = ? AND version_id = ?",
+                ((moment, moment, *_identity(version)) for version in versions),
+            )
 
     # -- rows
 
@@ -612,9 +780,91 @@ class Store:
             return self._conn.execute(
                 "UPDATE files SET state = CASE WHEN place IS NOT NULL AND verdict = 'unreadable' THEN 'downloaded'"
                 " ELSE 'discovered' END, verdict = NULL, reason = NULL, updated_at = ?"
-                " WHERE bucket = ? AND state = 'error' AND reason NOT IN (?, ?)",
+                " WHERE bucket = ? AND state = 'error' AND ifnull(reason, '') NOT IN (?, ?)",
                 (now(), bucket, VANISHED, CHANGED),
             ).rowcount
+
+    def put_back(self, versions: Iterable[ObjectVersion]) -> None:
+        """As try_again, of these."""
+        moment = now()
+        with self._writing():
+            self._conn.executemany(
+                "UPDATE files SET state = CASE WHEN place IS NOT NULL AND verdict = 'unreadable' THEN 'downloaded'"
+                " ELSE 'discovered' END, verdict = NULL, reason = NULL, updated_at = ?"
+                " WHERE bucket = ? AND key = ? AND version_id = ? AND state = 'error'",
+                ((moment, *_identity(version)) for version in versions),
+            )
+
+    def list_anew(self, bucket: str) -> None:
+        """The bucket counts as not listed yet: a new listing from the start comes before anything else."""
+        with self._writing():
+            self._conn.execute(
+                "UPDATE bucket_status SET scan = scan + 1, scan_complete = 0, scan_key_marker = NULL,"
+                " scan_version_marker = NULL, updated_at = ? WHERE bucket = ?",
+                (now(), bucket),
+            )
+
+    # -- diagnose
+
+    def to_measure(self, bucket: str) -> list[ObjectVersion]:
+        """A few current objects that a GET can have now: large ones and small ones, of what is left to fetch if there is any."""
+        found: dict[tuple[str, str], ObjectVersion] = {}
+        for left in ("state IN ('discovered', 'downloading')", "state IN ('downloaded', 'verified')"):
+            for order in ("DESC", "ASC"):
+                # Of the first so many only: a walk through all of them by size would take minutes.
+                sql = (
+                    f"SELECT * FROM (SELECT {_COLUMNS} FROM files WHERE bucket = ? AND {left} AND is_latest AND NOT archived"
+                    f" AND version_id <> '{UNKNOWN_VERSION}' AND size > 0 LIMIT 20000) ORDER BY size {order} LIMIT 64"
+                )
+                for r in self._conn.execute(sql, (bucket,)):
+                    version = _row(r, self._key).version
+                    found[version.key, version.version_id] = version
+            if found:
+                break
+        return list(found.values())
+
+    def left_by_size(self, bucket: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Objects, and bytes, that are still to come, in each class of SIZES."""
+        bounds = [0, *SIZES, 1 << 62]
+        columns = ", ".join(
+            f"ifnull(sum(size >= {low} AND size < {high}), 0), ifnull(sum((size >= {low} AND size < {high}) * size), 0)"
+            for low, high in pairwise(bounds)
+        )
+        states = "('discovered', 'glacier_restore_requested', 'glacier_restoring', 'downloading')"
+        sql = f"SELECT {columns} FROM files WHERE bucket = ? AND state IN {states} AND verdict IS NULL"
+        figures = tuple(self._conn.execute(sql, (bucket,)).fetchone())
+        return figures[::2], figures[1::2]
+
+    # -- reset
+
+    def only_copies(self, bucket: str) -> int:
+        """Rows that keep the local copies of what S3 does not hold any more from being written over."""
+        sql = f"SELECT count(*) FROM files o WHERE bucket = ? AND {_ONLY_COPY}"
+        return int(self._conn.execute(sql, (bucket,)).fetchone()[0])
+
+    def forget(self, bucket: str) -> int:
+        """Forgets all but what protects only copies, and the ledger; how many rows stay."""
+        with self._writing():
+            self._conn.execute(
+                f"DELETE FROM files AS o WHERE bucket = ? AND NOT ifnull({_ONLY_COPY}, 0)",
+                (bucket,),
+            )
+            self._conn.execute("DELETE FROM delete_markers WHERE bucket = ? AND state = 'listed'", (bucket,))
+            self._conn.execute("DELETE FROM uploads WHERE bucket = ?", (bucket,))
+            staying = self.only_copies(bucket)
+            if staying or self.ledger.last(bucket)[0]:
+                self._conn.execute(
+                    "UPDATE bucket_status SET phase = 'scanning', scan = scan + 1, scan_complete = 0,"
+                    " scan_key_marker = NULL, scan_version_marker = NULL, scanned_at = NULL, fetched_bytes = 0,"
+                    " fetch_seconds = 0, session = NULL, completed_at = NULL, updated_at = ? WHERE bucket = ?",
+                    (now(), bucket),
+                )
+            else:
+                self._conn.execute("DELETE FROM bucket_status WHERE bucket = ?", (bucket,))
+                for key in (_unmerged(bucket), _unadopted(bucket)):
+                    self._conn.execute("DELETE FROM migration_metadata WHERE key = ?", (key,))
+            self._conn.execute("DELETE FROM tallies WHERE bucket = ? AND objects = 0", (bucket,))
+        return staying
 
     def left_to_verify(self, bucket: str) -> Iterator[Row]:
         return self.in_state(bucket, FileState.DOWNLOADED, "verdict IS NULL")
@@ -1027,6 +1277,20 @@ _LOOSE_MARKERS = f"""SELECT m.* FROM delete_markers m JOIN bucket_status b ON b.
         AND NOT (f.state = 'error' AND f.reason = '{VANISHED}'))"""
 
 
+# What stands for the id of a version until S3 has listed it; no id of S3's has a "+".
+UNKNOWN_VERSION = "+unknown"
+_NO_TIME = "1970-01-01T00:00:00+00:00"
+_NOT_FETCHED = (FileState.DISCOVERED, FileState.RESTORE_REQUESTED, FileState.RESTORING)
+
+
+def _unmerged(bucket: str) -> str:
+    return f"unmerged {bucket}"
+
+
+def _unadopted(bucket: str) -> str:
+    return f"unadopted {bucket}"
+
+
 # As the index files_described has it, word for word: SQLite uses a partial index for its own condition only.
 _UNDESCRIBED = "described = ? AND state IN ('downloaded', 'verified')"
 
@@ -1097,16 +1361,8 @@ def _cause(error: Exception) -> str:
 
 
 def _refuse_foreign(conn: sqlite3.Connection, path: Path) -> None:
-    name = show(str(path))
-    application = conn.execute("PRAGMA application_id").fetchone()[0]
-    version = conn.execute("PRAGMA user_version").fetchone()[0]
-    if application == schema.APPLICATION_ID:
-        if version > schema.USER_VERSION:
-            raise Refused(f"{name} was written by a newer version of this program; use that version")
-        return
-    tables = {r[0] for r in conn.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    if tables <= {"_sqlite_migrations"}:  # a crash right after the birth of the file
-        return
-    if application == 0 and "files" in tables and "migration_metadata" in tables:
-        raise Refused(f"{name} is a state file of the older toolkit; name another one with --state")
-    raise Refused(f"{name} is not a state file of this program; name another one with --state")
+    if older.kind(conn, path) == "older":
+        raise Refused(
+            f"{show(str(path))} is a state file of the older toolkit; `migrate-v2 upgrade-db` makes one of this program out"
+            " of it and keeps the old one"
+        )

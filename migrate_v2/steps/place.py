@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
 
 from migrate_v2 import keys
-from migrate_v2.edges.disk import Disk
+from migrate_v2.edges.disk import Disk, Obstacle
 from migrate_v2.edges.store import Store
 from migrate_v2.errors import Refused
 from migrate_v2.events import Event, Noted
@@ -26,15 +28,12 @@ def choose(bucket: str, store: Store, *, noncurrent: str) -> None:
 
 def place(bucket: str, store: Store, disk: Disk, *, rows_per_commit: int) -> Iterator[Event]:
     """Decides for each row without a place; Refused where the destination is not the one that the rows know."""
-    held = store.bucket(bucket)
-    assert held is not None
-    store.set_base(bucket, disk.claim(held.base_id or None))
-    _same_history(bucket, store, disk)
+    _claim(bucket, store, disk)
     system = disk.filesystem()
     folds = system.folds_case or system.normalises
     if folds:
         _fold(bucket, store, system, rows_per_commit)
-    room = system.path_max - len(os.fsencode(disk.base)) - len(bucket) - 2
+    room = _room(bucket, disk, system)
     aside = 0
     for rows in batched(store.without_place(bucket), rows_per_commit):
         places = [_place(row.version, store, system, room, folds) for row in rows]
@@ -48,6 +47,81 @@ def place(bucket: str, store: Store, disk: Disk, *, rows_per_commit: int) -> Ite
         store.give_places([_aside(row.version, store) for row in rows])
     if aside:
         yield Noted(bucket, f"{aside:,} versions go to {keys.SIDE}/{bucket}/: old ones, and keys that no path can hold")
+
+
+def adopt(bucket: str, store: Store, disk: Disk, roots: Sequence[Path], *, rows_per_commit: int) -> Iterator[Event]:
+    """Copies that an older toolkit made get their place, where a file of the object's size is; nothing is believed of them.
+
+    At `<base>/<bucket>/<key>`, or where the old row says, relative paths below one of `roots`. What lies elsewhere is
+    linked to its place, or copied from another file system; the old file stays. What is not there is fetched again.
+    """
+    _claim(bucket, store, disk)
+    system = disk.filesystem()
+    folds = system.folds_case or system.normalises
+    room = _room(bucket, disk, system)
+    found = size = lost = 0
+    for rows in batched(store.left_to_adopt(bucket), rows_per_commit):
+        gone = []
+        for row in rows:  # one by one: on a file system that folds, the next row may be the twin of this one
+            place = _place(row.version, store, system, room, folds)
+            if _takes(row, place, store, disk, roots):
+                store.give_places([place])
+                found += 1
+                size += row.version.size
+            else:
+                gone.append(row.version)
+                lost += row.state is not FileState.DELETED
+        disk.settle()
+        store.give_up_copies(gone)
+    store.adopted(bucket)
+    if found:
+        yield Noted(
+            bucket, f"{found:,} local copies of the older toolkit are adopted ({size:,} bytes); verify reads them"
+        )
+    if lost:
+        yield Noted(
+            bucket,
+            f"{lost:,} local copies of the older toolkit are not there, or not of the object's size: fetched again",
+        )
+
+
+def _takes(
+    row: Row,
+    place: tuple[ObjectVersion, Place, str, str | None],
+    store: Store,
+    disk: Disk,
+    roots: Sequence[Path],
+) -> bool:
+    version, where, path, fold = place
+    if where is Place.FOLDER:
+        return disk.is_folder(path)
+    if fold is not None and store.buried(version.bucket, True, [fold]):
+        return False  # its twin has the file
+    mtime = version.last_modified.timestamp()
+    with suppress(Obstacle):
+        there = disk.look(path)
+        if there is None or there.size != version.size:
+            usual = Path(version.bucket) / version.key.lstrip("/")
+            sources = [root / (row.path or usual) for root in roots] if row.path else []
+            sources.append(disk.base / usual)
+            if not any(disk.take_in(source, path, version.size, mtime) for source in sources):
+                return False
+        if row.state is not FileState.DELETED:
+            # The older one left the time of the download, and the CLI would fetch what is not of S3's time.
+            disk.stamp(path, mtime)
+        return True
+    return False
+
+
+def _claim(bucket: str, store: Store, disk: Disk) -> None:
+    held = store.bucket(bucket)
+    assert held is not None
+    store.set_base(bucket, disk.claim(held.base_id or None))
+    _same_history(bucket, store, disk)
+
+
+def _room(bucket: str, disk: Disk, system: keys.FileSystem) -> int:
+    return system.path_max - len(os.fsencode(disk.base)) - len(bucket) - 2
 
 
 def _same_history(bucket: str, store: Store, disk: Disk) -> None:

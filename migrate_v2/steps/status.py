@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -67,6 +68,9 @@ class Standing:
     endpoint: str
     versioning: str
     scanned_at: str
+    fetched_bytes: int
+    fetch_seconds: float
+    to_come: Amount  # still to be fetched
 
 
 def standing(held: BucketRow, store: Store, session: str) -> Standing:
@@ -114,7 +118,65 @@ def standing(held: BucketRow, store: Store, session: str) -> Standing:
         endpoint=held.endpoint,
         versioning=held.versioning,
         scanned_at=held.scanned_at,
+        fetched_bytes=held.fetched_bytes,
+        fetch_seconds=held.fetch_seconds,
+        to_come=to_come,
     )
+
+
+@dataclass(slots=True)
+class Total:
+    """Several buckets. Rates are those of the buckets added up by bytes and seconds of fetching, the ETA is for them all."""
+
+    buckets: int = 0
+    objects: int = 0
+    bytes: int = 0
+    errors: int = 0
+    phases: dict[Phase, int] = field(default_factory=dict)
+    states: dict[FileState, Amount] = field(default_factory=dict)
+    storage_classes: dict[str, Amount] = field(default_factory=dict)
+    to_request: Amount = field(default_factory=Amount)
+    restoring: Amount = field(default_factory=Amount)
+    restored: Amount = field(default_factory=Amount)
+    to_come: Amount = field(default_factory=Amount)
+    elapsed_seconds: float = 0.0  # of the bucket that began first
+    session: float | None = None
+    overall: float | None = None
+    eta_seconds: float | None = None
+
+
+def total(standings: Iterable[Standing]) -> Total:
+    t = Total()
+    fetched = seconds = 0.0
+    for s in standings:
+        t.buckets += 1
+        t.objects += s.objects
+        t.bytes += s.bytes
+        t.errors += s.errors
+        t.phases[s.phase] = t.phases.get(s.phase, 0) + 1
+        t.elapsed_seconds = max(t.elapsed_seconds, s.elapsed_seconds)
+        for state, amount in s.states.items():
+            _sum(t.states.setdefault(state, Amount()), amount)
+        for name, amount in s.storage_classes.items():
+            _sum(t.storage_classes.setdefault(name, Amount()), amount)
+        _sum(t.to_request, s.glacier.to_request)
+        _sum(t.restoring, s.glacier.restoring)
+        _sum(t.restored, s.glacier.restored)
+        _sum(t.to_come, s.to_come)
+        fetched += s.fetched_bytes
+        seconds += s.fetch_seconds
+        # Buckets come one after another: the run that fetched last tells what the line gives now.
+        t.session = s.throughput.session or t.session
+    t.phases = {phase: t.phases[phase] for phase in Phase if phase in t.phases}
+    t.overall = fetched / seconds if seconds else None
+    rate = t.session or t.overall
+    t.eta_seconds = 0.0 if not t.to_come.objects else t.to_come.bytes / rate if rate else None
+    return t
+
+
+def _sum(whole: Amount, part: Amount) -> None:
+    whole.objects += part.objects
+    whole.bytes += part.bytes
 
 
 def stands(held: BucketRow, store: Store) -> Stands:

@@ -290,14 +290,30 @@ def _deleted(row: Row, disk: Disk, meter: Meter, stop: Flag) -> Finding:
             row, Verdict.MATCH if there else Verdict.MISSING, "" if there else "the folder is not there"
         )
     try:
-        measured, identity = _read(row, disk, (), meter, stop)
+        measured, identity = _read(row, disk, () if row.sha256 else checksums.listed(row.version), meter, stop)
     except FileNotFoundError:
         return _kept_as_was(row, Verdict.MISSING, "deleted in S3, and its local copy is not there")
     except (Obstacle, Changed, DiskError) as failure:
         return _kept_as_was(row, Verdict.UNREADABLE, f"deleted in S3, and its local copy cannot be read: {failure}")
+    if not row.sha256:
+        return _first_look(row, measured, identity)
     if measured.sha256 != row.sha256:
         return _kept_as_was(row, Verdict.DIFFERS, "deleted in S3, and its local copy is not what was verified")
     return replace(_kept_as_was(row, Verdict.MATCH, ""), identity=identity)
+
+
+def _first_look(row: Row, measured: checksums.Measured, identity: FileIdentity) -> Finding:
+    """An older toolkit deleted it, and left nothing but size and ETag to hold its copy to; from now on there is a hash."""
+    witnesses = checksums.listed(row.version)
+    if measured.size != row.version.size or checksums.contradicted(witnesses, measured):
+        return _kept_as_was(
+            row, Verdict.DIFFERS, "deleted in S3 by the older toolkit, and its local copy is not what was listed"
+        )
+    matched = checksums.matched(witnesses, measured)
+    if checksums.enough(matched):
+        return Finding(Verdict.MATCH, "", measured.sha256, matched, identity)
+    reason = "deleted in S3 by the older toolkit, and the ETag that was listed does not prove its local copy"
+    return Finding(Verdict.UNPROVABLE, reason, measured.sha256, matched, identity)
 
 
 def _kept_as_was(row: Row, verdict: Verdict, reason: str) -> Finding:

@@ -9,6 +9,7 @@ import pytest
 from sqlite_utils import Database
 
 from migrate_v2.edges import schema
+from migrate_v2.edges.store import Store
 from migrate_v2.model import FileState, Phase
 
 
@@ -103,3 +104,30 @@ def test_a_crash_between_migrations_leaves_no_half_of_one(tmp_path: Path) -> Non
     schema.migrations.apply(database)
     schema.migrations.apply(database)
     assert "files" in database.table_names()
+
+
+@pytest.mark.parametrize("released", [migration.name for migration in schema.migrations._migrations])
+def test_every_released_schema_is_brought_up_to_date_with_its_rows(tmp_path: Path, released: str) -> None:
+    database = Database(tmp_path / "s.db")
+    following = [migration.name for migration in schema.migrations._migrations]
+    after = following[following.index(released) + 1 :]
+    schema.migrations.apply(database, stop_before=after[0] if after else None)
+    assert [m.name for m in schema.migrations.pending(database)] == after
+    insert(database, "k1", "verified", 7)
+    insert(database, "k2", "deleted", 8)
+    database.conn.execute("INSERT INTO bucket_status (bucket, scan, created_at, updated_at) VALUES ('b', 1, 't', 't')")
+    database.conn.execute("INSERT INTO delete_markers VALUES ('b', 'm', 'v', 1, 't', 'listed', NULL, 1)")
+    database.conn.execute("INSERT INTO migration_metadata VALUES ('state_id', 'x', 't'), ('key_id', 'y', 't')")
+    database.conn.commit()
+    before = {
+        table: sorted(tuple(r) for r in database.conn.execute(f"SELECT * FROM {table}"))
+        for table in ("files", "bucket_status", "delete_markers", "migration_metadata")
+    }
+    database.close()
+    with Store.open(tmp_path / "s.db") as store:
+        assert store._conn.execute("PRAGMA user_version").fetchone()[0] == schema.USER_VERSION
+        for table, rows in before.items():
+            now = sorted(tuple(r)[: len(rows[0])] for r in store._conn.execute(f"SELECT * FROM {table}"))
+            assert now == rows, table
+        assert all(group.agrees for group in store.recount())
+        assert store.identity() == "x"

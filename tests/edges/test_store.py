@@ -109,7 +109,11 @@ def test_garbage_is_refused_and_left_alone(tmp_path: Path, content: bytes) -> No
     [
         ("CREATE TABLE songs (title TEXT)", "not a state file"),
         ("PRAGMA application_id = 252006674", "not a state file"),
-        ("CREATE TABLE files (bucket TEXT, key TEXT); CREATE TABLE migration_metadata (key TEXT)", "older toolkit"),
+        (
+            "CREATE TABLE files (bucket TEXT, key TEXT, size INT, state TEXT); CREATE TABLE migration_metadata (key TEXT)",
+            "older toolkit; `migrate-v2 upgrade-db`",
+        ),
+        ("CREATE TABLE files (bucket TEXT, key TEXT); CREATE TABLE migration_metadata (key TEXT)", "not a state file"),
     ],
 )
 def test_another_program_s_database_is_refused(tmp_path: Path, sql: str, said: str) -> None:

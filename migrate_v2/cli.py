@@ -890,7 +890,7 @@ def _check_state(arguments: Mapping[str, Any], tools: Tools, report: Report) -> 
     if arguments["--recount"]:
         store.keep_counted()
     for name in store.buckets():
-        store.ledger.check(name)
+        store.check_ledger(name)
     groups = store.recount()
     wrong = [group for group in groups if not group.agrees]
     states = {state: Amount() for state in FileState}

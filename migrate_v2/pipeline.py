@@ -57,7 +57,7 @@ from migrate_v2.steps import policy as policy_step
 from migrate_v2.steps import restore as restore_step
 from migrate_v2.steps.fetch import fetch
 from migrate_v2.steps.hold import hold
-from migrate_v2.steps.place import adopt, choose, place
+from migrate_v2.steps.place import adopt, choose, place, same_history
 from migrate_v2.steps.plan import Asking, Forecast, OfBucket
 from migrate_v2.steps.preflight import preflight
 from migrate_v2.steps.scan import must_be_as_listed, scan
@@ -307,7 +307,7 @@ def _verify(
             if event.verdict is untold:
                 continue
         yield event
-    tools.store.remember("clock", " ".join(clock_reading()))
+    tools.store.remember(f"clock {bucket}", " ".join(clock_reading()))
     return found
 
 
@@ -346,6 +346,8 @@ def _amount(bucket: str, tools: Tools, *states: FileState, verdict: str | None =
 
 def _begin(bucket: str, tools: Tools, *, destination: bool = True) -> Events:
     """What is known, and what has to be known, before anything is done to a bucket."""
+    if destination:
+        same_history(bucket, tools.store, tools.disk)
     held = tools.store.bucket(bucket)
     if held is None:
         return
@@ -925,7 +927,9 @@ def plan(store: Store, site: Site, *, uploads: bool = False, trust: timedelta | 
     evidence: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     early: dict[str, Early] = {}
-    gone = _Ahead(store.ledger.gone_under(site.bucket, resumes) if resumes else iter(()))
+    gone, aborts = (
+        _Ahead(store.ledger.gone_under(site.bucket, resumes, uploads=of_uploads)) for of_uploads in (False, True)
+    )
     for subject, reason in decide(store, site):
         for before in gone.before(_order(doomed(subject))):
             whole.deletes(before)
@@ -935,8 +939,9 @@ def plan(store: Store, site: Site, *, uploads: bool = False, trust: timedelta | 
             if isinstance(subject, Row):
                 staying += 1
                 staying_size += subject.version.size
-            for each_ in (digest, whole):
-                each_.keeps(subject.key, _version_id(subject), reason)
+            digest.keeps(subject.key, _version_id(subject), reason)
+            if not _made_by_us(subject, store, site, resumes):
+                whole.keeps(subject.key, _version_id(subject), reason)
             continue
         if isinstance(subject, Row):
             objects += 1
@@ -951,8 +956,13 @@ def plan(store: Store, site: Site, *, uploads: bool = False, trust: timedelta | 
         whole.deletes(before)
     for upload in store.uploads(site.bucket) if uploads else ():
         aborted += 1
+        named = Doomed(upload.key, upload.upload_id, "upload")
+        for before in aborts.before(_order(named)):
+            whole.deletes(before)
         for each_ in (digest, whole):
-            each_.deletes(Doomed(upload.key, upload.upload_id, "upload"))
+            each_.deletes(named)
+    for before in aborts.before(None) if uploads else ():
+        whole.deletes(before)
     # The kept counts, and not the rows once more: what does not add up is to be seen.
     tallies = store.tallies(site.bucket)
     past = [tally for tally in tallies if tally.state is FileState.DELETED]
@@ -981,11 +991,18 @@ def _order(d: Doomed) -> tuple[bytes, int, bytes]:
     return d.key.encode("utf-8", "surrogatepass"), int(d.kind == "marker"), d.version_id.encode()
 
 
+def _made_by_us(subject: Row | DeleteMarker, store: Store, site: Site, token: str) -> bool:
+    """A delete of the current null version leaves a null marker where versioning is suspended: of a plan that goes on, it is
+    no news."""
+    null = isinstance(subject, DeleteMarker) and subject.version_id == "null" and site.versioning == "Suspended"
+    return null and store.ledger.went(site.bucket, token, subject.key, "null")
+
+
 class _Ahead:
-    """What is gone, taken up in the order of a plan as far as the plan has come. Uploads are in no such order, and not in it."""
+    """What is gone, taken up in the order of a plan as far as the plan has come."""
 
     def __init__(self, gone: Iterator[Doomed]) -> None:
-        self._gone = (d for d in gone if d.kind != "upload")
+        self._gone = gone
         self._next = next(self._gone, None)
 
     def before(self, place: tuple[bytes, int, bytes] | None) -> Iterator[Doomed]:
@@ -1049,10 +1066,14 @@ def confirm_delete(
         if held is None or not held.scan_complete:
             raise Refused(f"nothing of {show(bucket)} is proved; run `migrate` for it first")
         if trust is not None:
-            _same_clock(tools)
-        tools.store.ledger.check(bucket)
+            _same_clock(bucket, tools)
+        tools.store.check_ledger(bucket)
         yield from _ensure_scanned(bucket, tools, rescan=True)
         site = site_of(bucket, tools)
+        if (
+            site.versioning != _held(bucket, tools).versioning
+        ):  # by which the listing was read: `null` means another thing now
+            raise Refused(f"the versioning of {show(bucket)} has changed while it was listed; run the same again")
         yield from hold(
             bucket,
             tools.store,
@@ -1119,14 +1140,13 @@ def confirm_delete(
                 at_most=at_most,
                 trust=trust,
             )
-            if abort_uploads:
-                uploads = delete_step.abort_uploads(tools.store, tools.disk, Deleter(tools.s3), bucket, token=under)
-                yield from uploads
+            left_over = max(0, planned.objects + planned.markers - at_most) if at_most is not None else 0
+            if abort_uploads and not left_over:
+                yield from delete_step.abort_uploads(tools.store, tools.disk, Deleter(tools.s3), bucket, token=under)
             # What S3 lists afterwards is the last word: it shows what was put meanwhile, and a delete that did not take.
             yield from _scan(bucket, tools)
             yield from _advance(bucket, tools, anew=True)
             yield from manifest_step.certificate(bucket, tools.store, tools.disk)
-            left_over = max(0, planned.objects + planned.markers - (at_most or 0)) if at_most is not None else 0
         if remove_bucket and not left_over:
             yield from _remove(bucket, tools)
         yield stands(_held(bucket, tools), tools.store)
@@ -1159,9 +1179,9 @@ def _must_be_read(row: Row, tools: Tools, trust: timedelta | None) -> bool:
     return not (recently(row.read_at, trust) and row.identity is not None and tools.disk.look(row.path) == row.identity)
 
 
-def _same_clock(tools: Tools) -> None:
+def _same_clock(bucket: str, tools: Tools) -> None:
     """How old a reading is, is told by the clock: it must not have been set since the last one."""
-    boot, wall, uptime_ = [*tools.store.recall("clock").split(), "", "", ""][:3]
+    boot, wall, uptime_ = [*tools.store.recall(f"clock {bucket}").split(), "", "", ""][:3]
     boot_now, wall_now, uptime_now = clock_reading()
     passed = float(wall_now) - float(wall or 0)
     if passed < 0 or (boot == boot_now and abs(passed - (float(uptime_now) - float(uptime_))) > CLOCK_TOLERANCE):

@@ -298,8 +298,8 @@ def test_reasons_are_counted_apart_up_to_a_bound(store: Store, monkeypatch: pyte
 def test_p1_nothing_is_recent_by_a_clock_that_was_set(
     store: Store, before: str, now: tuple[str, str, str], refused: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store.remember("clock", before)
+    store.remember("clock bucket", before)
     monkeypatch.setattr(pipeline, "clock_reading", lambda: now)
     tools: Any = SimpleNamespace(store=store)
     with pytest.raises(Refused, match="clock was set") if refused else nullcontext():
-        pipeline._same_clock(tools)
+        pipeline._same_clock("bucket", tools)

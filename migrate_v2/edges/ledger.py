@@ -9,7 +9,7 @@ import os
 import secrets
 import sqlite3
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -193,24 +193,36 @@ class Ledger:
         sql = "SELECT * FROM ledger JOIN in_doubt USING (seq, bucket) WHERE bucket = ? ORDER BY seq"
         return [Intent(r["seq"], _doomed(r)) for r in self._conn.execute(sql, (bucket,))]
 
-    def gone_under(self, bucket: str, token: str) -> Iterator[Doomed]:
-        """What was deleted under this token, in the order of a plan."""
+    def gone_under(self, bucket: str, token: str, *, uploads: bool = False) -> Iterator[Doomed]:
+        """What was deleted under this token, or which uploads were aborted, in the order of a plan."""
         sql = (
             "SELECT i.* FROM ledger i JOIN ledger o ON o.intent = i.seq WHERE i.bucket = ? AND i.token = ?"
-            " AND i.entry = 'intent' AND o.gone ORDER BY i.key, i.kind DESC, i.version_id"
+            " AND i.entry = 'intent' AND o.gone AND (i.kind = 'upload') = ? ORDER BY i.key, i.kind DESC, i.version_id"
         )
-        return map(_doomed, self._conn.execute(sql, (bucket, token)))
+        return map(_doomed, self._conn.execute(sql, (bucket, token, int(uploads))))
 
-    def check(self, bucket: str) -> int:
+    def went(self, bucket: str, token: str, key: str, version_id: str) -> bool:
+        """Was this data version deleted under this token?"""
+        sql = (
+            "SELECT EXISTS (SELECT 1 FROM ledger i JOIN ledger o ON o.intent = i.seq WHERE i.bucket = ? AND i.token = ?"
+            " AND i.key = ? AND i.kind = 'version' AND i.version_id = ? AND i.entry = 'intent' AND o.gone)"
+        )
+        return bool(self._conn.execute(sql, (bucket, token, key, version_id)).fetchone()[0])
+
+    def check(self, bucket: str, lost: Collection[str] = ()) -> int:
         """Walks the chain; how many entries it has. Refused at the first that is not as it was written.
 
-        MACs made with a key that is lost cannot be checked; the hashes are, and they stand on each other.
+        Of MACs made with keys that are `lost` (their ids) only the hashes are checked, which stand on each other; such
+        entries are the oldest, and none comes behind one of the present key.
         """
-        count, last = 0, ""
+        count, last, present = 0, "", False
         for r in self._conn.execute("SELECT * FROM ledger WHERE bucket = ? ORDER BY seq", (bucket,)):
             sound = r["previous"] == last and r["hash"] == _hash(dict(r))
-            if sound and r["key_id"] == self._key.id:
-                sound = hmac.compare_digest(r["mac"], self._key.mac(r["hash"]))
+            if r["key_id"] == self._key.id:
+                present = True
+                sound = sound and hmac.compare_digest(r["mac"], self._key.mac(r["hash"]))
+            else:
+                sound = sound and not present and r["key_id"] in lost
             if not sound:
                 raise Refused(
                     f"the record of what was deleted from {show(bucket)} is damaged at entry {r['seq']} of the table ledger;"

@@ -962,10 +962,20 @@ class Deleter:
         """Does this endpoint look at If-Match on a DELETE? Asked with a key that cannot exist and an ETag that cannot match.
 
         S3 answers 404 (or 412); a server that ignores the header answers 204, and then an ETag protects nothing.
+        Of one that says 404 of whatever is not there (Google Cloud Storage does) the answer tells nothing: that is asked
+        first, by the id `null`, so that no delete marker comes of it where versioning is suspended.
         """
-        key = f".migrate-v2-canary-{uuid.uuid4()}"
+        client = self._deleting(bucket)
+        named: Any = {"Bucket": bucket, "Key": f".migrate-v2-canary-{uuid.uuid4()}", **self.s3._owner()}
         try:
-            self._deleting(bucket).delete_object(Bucket=bucket, Key=key, IfMatch=f'"{"0" * 32}"', **self.s3._owner())
+            client.delete_object(**named, VersionId="null")
+        except ClientError as error:
+            if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") == 404:
+                return False
+        except _BROKEN as error:
+            raise _explained(error, f"bucket {bucket}") from error
+        try:
+            client.delete_object(**named, IfMatch=f'"{"0" * 32}"')
         except ClientError as error:
             return error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") in (404, 412)
         except _BROKEN as error:

@@ -184,6 +184,10 @@ def m001_tables(db: Database) -> None:
     db.execute("""
         CREATE INDEX ledger_plan ON ledger (bucket, token, key, kind DESC, version_id) WHERE entry = 'intent'
     """)
+    # Not answered, and not done when S3 was asked: it may have been carried out since.
+    db.execute("""
+        CREATE INDEX ledger_late ON ledger (bucket, key, version_id) WHERE outcome = 'still there'
+    """)
     for event in ("UPDATE", "DELETE"):
         db.execute(f"""
             CREATE TRIGGER ledger_{event.lower()} BEFORE {event} ON ledger

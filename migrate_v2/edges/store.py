@@ -23,6 +23,7 @@ from migrate_v2.keys import show
 from migrate_v2.model import (
     ARCHIVED_CLASSES,
     CHANGED,
+    STILL_THERE,
     VANISHED,
     Counts,
     DeleteMarker,
@@ -156,6 +157,11 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
+def _signed(number: int) -> int:
+    """As SQLite can hold it: some file systems make inode numbers of 64 bits by hashing."""
+    return number - 2**64 if number >= 2**63 else number
+
+
 def _text(moment: datetime | None) -> str | None:
     return moment.astimezone(UTC).isoformat() if moment else None
 
@@ -203,7 +209,7 @@ _COLUMNS = (
 def _row(r: sqlite3.Row, key: Key) -> Row:
     identity = None
     if r["inode"] is not None:
-        identity = FileIdentity(r["device"], r["inode"], r["size"], r["mtime_ns"], r["ctime_ns"])
+        identity = FileIdentity(r["device"] % 2**64, r["inode"] % 2**64, r["size"], r["mtime_ns"], r["ctime_ns"])
     return Row(
         version=ObjectVersion(
             bucket=r["bucket"],
@@ -332,7 +338,7 @@ class Store:
             conn.close()
             raise
         store = cls(path, database, key)
-        if not store.recall("key_id"):
+        if not store.recall("keys"):
             store.accept_key()
         return store
 
@@ -422,10 +428,23 @@ class Store:
     @property
     def rekeyed(self) -> bool:
         """Is the key another one than that which sealed what is in here?"""
-        return self.recall("key_id") != self._key.id
+        *ids, mac = self.recall("keys").split() or [""]
+        return mac != self._key.mac("keys", *ids)
 
     def accept_key(self) -> None:
-        self.remember("key_id", self._key.id)
+        """From now on this key seals; those before it are lost, and what they sealed in the ledger stands by its hashes."""
+        if self.rekeyed:
+            ids = [*dict.fromkeys([*self.recall("keys").split()[:-1], self._key.id])]
+            self.remember("keys", " ".join([*ids, self._key.mac("keys", *ids)]))
+
+    def check_ledger(self, bucket: str) -> int:
+        """See Ledger.check(). Refused too where the key is not the one that sealed it."""
+        if self.rekeyed:
+            raise Refused(
+                f"{show(str(self.path))}.key is not the key that sealed what the state file holds; put that one back, or run"
+                " `verify`, which reads every copy again and seals what it finds with this one"
+            )
+        return self.ledger.check(bucket, self.recall("keys").split()[:-1])
 
     def recall(self, key: str) -> str:
         r = self._conn.execute("SELECT value FROM migration_metadata WHERE key = ?", (key,)).fetchone()
@@ -568,6 +587,8 @@ class Store:
         sql = (
             f"SELECT EXISTS (SELECT 1 FROM files o WHERE bucket = :bucket AND {_ONLY_COPY})"
             " OR EXISTS (SELECT 1 FROM in_doubt WHERE bucket = :bucket)"
+            f" OR EXISTS (SELECT 1 FROM ledger l JOIN files o USING (bucket, key, version_id) WHERE {_LATE}"
+            f" AND l.bucket = :bucket AND {_PROVED})"
         )
         return bool(self._conn.execute(sql, {"bucket": bucket}).fetchone()[0])
 
@@ -588,6 +609,13 @@ class Store:
             same = "etag = :etag AND size = :size AND last_modified = :modified"
             self._conn.execute(
                 f"UPDATE files AS o SET version_id = version_id || '+' || state || '-' || :now WHERE {named} AND NOT ({same})",
+                arguments,
+            )
+            # A delete of ours was not answered, and not done when S3 was asked; it may have been carried out since.
+            late = f"EXISTS (SELECT 1 FROM ledger l WHERE {_LATE} AND l.bucket = :bucket AND l.key = :key AND l.version_id = :version)"
+            self._conn.execute(
+                "UPDATE files AS o SET state = 'deleted', version_id = version_id || '+deleted-' || :now"
+                f" WHERE bucket = :bucket AND key = :key AND version_id = :version AND {_PROVED} AND {late} AND NOT ({same})",
                 arguments,
             )
             # Listed as it was: a delete did not take, or it had vanished and is back.
@@ -1109,7 +1137,7 @@ class Store:
         found = (
             e.sha256 or None,
             evidence_text(e.witnesses) if e.witnesses else None,
-            *((i.device, i.inode, i.mtime_ns, i.ctime_ns) if i else (None,) * 4),
+            *((_signed(i.device), _signed(i.inode), i.mtime_ns, i.ctime_ns) if i else (None,) * 4),
             run,
             moment,
         )
@@ -1269,6 +1297,9 @@ class Store:
 
 # A copy that was proved, of a version that S3 does not hold any more; renamed rows ("null+deleted-...") are of these.
 _ONLY_COPY = f"(o.state = 'deleted' OR (o.state = 'error' AND o.reason = '{VANISHED}' AND o.sha256 IS NOT NULL))"
+# Outcomes after which a delete may still have been carried out, as the index ledger_late has it; and rows with a proved copy.
+_LATE = f"l.outcome = '{STILL_THERE}'"
+_PROVED = "o.state IN ('downloaded', 'verified') AND o.sha256 IS NOT NULL"
 _SETTLED = f"(o.state IN ('downloaded', 'verified') OR {_ONLY_COPY})"
 # Markers with nothing beneath them. The id `null` goes only while versioning pins it.
 _LOOSE_MARKERS = f"""SELECT m.* FROM delete_markers m JOIN bucket_status b ON b.bucket = m.bucket

@@ -18,6 +18,7 @@ from migrate_v2.events import Ended, Event, Progress, Started
 from migrate_v2.flow import batched, in_threads
 from migrate_v2.keys import only_copies_mark, show
 from migrate_v2.model import (
+    CHANGED,
     REPLY_LOST,
     STILL_THERE,
     DeleteMarker,
@@ -73,6 +74,7 @@ def delete(
         disk.same_place()
         proofs = [_proof(row, disk, site, run, trust) for row in rows]
         _same_site(site, unchanged())
+        _as_proved(deleter, proofs)
         _send_proofs(store, disk, deleter, proofs, token)
         objects += len(proofs)
         size += sum(proof.size for proof in proofs)
@@ -134,6 +136,22 @@ def _released(marker: DeleteMarker, site: Site, run: str) -> Proof | str:
 def _same_site(site: Site, now: Site) -> None:
     if now != site:
         raise Refused(f"the versioning of {show(site.bucket)} has changed meanwhile; nothing more is deleted")
+
+
+def _as_proved(deleter: Deleter, proofs: Sequence[Proof]) -> None:
+    """Versioning pins the id `null` while it is enabled, and nothing did before: is it still the object that was proved?"""
+
+    def there(proof: Proof, _: Flag) -> bool | None:
+        return deleter.s3.is_there(proof.site.bucket, proof.key, "null", proof.etag, by_id=True)
+
+    pinned = [
+        proof for proof in proofs if proof.version_id == "null" and not proof.conditional and proof.kind == "version"
+    ]
+    for answer in in_threads(there, pinned, threads=_THREADS):
+        if answer is not None and answer[1] is not True:
+            raise Refused(
+                f"{show(answer[0].key)}: {CHANGED}, or S3 does not say; nothing more is deleted, run `migrate` again"
+            )
 
 
 def _batches(rows: Iterator[Row], site: Site) -> Iterator[Sequence[Row]]:

@@ -117,23 +117,28 @@ def _claim(bucket: str, store: Store, disk: Disk) -> None:
     held = store.bucket(bucket)
     assert held is not None
     store.set_base(bucket, disk.claim(held.base_id or None))
-    _same_history(bucket, store, disk)
+    same_history(bucket, store, disk)
 
 
 def _room(bucket: str, disk: Disk, system: keys.FileSystem) -> int:
     return system.path_max - len(os.fsencode(disk.base)) - len(bucket) - 2
 
 
-def _same_history(bucket: str, store: Store, disk: Disk) -> None:
+def same_history(bucket: str, store: Store, disk: Disk) -> None:
     """Refused: a folder with the only copies of deleted objects, and a state file that does not know of them all."""
     mark = disk.read_text(keys.only_copies_mark(bucket))
     if mark is None:
         return
-    told = json.loads(mark)
-    if told["state_id"] != store.identity() or not store.ledger.holds(bucket, told["entry"], told["hash"]):
+    try:
+        told = json.loads(mark)
+        ours = told["state_id"] == store.identity() and store.ledger.holds(bucket, told["entry"], told["hash"])
+        theirs = str(told["state_file"])
+    except (ValueError, TypeError, KeyError):
+        ours, theirs = False, "unknown"
+    if not ours:
         raise Refused(
             f"{keys.show(str(disk.base))} holds the only copies of objects that were deleted from {bucket}, and this state"
-            f" file does not know of all of them; use the one that deleted them ({keys.show(told['state_file'])}), or"
+            f" file does not know of all of them; use the one that deleted them ({keys.show(theirs)}), or"
             " another --dest"
         )
 

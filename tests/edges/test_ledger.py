@@ -221,13 +221,45 @@ def test_with_a_lost_key_the_hashes_still_stand_on_each_other(tmp_path: Path) ->
     (tmp_path / "state.db.key").unlink()
     with Store.open(tmp_path / "state.db") as store:
         assert store.rekeyed
-        assert store.ledger.check("bucket") == 7
+        with pytest.raises(Refused, match="is not the key that sealed"):
+            store.check_ledger("bucket")
+        store.accept_key()
+        assert not store.rekeyed
+        assert store.check_ledger("bucket") == 7
         fill(store)
-        assert store.ledger.check("bucket") == 14
+        assert store.check_ledger("bucket") == 14
         unguarded(store)
-        store._conn.execute("UPDATE ledger SET key = 'x' WHERE seq = 2")
-        with pytest.raises(Refused, match="damaged at entry 2"):
-            store.ledger.check("bucket")
+        for sql in ("UPDATE ledger SET key = 'x' WHERE seq = 2", "UPDATE ledger SET key_id = 'x' WHERE seq = 9"):
+            store._conn.execute("BEGIN")
+            store._conn.execute(sql)
+            with pytest.raises(Refused, match=r"damaged at entry [29]"):
+                store.check_ledger("bucket")
+            store._conn.rollback()
+        assert store.check_ledger("bucket") == 14
+
+
+def test_who_has_not_the_key_cannot_name_another_one(store: Store) -> None:
+    """All hashes right, and each entry made under a key that nobody has."""
+    fill(store)
+    fill(store, "other")
+    unguarded(store)
+    last = ""
+    for r in store._conn.execute("SELECT * FROM ledger WHERE bucket = 'bucket' ORDER BY seq").fetchall():
+        line = json.loads(next(x for x in store.ledger.certificate("bucket") if json.loads(x)["seq"] == r["seq"]))
+        forged = {k: v for k, v in line.items() if k not in ("hash", "mac")} | {"previous": last, "key_id": "lost"}
+        last = hash_of(forged)
+        store._conn.execute(
+            "UPDATE ledger SET previous = ?, key_id = 'lost', hash = ? WHERE seq = ?",
+            (forged["previous"], last, r["seq"]),
+        )
+    assert store.ledger.check("bucket", ["lost"]) == 7, "the chain itself is sound"
+    with pytest.raises(Refused, match="damaged at entry 1"):
+        store.check_ledger("bucket")
+    # Nor say that it was lost once.
+    store.remember("keys", f"lost {store._key.id} 00")
+    assert store.rekeyed
+    with pytest.raises(Refused, match="is not the key that sealed"):
+        store.check_ledger("other")
 
 
 def test_the_certificate_is_a_chain_that_its_reader_can_follow(store: Store) -> None:

@@ -15,15 +15,15 @@ from typing import Any
 import boto3
 import pytest
 
-from migrate_v2 import model
+from migrate_v2 import model, pipeline
 from migrate_v2.edges.s3 import Deleter
-from migrate_v2.edges.store import Store, Upload
+from migrate_v2.edges.store import Evidence, Store, Upload
 from migrate_v2.errors import Failure, Refused
 from migrate_v2.events import Event
 from migrate_v2.model import CHANGED, FileState, Place, Proof, prove, why_kept
 from migrate_v2.steps import delete as delete_step
 from migrate_v2.steps.settle import settle
-from tests.fakes.s3server import Delete, Request
+from tests.fakes.s3server import Delete, Request, Response, S3Error, error_response
 from tests.steps.conftest import TOKEN, Job
 
 LOST = "deleted; the reply was lost"
@@ -452,8 +452,8 @@ def test_a_suspended_bucket_goes_by_the_table(job: Job) -> None:
         ("noncurrent", "null", False),
         ("null marker", "null", True),
     ]
-    by_id = [entry.query.get("versionId") for entry in server.requests if entry.op == "DeleteObject"]
-    assert set(by_id) == {None}, "If-Match does not go with a VersionId (501)"
+    deletes = [entry for entry in server.requests if entry.op == "DeleteObject" and "canary" not in entry.key]
+    assert {entry.query.get("versionId") for entry in deletes} == {None}, "If-Match does not go with a VersionId (501)"
 
 
 def test_an_endpoint_that_ignores_if_match_is_refused_and_nothing_goes(job: Job) -> None:
@@ -801,3 +801,104 @@ def test_p6_of_a_bucket_with_mfa_delete_no_marker_is_sent_either(job: Job) -> No
     site = replace(job.site(), mfa_delete=True)
     list(job.deleting(site, unchanged=lambda: site))
     assert job.outcomes() == [] and len(in_s3(job)) == 1
+
+
+# Ways in which an object could be lost, or a plan outgrown, that a reviewer found
+
+
+def test_p4_a_delete_that_is_carried_out_after_s3_was_asked_leaves_the_only_copy_alone(job: Job) -> None:
+    """The reply is lost, HEAD says that it is there still, and then the request arrives; the key is put again."""
+    job.server.put("b", "a", b"the only copy")
+    job.bring()
+    job.prove()
+    job.server.fault({"op": "DeleteObject", "key": "a"}, "reset-before", times=1)
+    with pytest.raises(Failure, match="not answered and not done"):
+        list(job.deleting())
+    job.verify_again("run-2")  # what is known of it now does not say any more that its delete was under way
+    job.server.remove("b", "a")
+    job.server.put("b", "a", b"something new")
+    job.scan()
+    job.place()
+    assert job.store.holds_only_copies("b"), "the CLI would write over it"
+    assert job.row("a", "null").path != "b/a", "its path is given to another object"
+    job.fetch()
+    assert (job.disk.base / "b/a").read_bytes() == b"the only copy"
+
+
+@pytest.mark.parametrize("when", ["after the listing", "after the reading"])
+def test_p2_an_object_that_took_the_id_null_before_versioning_was_turned_on_is_not_deleted_by_it(
+    job: Job, when: str
+) -> None:
+    job.server.buckets["b"].versioning = "Suspended"
+    job.server.put("b", "a", b"the old one")
+    if when == "after the reading":
+        job.server.buckets["b"].versioning = "Enabled"
+    job.bring()
+    job.scan()
+    site = replace(job.site(), versioning="Enabled")
+    job.prove()
+    job.server.buckets["b"].versioning = "Suspended"
+    job.server.put("b", "a", b"THE NEW ONE")
+    job.server.buckets["b"].versioning = "Enabled"
+    with pytest.raises(Refused, match="changed in S3"):
+        list(job.deleting(site))
+    kept = job.server.get("b", "a")
+    assert kept is not None and kept.body == b"THE NEW ONE"
+
+
+def test_p2_an_endpoint_that_says_404_of_whatever_is_not_there_has_shown_nothing(job: Job) -> None:
+    job.server.honours_if_match = False
+    job.server.put("b", "a", b"old")
+    job.bring()
+
+    def not_found(request: Request, response: Response) -> Response:
+        absent = request.key.startswith(".migrate-v2-canary")
+        return error_response(S3Error(404, "NoSuchKey"), request.key) if absent else response
+
+    job.server.fault({"op": "DeleteObject"}, rewrite=not_found)
+    job.server.fault({"op": "DeleteObject", "key": "a"}, lambda _: job.server.put("b", "a", b"THE NEW ONE"), times=1)
+    with pytest.raises(Refused, match="ignores If-Match"):
+        job.delete()
+    assert job.server.get("b", "a") is not None
+
+
+@pytest.mark.parametrize("versioning", ["", "Enabled", "Suspended"])
+def test_p3_a_plan_in_portions_goes_on_under_its_token_to_the_end(job: Job, versioning: str) -> None:
+    """Also where the deletes themselves leave null markers, and where uploads are aborted."""
+    for key in "abc":
+        job.server.put("b", key, key.encode())
+    job.server.buckets["b"].versioning = versioning
+    job.bring()
+    begun(job, "u", "v", "w")
+    listed(job)
+
+    def planned(resumes: str = "") -> pipeline.Plan:
+        return pipeline.plan(job.store, job.site(), uploads=True, resumes=resumes)
+
+    token = planned().token
+    for _ in range(3):
+        job.prove()
+        list(job.deleting(token=token, at_most=1))
+        job.scan()
+        assert planned(token).agrees(token)
+    some = job.server.fault({"op": "AbortMultipartUpload", "key": "w"}, "reset-before", times=1)
+    with pytest.raises(Failure, match="not answered"):
+        list(delete_step.abort_uploads(job.store, job.disk, Deleter(job.s3), "b", token=token))
+    job.server.calm(some)
+    listed(job)
+    left = planned(token)
+    assert (left.objects, left.uploads) == (0, len(job.server.buckets["b"].uploads)) and left.agrees(token)
+
+
+def test_inode_numbers_of_64_bits_are_kept(job: Job) -> None:
+    """mergerfs and some network file systems make them by hashing."""
+    fill(job, 1)
+    job.bring()
+    (row,) = job.rows()
+    assert row.identity
+    for inode in (2**64 - 1, 2**63, 2**63 - 1, 0):
+        identity = replace(row.identity, inode=inode, device=inode)
+        job.store.record(
+            [Evidence(row.version, row.state, row.verdict, "", row.sha256, row.witnesses, identity)], "run-1"
+        )
+        assert job.row("dir/1").identity == identity and job.row("dir/1").sealed

@@ -22,6 +22,8 @@ import boto3
 import pytest
 from botocore.config import Config
 
+from tests.fakes.oracle import Oracle, beside, in_state_file
+
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
@@ -195,7 +197,14 @@ def state(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def environment(endpoint: str, account: str, secret: str, home: Path, state: Path, tmp_path: Path) -> dict[str, str]:
+def oracle(endpoint: str, home: Path, state: Path) -> Iterator[Oracle]:
+    """Stands between the program and MiniStack: whatever it deletes has to be on this disk, and announced, at that instant."""
+    with Oracle(endpoint, beside(home), announced=in_state_file(state)) as oracle:
+        yield oracle
+
+
+@pytest.fixture
+def environment(oracle: Oracle, account: str, secret: str, home: Path, state: Path, tmp_path: Path) -> dict[str, str]:
     """What the program runs with: the test's own account, destination, state file and HOME."""
     (tmp_path / "user").mkdir()
     return bare_environment() | {
@@ -205,7 +214,7 @@ def environment(endpoint: str, account: str, secret: str, home: Path, state: Pat
         "AWS_ACCESS_KEY_ID": account,
         "AWS_SECRET_ACCESS_KEY": secret,
         "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ENDPOINT_URL": oracle.url,
         "AWS_EC2_METADATA_DISABLED": "true",
         "MIGRATE_V2_LOCAL_BASE_PATH": str(home),
         "MIGRATE_V2_STATE_DB_PATH": str(state),

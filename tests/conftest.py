@@ -57,6 +57,9 @@ def nobodys_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytes
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--system", action="store_true", help="run what needs root, mounts and npm too; CI does")
     parser.addoption("--soak", action="store_true", help="run only what takes minutes")
+    parser.addoption(
+        "--rounds", type=int, help="so many rounds of each test that takes minutes, in place of its own number"
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -81,6 +84,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(
             f"left out, because they need root, mounts or npm: {len(left_out)} tests; run them with ARGS=--system"
         )
+    for line in config.stash.get(_FIGURES, []):
+        terminalreporter.write_line(line)
 
 
 # A real S3
@@ -301,3 +306,22 @@ def phase(state: Path, bucket: str) -> str:
 
 def sha256(body: bytes) -> str:
     return hashlib.sha256(body).hexdigest()
+
+
+# What takes minutes says what it came to
+
+
+Figures = Callable[[str], None]
+_FIGURES = pytest.StashKey[list[str]]()
+
+
+@pytest.fixture
+def figures(request: pytest.FixtureRequest) -> Figures:
+    """Lines for the end of the test run."""
+    return request.config.stash.setdefault(_FIGURES, []).append
+
+
+@pytest.fixture
+def rounds(request: pytest.FixtureRequest) -> Callable[[int], int]:
+    """How many rounds: --rounds, or the test's own number."""
+    return lambda own: int(request.config.getoption("--rounds") or own)

@@ -114,7 +114,11 @@ class World:
         return Job(list(argv), {**self.env, **env}, str(self.folder), fault=fault, **names)
 
     def run(
-        self, *argv: str, fault: Fault | None = None, env: Mapping[str, str] | None = None, kill_after: float | None = None
+        self,
+        *argv: str,
+        fault: Fault | None = None,
+        env: Mapping[str, str] | None = None,
+        kill_after: float | None = None,
     ) -> Ran:
         """Runs it to its end, or kills it (and its session) so many seconds after it began."""
         job = self.job(argv, fault, env or {})

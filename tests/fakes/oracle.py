@@ -70,6 +70,21 @@ def beside(home: Path) -> CopyOf:
     return copy_of
 
 
+def as_recorded(home: Path, state: Path) -> CopyOf:
+    """Where the copies lie by the rows of the state file: for what writes no map."""
+
+    def copy_of(bucket: str, key: str, version_id: str) -> Path:
+        connection = sqlite3.connect(f"{state.absolute().as_uri()}?mode=ro", uri=True, timeout=10)
+        try:
+            sql = "SELECT local_path FROM files WHERE bucket = ? AND key = ? AND version_id = ?"
+            row = connection.execute(sql, (bucket, key, version_id)).fetchone()
+        finally:
+            connection.close()
+        return home / (row[0] if row and row[0] else "nowhere")
+
+    return copy_of
+
+
 class Passed(NamedTuple):
     """One request that went through; status 0 where no answer came back."""
 
@@ -475,14 +490,35 @@ def _as_sent(text: str) -> str:
 
 
 def in_state_file(state: Path) -> Named:
-    """Is there an open intent in the ledger for exactly this, as another process sees it?"""
+    """Is there an intent without an outcome in the ledger for exactly this, as another process sees it?"""
+    seen: tuple[object, ...] = ()
+    open_: set[tuple[str, str, str]] = set()
+    lock = threading.Lock()
 
     def announced(bucket: str, key: str, version_id: str) -> bool:
-        connection = sqlite3.connect(f"{state.absolute().as_uri()}?mode=ro", uri=True, timeout=10)
-        try:
-            sql = "SELECT 1 FROM deletions WHERE bucket = ? AND key = ? AND version_id = ? AND outcome IS NULL"
-            return connection.execute(sql, (bucket, key, version_id)).fetchone() is not None
-        finally:
-            connection.close()
+        nonlocal seen, open_
+        with lock:
+            # No connection is kept: its presence would change what the program finds there.
+            now = (_facts(state), _facts(state.with_name(state.name + "-wal")))
+            if now != seen:
+                connection = sqlite3.connect(f"{state.absolute().as_uri()}?mode=ro", uri=True, timeout=10)
+                try:
+                    open_ = set(connection.execute(_OPEN))
+                finally:
+                    connection.close()
+                seen = now
+            return (bucket, key, version_id) in open_
 
     return announced
+
+
+_OPEN = """SELECT bucket, key, version_id FROM ledger i WHERE entry = 'intent'
+    AND NOT EXISTS (SELECT 1 FROM ledger o WHERE o.intent = i.seq)"""
+
+
+def _facts(path: Path) -> tuple[int, ...]:
+    try:
+        facts = path.stat()
+    except FileNotFoundError:
+        return ()
+    return facts.st_ino, facts.st_size, facts.st_mtime_ns

@@ -214,14 +214,14 @@ def test_what_the_plan_or_the_ledger_does_not_know(server: S3Server, home: Path,
 def test_the_ledger_is_read_as_others_see_it(tmp_path: Path) -> None:
     state = tmp_path / "s.db"
     connection = sqlite3.connect(state, isolation_level=None)
-    connection.execute("CREATE TABLE deletions (bucket, key, version_id, outcome)")
+    connection.execute("CREATE TABLE ledger (seq INTEGER PRIMARY KEY, bucket, entry, key, version_id, intent)")
     announced = in_state_file(state)
     connection.execute("BEGIN")
-    connection.execute("INSERT INTO deletions VALUES ('b', 'k', 'null', NULL)")
+    connection.execute("INSERT INTO ledger VALUES (1, 'b', 'intent', 'k', 'null', NULL)")
     assert not announced("b", "k", "null"), "not committed"
     connection.execute("COMMIT")
     assert announced("b", "k", "null")
-    connection.execute("UPDATE deletions SET outcome = 'deleted'")
+    connection.execute("INSERT INTO ledger VALUES (2, 'b', 'outcome', 'k', 'null', 1)")
     assert not announced("b", "k", "null"), "that one was carried out already"
     connection.close()
 

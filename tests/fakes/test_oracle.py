@@ -111,7 +111,7 @@ def test_a_good_delete_is_counted(server: S3Server, oracle: Oracle, boto: S3Clie
 
 
 def test_a_canary_and_what_is_gone_already_are_nothing(server: S3Server, oracle: Oracle, boto: S3Client) -> None:
-    with pytest.raises(ClientError, match="404|NoSuchKey"):
+    with pytest.raises(ClientError, match=r"404|NoSuchKey"):
         boto.delete_object(Bucket="b", Key=".canary", IfMatch='"0"')
     version = server.put("v", "gone", BODY).version_id
     server.remove("v", "gone")
@@ -172,7 +172,7 @@ def test_an_if_match_that_is_answered_with_412_is_none_of_its_business(
     server: S3Server, oracle: Oracle, boto: S3Client
 ) -> None:
     server.put("b", "k", BODY)  # with no copy at all
-    with pytest.raises(ClientError, match="412|PreconditionFailed"):
+    with pytest.raises(ClientError, match=r"412|PreconditionFailed"):
         boto.delete_object(Bucket="b", Key="k", IfMatch='"00000000000000000000000000000000"')
     assert oracle.violations == []
 

@@ -179,7 +179,7 @@ def begin(job: Mapping[str, Any]) -> int:
         nothing = os.open(os.devnull, os.O_RDONLY)
         os.dup2(nothing, 0)
         os.closerange(3, 64)  # the zygote's own; and nothing else is open yet
-        sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")
+        sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")
         if job["fault"]:
             plant(Fault(**job["fault"]), job["fired"])
         code = cli.main(job["argv"])

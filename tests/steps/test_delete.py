@@ -23,6 +23,7 @@ from migrate_v2.events import Event
 from migrate_v2.model import CHANGED, FileState, Place, Proof, prove, why_kept
 from migrate_v2.steps import delete as delete_step
 from migrate_v2.steps.settle import settle
+from tests.fakes.oracle import Oracle, as_recorded, in_state_file
 from tests.fakes.s3server import Delete, Request
 from tests.steps.conftest import TOKEN, Job
 

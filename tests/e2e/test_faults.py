@@ -337,6 +337,7 @@ def connected(made: World, monkeypatch: pytest.MonkeyPatch) -> S3:
 
 def flipped(made: World, count: int, seed: int, s3: S3) -> Counter[str]:
     """One bit of the state file is wrong, each time another one; what confirm-delete comes to."""
+    made.oracle.announced = None  # of a damaged file others cannot see it; the bytes are compared all the same
     made.done("migrate", made.bucket)
     restore, chance = made.saved(), random.Random(seed)
     whole = made.state.read_bytes()
@@ -399,6 +400,7 @@ def test_a_cut_or_missing_state_file_deletes_nothing(small: World) -> None:
 
 def test_every_page_of_the_state_file_may_be_lost(small: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A torn write leaves zeros, or an older page, in the place of one."""
+    small.oracle.announced = None
     small.done("scan", small.bucket)
     older = small.state.read_bytes()
     small.done("migrate", small.bucket)

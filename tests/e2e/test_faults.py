@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import os
 import random
+import signal
 import sqlite3
+import subprocess
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,7 +22,7 @@ from migrate_v2.edges.s3 import S3
 from migrate_v2.errors import Failure
 from tests.conftest import Figures
 from tests.e2e.world import World, Zygote, world
-from tests.fakes.s3server import Request
+from tests.fakes.s3server import Bucket, Request, Response
 from tests.fakes.zygote import Fault
 
 Rounds = Callable[[int], int]
@@ -302,6 +308,25 @@ def test_killed_a_few_times_at_random(small: World) -> None:
     assert kills.total() == 4
 
 
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_it_cleanly(small: World, by: signal.Signals) -> None:
+    """At a request of its own choosing, in the middle of a deletion: 130, every intent has its outcome, and it goes on."""
+    _, argv = ready(small, "delete")
+    sent = threading.Event()
+
+    def stop(_: Request) -> None:
+        if not sent.is_set():
+            sent.set()
+            os.kill(small.zygote.pid, by)
+
+    small.server.fault(lambda request: request.op == "DeleteObject" and "canary" not in request.key, stop)
+    ran = small.run(*argv)
+    small.server.calm()
+    assert (ran.code, ran.err.count("interrupted")) == (130, 1), ran.err
+    small.nothing_is_lost()
+    small.comes_home()
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("which", ["small", "versioned"])
@@ -311,6 +336,63 @@ def test_killed_over_and_over(request: pytest.FixtureRequest, which: str, rounds
     seed = random.randrange(1 << 30)
     kills = killed(made, rounds(600), seed)
     figures(f"random kill -9, {which} (seed {seed}): {kills.total()} cycles, {dict(kills)}, nothing lost")
+
+
+# -- power cuts
+
+
+@contextmanager
+def mounted(image: Path, at: Path) -> Iterator[None]:
+    made = subprocess.run(["mount", "-o", "loop", image, at], capture_output=True, text=True, check=False)
+    assert made.returncode == 0, f"this test needs to mount: {made.stderr.strip()}"
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", at], check=True)
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("versioning", ["", "Enabled"])
+@pytest.mark.parametrize("phase", ["migrate", "delete"])
+def test_after_a_power_cut_it_goes_on(zygote: Zygote, tmp_path: Path, phase: str, versioning: str) -> None:
+    """The image of a mounted file system, copied before a request is answered, has only what was flushed by then; S3 is
+    as it was after that request. In a deletion the request is a DELETE."""
+    image, cut, at = tmp_path / "image", tmp_path / "cut", tmp_path / "disk"
+    with image.open("wb") as file:
+        file.truncate(64 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-F", image], check=True)
+    at.mkdir()
+    with ExitStack() as held:
+        with mounted(image, at):
+            made = World(at, zygote, versioning=versioning)
+            held.callback(made.close)
+            fill(made)
+            _, argv = ready(made, phase)
+            subprocess.run(["sync", "-f", at], check=True)
+            chosen = random.randrange(5, 45) if phase == "migrate" else random.randrange(1, 3 if not versioning else 2)
+            s3: list[Bucket] = []
+
+            def now(_: Request) -> None:
+                subprocess.run(["cp", "--sparse=always", image, cut], check=True)
+
+            def afterwards(_: Request, response: Response) -> Response:
+                with made.server.lock:
+                    s3.append(copy.deepcopy(made.server.buckets[made.bucket]))
+                return response
+
+            def due(request: Request) -> bool:
+                return of_the_program(request) and (
+                    phase == "migrate"
+                    or (request.op in ("DeleteObject", "DeleteObjects") and "canary" not in request.key)
+                )
+
+            made.server.fault(due, now, after=chosen - 1, times=1, rewrite=afterwards)
+            made.done(*argv)
+            made.server.calm()
+        made.server.buckets[made.bucket] = s3[0]
+        with mounted(cut, at):
+            made.nothing_is_lost()
+            made.comes_home()
 
 
 # -- the state file

@@ -38,6 +38,7 @@ class Zygote:
     """The forking server as seen from here: one run at a time."""
 
     def __init__(self) -> None:
+        self.pid = 0  # of the run that began last
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.fakes.zygote"],
             stdin=subprocess.PIPE,
@@ -52,7 +53,8 @@ class Zygote:
         assert self._process.stdin is not None
         self._process.stdin.write(job.line())
         self._process.stdin.flush()
-        return int(self._answer()["pid"])
+        self.pid = int(self._answer()["pid"])
+        return self.pid
 
     def end(self) -> int:
         return int(self._answer()["code"])
@@ -119,14 +121,15 @@ class World:
         fault: Fault | None = None,
         env: Mapping[str, str] | None = None,
         kill_after: float | None = None,
+        by: signal.Signals = signal.SIGKILL,
     ) -> Ran:
-        """Runs it to its end, or kills it (and its session) so many seconds after it began."""
+        """Runs it to its end, or sends it a signal so many seconds after it began."""
         job = self.job(argv, fault, env or {})
         Path(job.fired).unlink(missing_ok=True)
         pid = self.zygote.begin(job)
         timer = None
         if kill_after is not None:
-            timer = threading.Timer(kill_after, _kill, (pid,))
+            timer = threading.Timer(kill_after, _kill, (pid, by))
             timer.start()
         code = self.zygote.end()
         if timer is not None:
@@ -226,9 +229,9 @@ class World:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def _kill(pid: int) -> None:
+def _kill(pid: int, by: signal.Signals) -> None:
     with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, by)
 
 
 @contextmanager

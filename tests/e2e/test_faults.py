@@ -72,9 +72,14 @@ def ready(made: World, phase: str) -> tuple[Callable[[], None], tuple[str, ...]]
     return made.saved(), ("confirm-delete", token, made.bucket)
 
 
-def each_call(made: World, phase: str, at: str, do: str, numbers: Iterable[int], due: float = 1e12) -> tuple[int, bool]:
+Begin = tuple[Callable[[], None], tuple[str, ...]]
+
+
+def each_call(
+    made: World, begin: Begin, at: str, do: str, numbers: Iterable[int], due: float = 1e12
+) -> tuple[int, bool]:
     """A run for each n, with its n-th call failing, and then one that finishes; (faults, did a run get by without)."""
-    restore, argv = ready(made, phase)
+    restore, argv = begin
     faults = 0
     for n in numbers:
         restore()
@@ -102,27 +107,22 @@ CALLS = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("phase", "at", "do"),
-    [
-        ("migrate", "write", "ENOSPC"),
-        ("migrate", "fsync", "EIO"),
-        ("migrate", "commit", "kill"),
-        ("delete", "commit", "kill-after"),
-        ("delete", "statement", "EIO"),
-    ],
-)
-def test_a_call_that_fails_or_is_the_last_loses_nothing(small: World, phase: str, at: str, do: str) -> None:
-    """Two of each here, others at each run of the tests; `make soak` goes through them all."""
-    faults, _ = each_call(small, phase, at, do, sorted(random.sample(range(1, 10), 2)))
-    assert faults
+@pytest.mark.parametrize("phase", ["migrate", "delete"])
+def test_a_call_that_fails_or_is_the_last_loses_nothing(small: World, phase: str) -> None:
+    """A few here, always the same; `make soak` goes through them all."""
+    begin, chance = ready(small, phase), random.Random(phase)
+    for at, do in chance.sample([(at, do) for of, at, do in CALLS if of == phase], 4):
+        faults, _ = each_call(small, begin, at, do, [chance.randrange(1, 4)])
+        assert faults == 1, (at, do)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(("phase", "at", "do"), CALLS)
 def test_every_call_in_turn(small: World, phase: str, at: str, do: str, rounds: Rounds, figures: Figures) -> None:
-    faults, complete = each_call(small, phase, at, do, range(1, rounds(100_000) + 1), time.monotonic() + 1800)
+    faults, complete = each_call(
+        small, ready(small, phase), at, do, range(1, rounds(100_000) + 1), time.monotonic() + 1800
+    )
     figures(f"n-th call: {phase}, {at} {do}: {faults} faults, {'to completion' if complete else 'not completed'}")
     assert faults
 
@@ -138,10 +138,10 @@ ANSWERS = ("503", "500", "reset-before", "lost-reply", "garbage-200", "expired-t
 
 
 def each_request(
-    made: World, phase: str, action: object, numbers: Iterable[int], *, times: int | None, due: float = 1e12
+    made: World, begin: Begin, action: object, numbers: Iterable[int], *, times: int | None, due: float = 1e12
 ) -> tuple[int, bool]:
     """As each_call(): from the n-th request on, `times` of them (None: all) are answered so."""
-    restore, argv = ready(made, phase)
+    restore, argv = begin
     faults = 0
     for n in numbers:
         restore()
@@ -158,13 +158,12 @@ def each_request(
     return faults, False
 
 
-@pytest.mark.parametrize(
-    ("phase", "action", "times"),
-    [("migrate", "garbage-200", None), ("delete", "lost-reply", 1), ("delete", "503", None)],
-)
-def test_an_answer_that_does_not_come_loses_nothing(small: World, phase: str, action: str, times: int | None) -> None:
-    faults, _ = each_request(small, phase, action, sorted(random.sample(range(2, 40), 2)), times=times)
-    assert faults
+@pytest.mark.parametrize("phase", ["migrate", "delete"])
+def test_an_answer_that_does_not_come_loses_nothing(small: World, phase: str) -> None:
+    begin, chance = ready(small, phase), random.Random(phase)
+    for action in chance.sample(ANSWERS, 3):
+        times = chance.choice([1, None])
+        assert each_request(small, begin, action, [chance.randrange(2, 40)], times=times)[0] == 1, action
 
 
 @pytest.mark.soak
@@ -184,7 +183,9 @@ def test_every_answer_in_turn(
 ) -> None:
     made: World = request.getfixturevalue(which)
     due = time.monotonic() + 1800
-    faults, complete = each_request(made, phase, action, range(1, rounds(100_000) + 1), times=times, due=due)
+    faults, complete = each_request(
+        made, ready(made, phase), action, range(1, rounds(100_000) + 1), times=times, due=due
+    )
     said = "once" if times else "from then on"
     figures(
         f"n-th request: {which}, {phase}, {action} {said}: {faults} faults,"
@@ -224,9 +225,9 @@ def toggled(made: World) -> None:
 DONE = [overwritten, added, tagged, taken_away, toggled]
 
 
-def each_moment(made: World, phase: str, deed: Callable[[World], None], numbers: Iterable[int]) -> int:
+def each_moment(made: World, begin: Begin, deed: Callable[[World], None], numbers: Iterable[int]) -> int:
     """Others do it just before the n-th request of the program is answered."""
-    restore, argv = ready(made, phase)
+    restore, argv = begin
     faults = 0
     for n in numbers:
         restore()
@@ -245,10 +246,11 @@ def each_moment(made: World, phase: str, deed: Callable[[World], None], numbers:
     return faults
 
 
-@pytest.mark.parametrize("deed", DONE)
-def test_what_others_do_meanwhile_is_never_lost(small: World, deed: Callable[[World], None]) -> None:
-    # A deletion is some 45 requests, and its deletes are the last of them.
-    assert each_moment(small, "delete", deed, [random.randrange(2, 36), random.randrange(36, 42)])
+def test_what_others_do_meanwhile_is_never_lost(small: World) -> None:
+    begin, chance = ready(small, "delete"), random.Random(5)
+    for deed in DONE:
+        # A deletion is some 45 requests, and its deletes are the last of them.
+        assert each_moment(small, begin, deed, [chance.randrange(2, 42)]) == 1
 
 
 @pytest.mark.soak
@@ -265,7 +267,7 @@ def test_what_others_do_at_every_moment(
     figures: Figures,
 ) -> None:
     made: World = request.getfixturevalue(which)
-    faults = each_moment(made, phase, deed, range(1, rounds(100_000) + 1))
+    faults = each_moment(made, ready(made, phase), deed, range(1, rounds(100_000) + 1))
     figures(f"others meanwhile: {which}, {phase}, {deed.__name__}: at {faults} moments")
 
 
@@ -304,8 +306,8 @@ def killed(made: World, cycles: int, seed: int) -> Counter[str]:
 
 
 def test_killed_a_few_times_at_random(small: World) -> None:
-    kills = killed(small, 4, random.randrange(1 << 30))
-    assert kills.total() == 4
+    kills = killed(small, 3, random.randrange(1 << 30))
+    assert kills.total() == 3
 
 
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -445,8 +447,8 @@ def flipped(made: World, count: int, seed: int, s3: S3) -> Counter[str]:
 def test_a_flipped_bit_in_the_state_file_deletes_nothing_unproved(
     small: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    came = flipped(small, 25, random.randrange(1 << 30), connected(small, monkeypatch))
-    assert came.total() == 25
+    came = flipped(small, 15, random.randrange(1 << 30), connected(small, monkeypatch))
+    assert came.total() == 15
 
 
 @pytest.mark.soak
@@ -490,7 +492,7 @@ def test_every_page_of_the_state_file_may_be_lost(small: World, monkeypatch: pyt
     small.done("migrate", small.bucket)
     restore, whole, s3 = small.saved(), small.state.read_bytes(), connected(small, monkeypatch)
     pages = [place for place in range(0, len(whole), 4096) if any(whole[place : place + 4096])]
-    for place in random.sample(pages, min(12, len(pages))):
+    for place in random.sample(pages, min(6, len(pages))):
         for other in (bytes(4096), older[place : place + 4096]):
             restore()
             small.state.write_bytes(whole[:place] + other + whole[place + len(other) :])

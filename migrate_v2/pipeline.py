@@ -1055,11 +1055,13 @@ def confirm_delete(
     """
     with tools.locked(bucket):
         held = tools.store.bucket(bucket)
-        if held is None or not held.scan_complete:
+        if held is None or not held.scanned_at:
             raise Refused(f"nothing of {show(bucket)} is proved; run `migrate` for it first")
         if trust is not None:
             _same_clock(tools)
         tools.store.ledger.check(bucket)
+        if not held.scan_complete:  # an interrupted deletion was listing; what it saw is not of today
+            yield from _ensure_scanned(bucket, tools)
         yield from _ensure_scanned(bucket, tools, rescan=True)
         site = site_of(bucket, tools)
         yield from hold(

@@ -329,6 +329,19 @@ def test_a_signal_ends_it_cleanly(small: World, by: signal.Signals) -> None:
     small.comes_home()
 
 
+def test_a_deletion_that_was_killed_while_it_listed_is_asked_for_again(small: World) -> None:
+    _, argv = ready(small, "delete")
+    small.server.fault(
+        lambda request: of_the_program(request) and request.op == "ListObjectVersions",
+        lambda _: os.kill(small.zygote.pid, signal.SIGKILL),
+        times=1,
+    )
+    assert small.run(*argv).code == -9
+    assert argv[1] == small.token(), "the plan is the same"
+    small.done(*argv)
+    assert small.server.versions(small.bucket) == []
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("which", ["small", "versioned"])

@@ -16,7 +16,7 @@ witness and no guard. `passed` has every request with its answer's status.
     a delete marker                                                  | no data version lies beneath it
     either                                                           | `may_go` and `announced` agree, where they are given
     nothing                                                          | allowed: a canary, or gone already
-    an upload, a tag, an annotation, a setting                       | `uploads_may_go`, for uploads alone
+    an upload, a tag, an annotation, a setting                       | `uploads_may_go`, for uploads alone; a policy, always
 """
 
 from __future__ import annotations
@@ -296,7 +296,7 @@ class Oracle:
         elif op == "AbortMultipartUpload":
             if not self.uploads_may_go:
                 self._violation(f"an upload of {request.key!r} is aborted")
-        elif method == "DELETE" and op != "DeleteBucket":
+        elif method == "DELETE" and op not in ("DeleteBucket", "DeleteBucketPolicy"):
             self._violation(f"a DELETE of something else: {target!r}")
 
     def _judge(self, one: _Named, names: dict[str, str]) -> _There | None:

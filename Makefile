@@ -8,7 +8,7 @@ RUN := bin/migrate-v2
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --require-hashes
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev servers migrate scan restore sync verify status demo test coverage check lock docs clean
+.PHONY: help setup dev servers migrate scan restore sync verify status demo test soak coverage check lock docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+( [a-z-]+)*:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 32
@@ -46,6 +46,9 @@ demo: setup servers  ## the whole job on an embedded S3, no AWS account needed
 
 test: dev servers  ## all tests, on loopback only
 	@$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+soak: dev servers  ## what takes minutes and prints figures; in slices by ARGS="--rounds 200 -k flipped"
+	@$(VENV)/bin/python -m pytest --soak $(ARGS)
 
 # What leads to a DELETE, and the tests that have to go through every branch of it.
 DELETING := migrate_v2/model.py,migrate_v2/edges/ledger.py,migrate_v2/steps/delete.py,migrate_v2/steps/hold.py,migrate_v2/steps/settle.py

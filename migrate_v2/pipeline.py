@@ -16,6 +16,7 @@ from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from migrate_v2 import __version__, keys, policy, tuning
 from migrate_v2.edges import awscli, pricelist
@@ -1034,8 +1035,16 @@ def site_of(bucket: str, tools: Tools) -> Site:
 
 def _safe_to_delete_at(endpoint: str) -> None:
     parts = urlsplit(endpoint)
-    if parts.scheme != "https" and parts.hostname not in ("127.0.0.1", "::1", "localhost"):
+    if parts.scheme == "https":
+        return
+    if parts.hostname not in ("127.0.0.1", "::1", "localhost"):
         raise Refused(f"{endpoint} is not encrypted: what it says could be anybody's word, so nothing is deleted by it")
+    # botocore asks for loopback, too, by way of HTTP_PROXY.
+    if getproxies().get("http") and not proxy_bypass(parts.netloc):
+        raise Refused(
+            f"{endpoint} is asked through a proxy, unencrypted: what it says could be anybody's word, so nothing is deleted"
+            " by it; set NO_PROXY=127.0.0.1,localhost"
+        )
 
 
 _NOT_RECORDED = {
@@ -1063,11 +1072,13 @@ def confirm_delete(
     """
     with tools.locked(bucket):
         held = tools.store.bucket(bucket)
-        if held is None or not held.scan_complete:
+        if held is None or not held.scanned_at:
             raise Refused(f"nothing of {show(bucket)} is proved; run `migrate` for it first")
         if trust is not None:
             _same_clock(bucket, tools)
         tools.store.check_ledger(bucket)
+        if not held.scan_complete:  # an interrupted deletion was listing; what it saw is not of today
+            yield from _ensure_scanned(bucket, tools)
         yield from _ensure_scanned(bucket, tools, rescan=True)
         site = site_of(bucket, tools)
         if (

@@ -22,6 +22,8 @@ import boto3
 import pytest
 from botocore.config import Config
 
+from tests.fakes.oracle import Oracle, beside, in_state_file
+
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
@@ -55,6 +57,9 @@ def nobodys_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytes
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--system", action="store_true", help="run what needs root, mounts and npm too; CI does")
     parser.addoption("--soak", action="store_true", help="run only what takes minutes")
+    parser.addoption(
+        "--rounds", type=int, help="so many rounds of each test that takes minutes, in place of its own number"
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -79,6 +84,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(
             f"left out, because they need root, mounts or npm: {len(left_out)} tests; run them with ARGS=--system"
         )
+    for line in config.stash.get(_FIGURES, []):
+        terminalreporter.write_line(line)
 
 
 # A real S3
@@ -195,7 +202,14 @@ def state(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def environment(endpoint: str, account: str, secret: str, home: Path, state: Path, tmp_path: Path) -> dict[str, str]:
+def oracle(endpoint: str, home: Path, state: Path) -> Iterator[Oracle]:
+    """Stands between the program and MiniStack: whatever it deletes has to be on this disk, and announced, at that instant."""
+    with Oracle(endpoint, beside(home), announced=in_state_file(state)) as oracle:
+        yield oracle
+
+
+@pytest.fixture
+def environment(oracle: Oracle, account: str, secret: str, home: Path, state: Path, tmp_path: Path) -> dict[str, str]:
     """What the program runs with: the test's own account, destination, state file and HOME."""
     (tmp_path / "user").mkdir()
     return bare_environment() | {
@@ -205,7 +219,7 @@ def environment(endpoint: str, account: str, secret: str, home: Path, state: Pat
         "AWS_ACCESS_KEY_ID": account,
         "AWS_SECRET_ACCESS_KEY": secret,
         "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ENDPOINT_URL": oracle.url,
         "AWS_EC2_METADATA_DISABLED": "true",
         "MIGRATE_V2_LOCAL_BASE_PATH": str(home),
         "MIGRATE_V2_STATE_DB_PATH": str(state),
@@ -292,3 +306,22 @@ def phase(state: Path, bucket: str) -> str:
 
 def sha256(body: bytes) -> str:
     return hashlib.sha256(body).hexdigest()
+
+
+# What takes minutes says what it came to
+
+
+Figures = Callable[[str], None]
+_FIGURES = pytest.StashKey[list[str]]()
+
+
+@pytest.fixture
+def figures(request: pytest.FixtureRequest) -> Figures:
+    """Lines for the end of the test run."""
+    return request.config.stash.setdefault(_FIGURES, []).append
+
+
+@pytest.fixture
+def rounds(request: pytest.FixtureRequest) -> Callable[[int], int]:
+    """How many rounds: --rounds, or the test's own number."""
+    return lambda own: int(request.config.getoption("--rounds") or own)

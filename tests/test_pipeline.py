@@ -109,6 +109,17 @@ def test_loopback_and_tls_are_good_enough(endpoint: str) -> None:
     pipeline._safe_to_delete_at(endpoint)
 
 
+def test_p2_loopback_by_way_of_a_proxy_is_not_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://10.0.0.1:3128")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with pytest.raises(Refused, match=r"through a proxy, unencrypted.*NO_PROXY"):
+        pipeline._safe_to_delete_at("http://127.0.0.1:9000")
+    pipeline._safe_to_delete_at("https://s3.amazonaws.com")
+    monkeypatch.setenv("no_proxy", "localhost,127.0.0.1")
+    pipeline._safe_to_delete_at("http://127.0.0.1:9000")
+
+
 def test_one_bucket_s_failure_does_not_stop_the_others() -> None:
     def work(bucket: str) -> pipeline.Events:
         yield Noted(bucket, "begun")

@@ -968,10 +968,19 @@ class Deleter:
         client = self._deleting(bucket)
         named: Any = {"Bucket": bucket, "Key": f".migrate-v2-canary-{uuid.uuid4()}", **self.s3._owner()}
         try:
-            client.delete_object(**named, VersionId="null")
+            said = client.delete_object(**named, VersionId="null")
+            if said["ResponseMetadata"]["HTTPStatusCode"] != 204:
+                raise Unreachable(f"no proper answer to a DELETE in {bucket}; run the same again")
         except ClientError as error:
-            if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") == 404:
+            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+            if status == 404:
                 return False
+            if status not in (
+                400,
+                405,
+                501,
+            ):  # one that knows no versions; what it makes of If-Match is another question
+                raise _explained(error, f"bucket {bucket}") from error
         except _BROKEN as error:
             raise _explained(error, f"bucket {bucket}") from error
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import stat
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -311,6 +312,7 @@ class Store:
         try:
             if path.is_symlink():
                 raise Refused(f"the state file {show(str(path))} is a symbolic link; name the file it points to")
+            _must_be_ours(path)
             if not path.exists() or (path.stat().st_size == 0 and not path.with_name(path.name + "-wal").exists()):
                 # A zero-length file is what a crash right after creation leaves.
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
@@ -1389,6 +1391,29 @@ def _listed(version: ObjectVersion, scan: int, moment: str) -> dict[str, object]
 
 def _cause(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
+
+
+def _must_be_ours(path: Path) -> None:
+    """Refused: a state file, or a journal that SQLite would play back into it, that others can have written."""
+    folder = path.parent
+    if (mode := folder.stat().st_mode) & stat.S_IWOTH and not mode & stat.S_ISVTX:
+        raise Refused(
+            f"everybody may write to {show(str(folder))}, and so put another state file in the place of"
+            f" {show(path.name)}; keep it in a folder of your own"
+        )
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        part = path.with_name(path.name + suffix)
+        try:
+            facts = part.lstat()
+        except FileNotFoundError:
+            continue
+        name = show(str(part))
+        if not stat.S_ISREG(facts.st_mode):
+            raise Refused(f"{name} is no plain file; move it away and run the same command again")
+        if facts.st_uid not in (os.geteuid(), 0):
+            raise Refused(f"{name} belongs to another user (uid {facts.st_uid}); a state file has to be your own")
+        if stat.S_IMODE(facts.st_mode) & 0o022:
+            raise Refused(f"{name} may be written by others; make sure that it is as you left it, and chmod 600 it")
 
 
 def _refuse_foreign(conn: sqlite3.Connection, path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -203,7 +203,10 @@ def _run(
     environment = awscli.environment(cli.environ, str(config), str(home))
     lines = awscli.sync(cli.aws, arguments, environment, cli.cwd, lock_fds, activity, cli.stall_seconds)
     objects = written = 0
-    with closing(lines):
+    with ExitStack() as held:
+        # A double of the user's configuration, in which there may be secrets: not kept longer than it is needed.
+        held.callback(config.unlink, missing_ok=True)
+        held.enter_context(closing(lines))
         while True:
             try:
                 told = next(lines)

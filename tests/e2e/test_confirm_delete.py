@@ -18,6 +18,7 @@ from botocore.exceptions import ClientError
 
 from tests.conftest import PROGRAM, ROOT, Run, end_with_parent, fill, in_s3, phase, query, sha256, states, tree
 from tests.e2e.test_migrate import checked_by_sha256sum, copies
+from tests.fakes.oracle import Oracle
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -42,14 +43,14 @@ def planned(run: Run, bucket: str) -> dict[str, Any]:
 
 
 def test_only_the_exact_plan_is_carried_out(
-    run: Run, boto: S3Client, home_already: str, home: Path, state: Path, account: str, endpoint: str
+    run: Run, boto: S3Client, home_already: str, home: Path, state: Path, account: str, oracle: Oracle
 ) -> None:
     """P1, P3: no token, a wrong one and a stale one exit 5, a changed copy exits 4; nothing of it deletes anything."""
     bucket = home_already
     before = in_s3(boto, bucket)
     first = planned(run, bucket)
     assert set(first) >= {"bucket", "token", "account", "endpoint", "delete", "keep", "evidence"}
-    assert (first["bucket"], first["account"], first["endpoint"]) == (bucket, account, endpoint)
+    assert (first["bucket"], first["account"], first["endpoint"]) == (bucket, account, oracle.url)
     assert {name: first["delete"][name] for name in ("objects", "bytes")} == {"objects": len(OBJECTS), "bytes": BYTES}
     assert (first["keep"], first["evidence"]) == ([], {"md5-etag": 4, "empty": 2})
     assert in_s3(boto, bucket) == before

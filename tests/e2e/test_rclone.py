@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import signal
 import socket
 import subprocess
@@ -12,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, Run, bare_environment, end_with_parent, free_port, tree
+from tests.conftest import ROOT, Run, at_once, bare_environment, client, end_with_parent, fill, free_port, tree
+from tests.e2e.test_migrate import checked_by_sha256sum
+from tests.fakes.oracle import Oracle, beside
 
 
 @pytest.fixture
@@ -58,3 +61,45 @@ def test_all_of_it_works_but_deletion_is_refused(run: Run, served: str, tmp_path
     assert refused.returncode == 5
     assert refused.stderr.count("ignores If-Match on DELETE") == 1
     assert tree(tmp_path / "data") == before
+
+
+def test_every_command_has_its_use_there(run: Run, served: str, tmp_path: Path, home: Path, state: Path) -> None:
+    """Step by step, with what is large, empty, odd or changed meanwhile; and not one DELETE of an object goes out."""
+    data = tmp_path / "data" / "old-disk"
+    files = {
+        "large.bin": random.Random(1).randbytes(9 << 20),
+        "empty": b"",
+        "deep/er/and deeper/ünï": b"letters",
+        "plus+and%25 & <b>": b"signs",
+        "-rf": b"dash",
+    }
+    for name, body in files.items():
+        (data / name).parent.mkdir(parents=True, exist_ok=True)
+        (data / name).write_bytes(body)
+    with Oracle(served, beside(home), may_go=lambda *name: False) as oracle:
+        there = f"--endpoint-url={oracle.url}"
+        for command in (("scan",), ("restore",), ("sync",), ("verify", "--refetch"), ("migrate",)):
+            ended = run(*command, "old-disk", there)
+            assert ended.returncode == 0, (command, ended.stderr)
+        fill(client(served, "anybody"), "old-disk", {"sub/b.txt": b"another", "new": b"new"})
+        for command in (("scan", "--rescan"), ("migrate",), ("verify", "--offline")):
+            ended = run(*command, "old-disk", there)
+            assert ended.returncode == 0, (command, ended.stderr)
+        brought = {path: body for path, body in tree(home / "old-disk").items() if body is not None}
+        assert brought == {path: body for path, body in tree(data).items() if body is not None}
+        assert checked_by_sha256sum(home, "old-disk") == len(brought)
+        before = tree(data)
+        plan = json.loads(run("confirm-delete", "old-disk", "--dry-run", "--json", there).stdout)
+        assert (plan["delete"]["objects"], plan["keep"]) == (len(brought), [])
+        for more in ((), ("--remove-bucket", "--max-delete=1")):
+            refused = run("confirm-delete", "-q", f"--confirm={plan['token']}", *more, "old-disk", there)
+            assert refused.returncode == 5, refused.stderr
+            (line,) = [line for line in refused.stderr.splitlines() if "no STS" not in line]
+            assert line.startswith("old-disk: ") and "ignores If-Match on DELETE" in line
+        # A canary for each of them, of a key that is not there.
+        deletes = [entry for entry in oracle.passed if entry.op.startswith("Delete")]
+        assert len(deletes) == 2 and all("canary" in entry.key for entry in deletes)
+        assert tree(data) == before
+        states, errors = at_once(run, [("status", "--json"), ("whoami", "--json", there)])
+        assert json.loads(states.stdout)["totals"]["states"]["verified"]["objects"] == len(brought)
+        assert json.loads(errors.stdout)["account"] == ""

@@ -56,7 +56,7 @@ from migrate_v2.model import (
     Witness,
     prove,
 )
-from tests.fakes.s3server import ACCOUNT, Request, Response, S3Server, Version
+from tests.fakes.s3server import ACCOUNT, Request, Response, S3Error, S3Server, Version, error_response
 
 _LOADER = cache(botocore.session.create_loader)
 BODY = random.Random(7).randbytes(100_000)
@@ -903,7 +903,7 @@ def test_a_null_version_goes_by_the_etag_that_was_proved(server: S3Server, s3: S
     (outcome,) = Deleter(s3).delete([proof])
     assert outcome.gone and server.get("b", "k") is None
     sent = [headers for op, headers in seen if op == "DeleteObject"]
-    assert [headers["if-match"] for headers in sent] == [f'"{"0" * 32}"', f'"{stored.etag}"']
+    assert [headers.get("if-match") for headers in sent] == [None, f'"{"0" * 32}"', f'"{stored.etag}"']
 
 
 def test_a_version_goes_by_its_id_and_no_other(server: S3Server, s3: S3) -> None:
@@ -969,7 +969,21 @@ def test_the_canary_is_asked_once_and_names_nothing_that_can_be(server: S3Server
     for proof in proofs:
         deleter.delete([proof])
     keys = [entry.key for entry in server.requests if entry.op == "DeleteObject"]
-    assert len(keys) == 3 and keys[0].startswith(".migrate-v2-canary-") and len(keys[0]) > 50
+    # Without the header, and with it.
+    assert len(keys) == 4 and keys[0] == keys[1]
+    assert keys[0].startswith(".migrate-v2-canary-") and len(keys[0]) > 50
+    by_id = [entry.query.get("versionId") for entry in server.requests if entry.op == "DeleteObject"]
+    assert by_id == ["null", None, None, None]
+
+
+def test_an_endpoint_that_knows_no_versions_is_asked_by_if_match_alone(server: S3Server, s3: S3) -> None:
+    def refuses(request: Request, response: Response) -> Response:
+        return error_response(S3Error(501, "NotImplemented"), request.key) if "versionId" in request.query else response
+
+    server.fault({"op": "DeleteObject"}, rewrite=refuses)
+    assert Deleter(s3).honours_if_match("b")
+    server.honours_if_match = False
+    assert not Deleter(s3).honours_if_match("b")
 
 
 def test_each_key_of_a_batch_has_its_own_outcome(server: S3Server, s3: S3) -> None:

@@ -135,6 +135,55 @@ def test_a_newer_version_s_file_is_refused(tmp_path: Path) -> None:
         Store.open(path)
 
 
+@pytest.mark.parametrize("suffix", ["", "-wal", "-journal"])
+@pytest.mark.parametrize("mode", [0o620, 0o602, 0o666])
+def test_p8_a_file_that_others_can_have_written_is_refused(tmp_path: Path, suffix: str, mode: int) -> None:
+    """Of its journals too: SQLite plays back whatever lies beside it under their names."""
+    path = tmp_path / "s.db"
+    Store.open(path).close()
+    part = path.with_name(path.name + suffix)
+    part.touch()
+    part.chmod(mode)
+    with pytest.raises(Refused, match=rf"{part.name} may be written by others"):
+        Store.open(path)
+    part.chmod(0o600)
+    Store.open(path).close()
+
+
+def test_p8_a_folder_that_everybody_may_write_to_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "open"
+    folder.mkdir()
+    folder.chmod(0o777)
+    with pytest.raises(Refused, match="everybody may write to"):
+        Store.open(folder / "s.db")
+    assert list(folder.iterdir()) == []
+    folder.chmod(0o1777)  # as /tmp: nobody else can put another file in its place
+    Store.open(folder / "s.db").close()
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("suffix", ["", "-wal", "-journal"])
+def test_p8_a_file_of_another_user_is_refused(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / "s.db"
+    Store.open(path).close()
+    part = path.with_name(path.name + suffix)
+    part.touch(0o600)
+    os.chown(part, 65534, 65534)
+    with pytest.raises(Refused, match="belongs to another user"):
+        Store.open(path)
+
+
+@pytest.mark.parametrize("kind", ["symlink", "fifo"])
+def test_a_journal_that_is_none_is_refused(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "s.db"
+    Store.open(path).close()
+    wal = tmp_path / "s.db-wal"
+    wal.symlink_to(tmp_path / "elsewhere") if kind == "symlink" else os.mkfifo(wal, 0o600)
+    with pytest.raises(Refused, match="no plain file"):
+        Store.open(path)
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def test_a_symbolic_link_and_a_missing_folder_are_said_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "link.db").symlink_to(tmp_path / "else.db")
     with pytest.raises(Refused, match="symbolic link"):

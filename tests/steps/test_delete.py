@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -16,15 +16,26 @@ import boto3
 import pytest
 
 from migrate_v2 import model, pipeline
-from migrate_v2.edges.s3 import Deleter
+from migrate_v2.edges.s3 import S3, Deleter
 from migrate_v2.edges.store import Evidence, Store, Upload
 from migrate_v2.errors import Failure, Refused
 from migrate_v2.events import Event
 from migrate_v2.model import CHANGED, FileState, Place, Proof, prove, why_kept
 from migrate_v2.steps import delete as delete_step
 from migrate_v2.steps.settle import settle
+from tests.fakes.oracle import Oracle, as_recorded, in_state_file
 from tests.fakes.s3server import Delete, Request, Response, S3Error, error_response
 from tests.steps.conftest import TOKEN, Job
+
+
+@pytest.fixture
+def job(job: Job) -> Iterator[Job]:
+    """The same, with the oracle between it and S3."""
+    copies = as_recorded(job.disk.base, job.store.path)
+    with Oracle(job.server.url, copies, announced=in_state_file(job.store.path), uploads_may_go=True) as oracle:
+        job.s3 = S3(endpoint_url=oracle.url, region="us-east-1")
+        yield job
+
 
 LOST = "deleted; the reply was lost"
 DATA = {"DeleteObject", "DeleteObjects"}

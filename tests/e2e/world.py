@@ -1,0 +1,244 @@
+"""A small world for faults: a truthful S3 with the oracle before it, a destination, a state file, and runs without a start."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.conftest import ROOT, bare_environment, end_with_parent
+from tests.fakes.oracle import Oracle, beside, in_state_file
+from tests.fakes.s3server import Bucket, S3Server
+from tests.fakes.zygote import Fault, Job
+
+CODES = (0, 1, 2, 3, 4, 5, 6, 130)
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    code: int
+    out: str
+    err: str
+    fired: bool
+
+
+class Zygote:
+    """The forking server as seen from here: one run at a time."""
+
+    def __init__(self) -> None:
+        self.pid = 0  # of the run that began last
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.fakes.zygote"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env=bare_environment() | {"PYTHONUTF8": "1", "PYTHONPATH": str(ROOT)},
+            preexec_fn=end_with_parent,
+        )
+
+    def begin(self, job: Job) -> int:
+        assert self._process.stdin is not None
+        self._process.stdin.write(job.line())
+        self._process.stdin.flush()
+        self.pid = int(self._answer()["pid"])
+        return self.pid
+
+    def end(self) -> int:
+        return int(self._answer()["code"])
+
+    def _answer(self) -> dict[str, int]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert line, "the zygote has died"
+        answer: dict[str, int] = json.loads(line)
+        return answer
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.kill()
+        self._process.wait()
+
+
+class World:
+    def __init__(self, folder: Path, zygote: Zygote, *, versioning: str = "", bucket: str = "bucket") -> None:
+        self.folder, self.zygote, self.bucket, self.versioning = folder, zygote, bucket, versioning
+        self.home, self.state = folder / "home", folder / "state.db"
+        (folder / "user").mkdir()
+        self.server = S3Server()
+        self.server.start()
+        self.oracle = Oracle(self.server.url, beside(self.home), announced=in_state_file(self.state))
+        self.server.bucket(bucket, versioning=versioning)
+        self.ever: dict[tuple[str, str, str], bytes] = {}  # every version ever put, by SHA-256 too
+        self.runs = 0
+        aws = folder / "aws"
+        aws.write_text('#!/bin/sh\n[ "$1" = --version ] && echo "aws-cli/2.40.1 Python/3.13 Linux/6"\nexit 0\n')
+        aws.chmod(0o755)
+        self.env = bare_environment() | {
+            "HOME": str(folder / "user"),
+            "PATH": os.defpath,
+            "AWS_ACCESS_KEY_ID": "AKIAFAKEFAKEFAKEFAKE",
+            "AWS_SECRET_ACCESS_KEY": "-",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL": self.oracle.url,
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "MIGRATE_V2_LOCAL_BASE_PATH": str(self.home),
+            "MIGRATE_V2_STATE_DB_PATH": str(self.state),
+            "MIGRATE_V2_AWS_PATH": str(aws),
+        }
+
+    def close(self) -> None:
+        self.oracle.stop()
+        self.server.stop()
+
+    def put(self, key: str, body: bytes, **more: Any) -> None:
+        made = self.server.put(self.bucket, key, body, **more)
+        self.ever[key, made.version_id, hashlib.sha256(body).hexdigest()] = body
+
+    def job(self, argv: tuple[str, ...], fault: Fault | None, env: Mapping[str, str]) -> Job:
+        self.runs += 1
+        names = {name: str(self.folder / name) for name in ("out", "err", "fired")}
+        return Job(list(argv), {**self.env, **env}, str(self.folder), fault=fault, **names)
+
+    def run(
+        self,
+        *argv: str,
+        fault: Fault | None = None,
+        env: Mapping[str, str] | None = None,
+        kill_after: float | None = None,
+        by: signal.Signals = signal.SIGKILL,
+    ) -> Ran:
+        """Runs it to its end, or sends it a signal so many seconds after it began."""
+        job = self.job(argv, fault, env or {})
+        Path(job.fired).unlink(missing_ok=True)
+        pid = self.zygote.begin(job)
+        timer = None
+        if kill_after is not None:
+            timer = threading.Timer(kill_after, _kill, (pid, by))
+            timer.start()
+        code = self.zygote.end()
+        if timer is not None:
+            timer.cancel()
+        ran = Ran(code, Path(job.out).read_text(), Path(job.err).read_text(), Path(job.fired).exists())
+        assert code == -signal.SIGKILL or code in CODES, (code, ran.err)
+        assert "Traceback" not in ran.err and "Traceback" not in ran.out, ran.err
+        return ran
+
+    def done(self, *argv: str, **more: Any) -> Ran:
+        ran = self.run(*argv, **more)
+        for _ in range(50):
+            if ran.code != 6:
+                break
+            time.sleep(0.1)  # what was started by a run that was killed holds the locks until it has ended, too
+            ran = self.run(*argv, **more)
+        assert ran.code == 0, (argv, ran.code, ran.err)
+        return ran
+
+    def token(self) -> str:
+        plan = json.loads(self.done("confirm-delete", "--dry-run", "--json", self.bucket).out)
+        return f"--confirm={plan['token']}"
+
+    # -- what has to hold at any moment
+
+    def nothing_is_lost(self) -> None:
+        """P4: every version ever put is in S3, or its bytes are in a file of this disk; and the oracle saw nothing."""
+        self.oracle.verdict()
+        in_s3 = {(v.key, v.version_id, hashlib.sha256(v.body).hexdigest()) for v in self.server.versions(self.bucket)}
+        missing = self.ever.keys() - in_s3
+        if missing:
+            here = {
+                hashlib.sha256(path.read_bytes()).hexdigest()
+                for path in self.home.rglob("*")
+                if path.is_file() and not path.is_symlink()
+            }
+            for key, version, digest in missing:
+                if self.ever[key, version, digest]:
+                    assert digest in here, f"{key} {version} is lost"
+        assert [str(error) for error in self.server.failures] == []
+
+    def comes_home(self) -> None:
+        """Without any fault it finishes, deletes all that it proved, and the manifest is right."""
+        self.done("migrate", self.bucket)
+        self.nothing_is_lost()
+        if any(not v.is_marker for v in self.server.versions(self.bucket)):
+            self.done("confirm-delete", self.token(), self.bucket)
+        self.nothing_is_lost()
+        assert [v.key for v in self.server.versions(self.bucket) if not v.is_marker] == []
+        checked = subprocess.run(
+            ["sha256sum", "-c", "--quiet", f".migrate-v2/{self.bucket}/manifest-sha256.txt"],
+            cwd=self.home,
+            capture_output=True,
+            check=False,
+        )
+        assert checked.returncode == 0, checked.stderr
+
+    # -- over and over again
+
+    def begin_anew(self) -> None:
+        """An empty disk, the same bucket as at the beginning of the world."""
+        self._clear()
+        self.ever.clear()
+        self.server.failures.clear()
+        with self.server.lock:
+            self.server.buckets.pop(self.bucket, None)
+        self.server.bucket(self.bucket, versioning=self.versioning)
+
+    def saved(self) -> Callable[[], None]:
+        """The world as it is now, to come back to."""
+        kept = self.folder / f"kept-{time.monotonic_ns()}"
+        kept.mkdir()
+        for path in self._own():
+            (shutil.copytree if path.is_dir() else shutil.copy2)(path, kept / path.name)
+        with self.server.lock:
+            bucket: Bucket = copy.deepcopy(self.server.buckets[self.bucket])
+        ever = dict(self.ever)
+
+        def restore() -> None:
+            self._clear()
+            for path in kept.iterdir():
+                (shutil.copytree if path.is_dir() else shutil.copy2)(path, self.folder / path.name)
+            with self.server.lock:
+                self.server.buckets[self.bucket] = copy.deepcopy(bucket)
+            self.ever = dict(ever)
+            self.server.failures.clear()
+
+        return restore
+
+    def _own(self) -> Iterator[Path]:
+        yield from (path for path in self.folder.glob(f"{self.state.stem}*"))
+        if self.home.exists():
+            yield self.home
+
+    def _clear(self) -> None:
+        for path in list(self._own()):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _kill(pid: int, by: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, by)
+
+
+@contextmanager
+def world(folder: Path, zygote: Zygote, **more: Any) -> Iterator[World]:
+    made = World(folder, zygote, **more)
+    try:
+        yield made
+        made.oracle.verdict()
+    finally:
+        made.close()

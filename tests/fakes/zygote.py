@@ -1,0 +1,219 @@
+"""The program without the second that Python takes to start: each run is a fork of this process, with its own fault.
+
+`python -m tests.fakes.zygote` reads one JSON object a line (see Job) and answers twice: {"pid": ...} when the run has
+begun, {"code": ...} when it has ended, as Python gives it (-9 for SIGKILL). The run is migrate_v2.cli.main in a process of
+its own, with its own environment, folder, streams and session: only the waits between attempts are cut short.
+
+A fault is planted in the n-th call of a kind, counted from 1; `fired` is made just before it takes effect.
+
+    at        | the calls
+    ----------|------------------------------------------------------------------
+    write     | os.write, os.pwrite to a regular file
+    fsync     | os.fsync, os.fdatasync, syncfs(2)
+    rename    | os.rename, os.replace, os.link, os.unlink, os.mkdir, os.ftruncate
+    open      | os.open
+    commit    | COMMIT of SQLite
+    statement | every other statement of SQLite
+
+    do                       | then
+    -------------------------|---------------------------------------------------------------------
+    EIO, ENOSPC, EDQUOT, ... | that error, the call undone; of SQLite, the error that it makes of it
+    kill, kill-after         | SIGKILL before or after the call
+    short                    | a write that writes a part, as POSIX lets it
+    drop, flip               | a disk that lies: nothing is written, or one bit is wrong; and all is well
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import json
+import os
+import signal
+import sqlite3
+import stat
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import IO, Any
+
+import botocore.session
+from botocore.retries.standard import ExponentialBackoff
+
+from migrate_v2 import cli
+from migrate_v2.edges import disk, s3
+from tests.conftest import end_with_parent
+
+KINDS: dict[str, tuple[str, ...]] = {
+    "write": ("write", "pwrite"),
+    "fsync": ("fsync", "fdatasync"),
+    "rename": ("rename", "replace", "link", "unlink", "mkdir", "ftruncate"),
+    "open": ("open",),
+}
+SQL = ("commit", "statement")
+_SAID = {"EIO": "disk I/O error", "ENOSPC": "database or disk is full", "EBUSY": "database is locked"}
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    at: str
+    n: int
+    do: str
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    argv: list[str]
+    env: dict[str, str]
+    cwd: str
+    out: str
+    err: str
+    fault: Fault | None = None
+    fired: str = ""
+
+    def line(self) -> str:
+        return json.dumps(asdict(self)) + "\n"
+
+
+class Gate:
+    """Counts the calls of one kind, and does what was asked at the n-th."""
+
+    def __init__(self, fault: Fault, fired: str) -> None:
+        self.fault, self.fired, self.count = fault, fired, 0
+        self._open, self._write, self._close, self._kill = os.open, os.write, os.close, os.kill
+
+    def due(self) -> bool:
+        self.count += 1
+        if self.count != self.fault.n:
+            return False
+        self._close(self._open(self.fired, os.O_CREAT | os.O_WRONLY, 0o600))
+        if self.fault.do == "kill":
+            self.die()
+        return True
+
+    def die(self) -> None:
+        self._kill(os.getpid(), signal.SIGKILL)
+        signal.pause()
+
+    def around(self, real: Callable[..., Any], *, data: bool) -> Callable[..., Any]:
+        fault = self.fault
+
+        @functools.wraps(real)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if (data and not stat.S_ISREG(os.fstat(args[0]).st_mode)) or not self.due():
+                return real(*args, **kwargs)
+            if fault.do == "kill-after":
+                real(*args, **kwargs)
+                self.die()
+            if fault.do == "short":
+                return real(args[0], bytes(args[1])[: max(1, len(args[1]) // 2)], *args[2:])
+            if fault.do == "drop":
+                if real is self._write:
+                    os.lseek(args[0], len(args[1]), os.SEEK_CUR)
+                return len(args[1])
+            if fault.do == "flip":
+                block = bytearray(args[1])
+                if block:
+                    block[len(block) // 2] ^= 1
+                return real(args[0], block, *args[2:])
+            number = getattr(errno, fault.do)
+            raise OSError(number, os.strerror(number))
+
+        return call
+
+
+def plant(fault: Fault, fired: str) -> None:
+    gate = Gate(fault, fired)
+    if fault.at in SQL:
+        _plant_in_sqlite(gate)
+        return
+    for name in KINDS[fault.at]:
+        setattr(os, name, gate.around(getattr(os, name), data=fault.at == "write"))
+    if fault.at == "fsync":
+        disk._settle = gate.around(disk._settle, data=False)
+
+
+def _plant_in_sqlite(gate: Gate) -> None:
+    real = sqlite3.connect
+
+    def due(sql: str, statement: Callable[[], Any]) -> Any:
+        is_commit = sql.lstrip().upper().startswith("COMMIT")
+        if is_commit is not (gate.fault.at == "commit") or not gate.due():
+            return statement()
+        if gate.fault.do == "kill-after":
+            statement()
+            gate.die()
+        raise sqlite3.OperationalError(_SAID[gate.fault.do])
+
+    class Gated(sqlite3.Connection):
+        def execute(self, sql: str, *more: Any) -> sqlite3.Cursor:  # type: ignore[override]
+            return due(sql, lambda: super(Gated, self).execute(sql, *more))  # type: ignore[no-any-return]
+
+        def executemany(self, sql: str, *more: Any) -> sqlite3.Cursor:
+            return due(sql, lambda: super(Gated, self).executemany(sql, *more))  # type: ignore[no-any-return]
+
+        def commit(self) -> None:
+            due("COMMIT", super().commit)
+
+    sqlite3.connect = functools.partial(real, factory=Gated)  # type: ignore[assignment]
+
+
+def begin(job: Mapping[str, Any]) -> int:
+    """Forks; the pid of the run."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 70
+    try:
+        os.setsid()
+        end_with_parent()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.chdir(job["cwd"])
+        os.environ.clear()
+        os.environ.update(job["env"])
+        for number, path in ((1, job["out"]), (2, job["err"])):
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            os.dup2(fd, number)
+            os.close(fd)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, 0)
+        os.closerange(3, 64)  # the zygote's own; and nothing else is open yet
+        sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")
+        if job["fault"]:
+            plant(Fault(**job["fault"]), job["fired"])
+        code = cli.main(job["argv"])
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BaseException:
+        os.write(2, traceback.format_exc().encode())
+    finally:
+        os._exit(code)
+
+
+def warm() -> None:
+    """Everything that a run would load, loaded once; nothing is connected yet."""
+    botocore.session.create_loader = functools.cache(botocore.session.create_loader)
+    ExponentialBackoff.delay_amount = lambda *_: 0.001  # type: ignore[assignment,method-assign]
+    s3.SLOW_DOWN = 0.01
+    os.environ |= {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_CONFIG_FILE": os.devnull}
+    os.environ["AWS_SHARED_CREDENTIALS_FILE"] = os.devnull
+    made = s3.S3(endpoint_url="http://127.0.0.1:9", region="us-east-1")
+    made._session.client("sts", endpoint_url="http://127.0.0.1:9", region_name="us-east-1")
+
+
+def serve(questions: IO[str], answers: IO[str]) -> None:
+    def tell(**answer: int) -> None:
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+    for line in questions:
+        pid = begin(json.loads(line))
+        tell(pid=pid)
+        tell(code=os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+
+
+if __name__ == "__main__":
+    end_with_parent()
+    warm()
+    serve(sys.stdin, os.fdopen(os.dup(1), "w"))

@@ -8,11 +8,13 @@
             policy                              bucket policies, and what they let whom do
             checksums                           every witness of S3, recomputed
             tuning                              inventory + machine -> transfer settings
+            conveyor                            inventory + link + disk -> restores, and for how many days
             settings                            the table of settings
     edges   edges.schema edges.ledger           the tables, change by change; the record of deletes
             edges.store edges.s3                the state file; AWS
+            edges.s3control                     AWS: jobs of S3 Batch Operations
             edges.awscli edges.disk             the AWS CLI; files, locks, the machine
-    steps   steps.settle steps.scan steps.restore steps.place steps.sync steps.fetch
+    steps   steps.settle steps.scan steps.restore steps.batch steps.place steps.sync steps.fetch
             steps.verify steps.describe steps.manifest steps.audit steps.hold steps.delete steps.status
             steps.policy
     roof    pipeline                            the order of the steps; the only place that moves a phase

@@ -43,6 +43,7 @@ from migrate_v2.edges.s3 import (
 from migrate_v2.errors import BadUsage, Failure, Refused
 from migrate_v2.model import (
     CHANGED,
+    Answer,
     DeleteMarker,
     Doomed,
     FileIdentity,
@@ -817,11 +818,11 @@ def test_no_such_bucket(s3: S3) -> None:
 def test_a_restore_is_asked_for_by_id_and_only_once(server: S3Server, s3: S3, versioning: Any) -> None:
     server.buckets["b"].versioning = versioning
     stored = server.put("b", "k", b"1", storage_class="GLACIER")
-    for status in (202, 409):
-        assert Restorer(s3).restore(version_of(stored), days=3, tier="Bulk") == "Bulk"
+    for status, word in ((202, "started"), (409, "under way")):
+        assert Restorer(s3).restore(version_of(stored), days=3, tier="Bulk") == Answer(word, "Bulk", 3)
         assert server.requests[-1].status == status
     server.advance(13 * 3600)
-    assert Restorer(s3).restore(version_of(stored), days=3, tier="Bulk") == "Bulk"
+    assert Restorer(s3).restore(version_of(stored), days=3, tier="Bulk") == Answer("back", "Bulk", 3)
     assert server.requests[-1].status == 200
     assert server.requests[-1].query.get("versionId", "null") == stored.version_id
     assert (stored.restore_days, stored.restore_tier) == (3, "Bulk")
@@ -830,10 +831,10 @@ def test_a_restore_is_asked_for_by_id_and_only_once(server: S3Server, s3: S3, ve
 def test_expedited_falls_back_to_standard(server: S3Server, s3: S3) -> None:
     stored = server.put("b", "k", b"1", storage_class="GLACIER")
     server.expedited_capacity = False
-    assert Restorer(s3).restore(version_of(stored), days=1, tier="Expedited") == "Standard"
+    assert Restorer(s3).restore(version_of(stored), days=1, tier="Expedited").tier == "Standard"
     assert stored.restore_tier == "Standard"
     deep = server.put("b", "deep", b"1", storage_class="DEEP_ARCHIVE")
-    assert Restorer(s3).restore(version_of(deep), days=1, tier="Expedited") == "Standard"
+    assert Restorer(s3).restore(version_of(deep), days=1, tier="Expedited") == Answer("started", "Standard", 1)
 
 
 def test_intelligent_tiering_is_restored_without_days(server: S3Server, s3: S3) -> None:
@@ -842,7 +843,7 @@ def test_intelligent_tiering_is_restored_without_days(server: S3Server, s3: S3) 
     assert server.requests[-1].status == 202
     server.advance(13 * 3600)
     assert s3.head(version_of(stored))[0].archive_status == ""
-    assert Restorer(s3).restore(version_of(stored), days=3, tier="Standard") == "Standard"
+    assert Restorer(s3).restore(version_of(stored), days=3, tier="Standard") == Answer("active", "Standard", None)
 
 
 def test_restores_that_cannot_be(server: S3Server, s3: S3) -> None:

@@ -39,6 +39,7 @@ from migrate_v2.edges.s3 import (
     Throttled,
     Unreachable,
     check_bucket_name,
+    just_before,
 )
 from migrate_v2.errors import BadUsage, Failure, Refused
 from migrate_v2.model import (
@@ -857,6 +858,45 @@ def test_restores_that_cannot_be(server: S3Server, s3: S3) -> None:
     server.remove("b", "k", "null")
     with pytest.raises(Gone):
         Restorer(s3).restore(version_of(stored), days=1, tier="Bulk")
+
+
+def listed_from(s3: S3, key: str) -> list[str]:
+    return [version.key for version in s3.listed_from("b", key)[0]]
+
+
+@pytest.mark.parametrize("versions_listing", [True, False])
+@pytest.mark.parametrize("key", ["a", "a b", "a/b", "a\x00", "b\ue000", "\U0001f600", "a" * 1023 + "b", "é"])
+def test_a_listing_can_begin_with_any_key(server: S3Server, s3: S3, key: str, versions_listing: bool) -> None:
+    keys = sorted(["a", "a b", "a/b", "a\x00", "b\ue000", "\U0001f600", "a" * 1023 + "b", "é"], key=str.encode)
+    for one in keys:
+        server.put("b", one, b"1", storage_class="GLACIER", restored_until=server.clock() + DAY)
+    server.versions_listing = versions_listing
+    assert listed_from(s3, key) == keys[keys.index(key) :]
+    versions, whole = s3.listed_from("b", key)
+    assert whole and all(v.restore_ongoing is False and v.restore_expiry for v in versions)
+
+
+def test_a_marker_just_before_a_key_has_little_between_them() -> None:
+    assert just_before("\x00") == "" and just_before("k\x00") == "k"
+    assert just_before("kb") == "ka\U0010ffff"
+    assert just_before("\ue000") == "\ud7ff\U0010ffff", "half a surrogate is no character"
+    assert len(just_before("k" * 1024).encode()) <= 1024
+
+
+def test_a_rule_of_tiering_is_seen_whatever_its_status(server: S3Server, s3: S3) -> None:
+    assert not s3.archives_by_tiering("b")
+    s3.client_for("b").put_bucket_intelligent_tiering_configuration(
+        Bucket="b",
+        Id="old",
+        IntelligentTieringConfiguration={
+            "Id": "old",
+            "Status": "Disabled",
+            "Tierings": [{"Days": 180, "AccessTier": "DEEP_ARCHIVE_ACCESS"}],
+        },
+    )
+    assert s3.archives_by_tiering("b")
+    server.deny("s3:GetIntelligentTieringConfiguration", "b")
+    assert not s3.archives_by_tiering("b"), "the fetch finds it out"
 
 
 # Deletes

@@ -103,3 +103,17 @@ def test_a_crash_between_migrations_leaves_no_half_of_one(tmp_path: Path) -> Non
     schema.migrations.apply(database)
     schema.migrations.apply(database)
     assert "files" in database.table_names()
+
+
+def test_a_state_file_of_before_restores_were_counted_is_taken_over() -> None:
+    """What was asked for before is asked about, and not again."""
+    database = Database(memory=True)
+    schema.migrations.apply(database, stop_before="m002_restores")
+    insert(database, "k", "glacier_restore_requested")
+    before = tallies(database)
+    schema.migrations.apply(database)
+    assert tallies(database) == before
+    row = database.conn.execute("SELECT restore_answer, restore_days, restore_job, archive_tier FROM files").fetchone()
+    assert tuple(row) == (None, None, None, None)
+    with pytest.raises(sqlite3.IntegrityError):
+        database.conn.execute("UPDATE files SET restore_answer = 'maybe'")

@@ -53,6 +53,8 @@ def refresh(bucket: str, store: Store, s3: S3, *, rows_per_commit: int) -> Itera
     began = time.monotonic()
     back = _Sum()
     store.looked_at_restores(bucket)
+    if not store.restoring(bucket):
+        return
     listing = True
     for rows in batched(store.on_their_way(bucket), LISTED):
         seen: list[Where] = []
@@ -433,8 +435,9 @@ def guard(
     and some days more, and no second retrieval. What has expired already is found out, to be asked for anew."""
     moment = clock()
     back = _Sum()
-    for rows in batched(store.expiring(bucket, moment), _BATCH):
-        yield from _told(bucket, store, (), rows, s3, back)
+    if any(copies.expiry.timestamp() <= moment for copies in store.restored(bucket)):
+        for rows in batched(store.expiring(bucket, moment), _BATCH):
+            yield from _told(bucket, store, (), rows, s3, back)
     lots = [*(lot for lot in store.lots(moment) if lot.expires > moment), *_ordinary(bucket, store, means, moment)]
     by = conveyor.at_risk(lots, moment, means.link, ahead)
     if by is None:

@@ -316,8 +316,13 @@ def _beside(
                 event = next(aside)
             except StopIteration:
                 aside = None
-                due = time.monotonic() + _next_look([bucket], tools)
+                seconds = _next_look([bucket], tools)
+                due = time.monotonic() + seconds
                 yield from _advance(bucket, tools)
+                if tools.waits:
+                    objects, size = _amount(bucket, tools, FileState.RESTORE_REQUESTED, FileState.RESTORING)
+                    if objects:
+                        yield Waiting(bucket, objects, size, seconds)
                 return
             except Failure as failure:
                 aside, broken = None, failure

@@ -331,7 +331,7 @@ def beside(monkeypatch: pytest.MonkeyPatch, look: Look, seconds: float = 9999.0)
         return 7
 
     told: list[str] = []
-    running = pipeline._beside(work(), "b", SimpleNamespace(), at_once=True)  # type: ignore[arg-type]
+    running = pipeline._beside(work(), "b", SimpleNamespace(waits=False), at_once=True)  # type: ignore[arg-type]
     while True:
         try:
             event = next(running)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Iterator
 
 import pytest
 
-from migrate_v2.flow import Meter, batched, in_threads
+from migrate_v2.flow import Allowance, Meter, batched, in_threads
 
 
 def test_every_item_comes_with_its_own_result() -> None:
@@ -73,3 +74,32 @@ def test_a_meter_counts_what_many_threads_add() -> None:
     list(in_threads(lambda n, _: meter.add(n), range(1000), threads=8))
     meter.add(-500)
     assert meter.bytes == sum(range(1000)) - 500
+
+
+def test_no_more_a_second_than_allowed_for_all_threads_together() -> None:
+    allowance = Allowance(200)
+    began = time.monotonic()
+    turns = [turn for _, turn in filter(None, in_threads(lambda _, stop: allowance.take(stop), range(60), threads=8))]
+    assert time.monotonic() - began > 59 / 200 - 0.01
+    turns.sort()
+    assert all(b - a > 0.004 for a, b in itertools.pairwise(turns)), "no burst"
+
+
+def test_the_allowance_is_halved_once_for_what_was_under_way_together_and_comes_back() -> None:
+    allowance = Allowance(800, pause=0.05)
+    stop = threading.Event()
+    together = [allowance.take(stop) for _ in range(5)]
+    for began in together:
+        allowance.slow_down(began)
+    assert allowance.rate == 400
+    began = time.monotonic()
+    turn = allowance.take(stop)
+    assert time.monotonic() - began > 0.04, "a pause first"
+    allowance.slow_down(turn)
+    assert allowance.rate == 200
+    for _ in range(6000):
+        allowance.went_well()
+    assert allowance.rate == 800
+    stop.set()
+    for _ in range(1000):
+        allowance.take(stop)

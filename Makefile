@@ -29,6 +29,9 @@ $(SERVERS)/ready: requirements-servers.lock
 	$(SERVERS)/bin/python $(PIP_INSTALL) -r requirements-servers.lock
 	@touch $@
 
+# Compiled once: a program that compiles itself at each start takes twice as long, where Python may not write beside it.
+COMPILE = @-$(VENV)/bin/python -m compileall -q
+
 setup: $(VENV)/ready  ## make the environment in .venv, with an `aws` in it
 dev: $(VENV)/ready-dev
 servers: $(SERVERS)/ready

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -184,17 +183,17 @@ def test_bash_completes(tmp_path: Path) -> None:
     assert "--max-delete" not in completed(tmp_path, "migrate-v2", "migrate", "--")
 
 
-@pytest.mark.skipif(shutil.which("zsh") is None, reason="no zsh here")
+@pytest.mark.system  # zsh
 def test_zsh_takes_its_completion() -> None:
     subprocess.run(["zsh", "-n", ROOT / "completions/_migrate-v2"], check=True)
 
 
-@pytest.mark.skipif(shutil.which("fish") is None, reason="no fish here")
+@pytest.mark.system  # fish
 def test_fish_takes_its_completion() -> None:
     subprocess.run(["fish", "--no-execute", ROOT / "completions/migrate-v2.fish"], check=True)
 
 
-@pytest.mark.skipif(shutil.which("groff") is None, reason="no groff here")
+@pytest.mark.system  # groff
 def test_the_manual_page_is_one() -> None:
     page = ["groff", "-man", "-Tutf8", "-ww", "-P-c", ROOT / "docs/migrate-v2.1"]
     ended = subprocess.run(page, capture_output=True, text=True, check=True)

@@ -57,7 +57,7 @@ Options:
   --dest=DIR          The folder that the buckets come to: DIR/<bucket>/<key>.
   --state=FILE        The state file.
   --config=FILE       The settings file.
-  --engine=ENGINE     What does the bulk transfer: cli.
+  --engine=ENGINE     What does the bulk transfer: cli (aws s3 sync) or native (the AWS Common Runtime).
   --profile=NAME      The AWS profile.
   --region=NAME       The AWS region.
   --endpoint-url=URL  An endpoint other than AWS's, for all services.

@@ -20,6 +20,7 @@ from urllib.request import getproxies, proxy_bypass
 
 from migrate_v2 import __version__, keys, policy, tuning
 from migrate_v2.edges import awscli, pricelist
+from migrate_v2.edges.crt import Engine
 from migrate_v2.edges.disk import Disk, Lock, Vitals, clock_reading, machine, vitals, volume
 from migrate_v2.edges.s3 import S3, Deleter, PolicySetter, Restorer, Unreachable
 from migrate_v2.edges.store import BucketRow, Item, Store, Upload
@@ -56,11 +57,12 @@ from migrate_v2.steps import manifest as manifest_step
 from migrate_v2.steps import plan as plan_step
 from migrate_v2.steps import policy as policy_step
 from migrate_v2.steps import restore as restore_step
-from migrate_v2.steps.fetch import fetch
+from migrate_v2.steps.fetch import LARGE, fetch
 from migrate_v2.steps.hold import hold
 from migrate_v2.steps.place import adopt, choose, place, same_history
 from migrate_v2.steps.plan import Asking, Forecast, OfBucket
 from migrate_v2.steps.preflight import preflight
+from migrate_v2.steps.pull import pull
 from migrate_v2.steps.scan import must_be_as_listed, scan
 from migrate_v2.steps.settle import settle
 from migrate_v2.steps.status import stands
@@ -163,6 +165,25 @@ class Tools:
             addressing_style=self.s3.addressing_style,
         )
 
+    def bandwidth(self) -> int | None:
+        """Bytes a second that all transfers together may take now."""
+        return bandwidth_at(self.settings.max_bandwidth, datetime.now().time())
+
+    def crew(self, bucket: str) -> Engine:
+        amounts = [(t.objects, t.bytes) for t in self.store.tallies(bucket)] or [(0, 0)]
+        objects, size = (sum(column) for column in zip(*amounts, strict=True))
+        s, here = self.settings, machine()
+        chosen = tuning.crew(
+            size / max(1, objects),
+            here.cores,
+            here.memory_available,
+            threshold=s.multipart_threshold,
+            part=s.multipart_chunksize,
+            concurrency=s.max_concurrency,
+            use_threads=s.use_threads,
+        )
+        return Engine(chosen.workers, chosen.window, chosen.threshold, chosen.part, LARGE)
+
     @contextmanager
     def locked(self, bucket: str, *, destination: bool = True) -> Iterator[tuple[Path, list[int]]]:
         """The bucket is ours alone, in this state file and in this destination; gives the run's private folder, and the
@@ -238,14 +259,7 @@ def _restore(bucket: str, tools: Tools) -> Events:
     )
 
 
-def _fetch(bucket: str, tools: Tools, folder: Path, lock_fds: list[int]) -> Events:
-    s = tools.settings
-    rows = s.db_batch_commit_size
-    yield from place(bucket, tools.store, tools.disk, rows_per_commit=rows)
-    counts = tools.store.counts(bucket)
-    if not counts.to_fetch:
-        return
-    _same_bucket(bucket, tools)
+def _sync(bucket: str, tools: Tools, folder: Path, lock_fds: list[int]) -> Events:
     tools.store.remember("aws_cli", f"{tools.aws.path} {tools.aws.text}")
     for passed_over in tools.aws.passed_over:
         if passed_over not in tools.said:
@@ -261,7 +275,29 @@ def _fetch(bucket: str, tools: Tools, folder: Path, lock_fds: list[int]) -> Even
         tools.cli(bucket, folder),
         lock_fds,
         session=tools.session,
-        rows_per_commit=rows,
+        rows_per_commit=tools.settings.db_batch_commit_size,
+    )
+
+
+def _fetch(bucket: str, tools: Tools, folder: Path, lock_fds: list[int]) -> Events:
+    s = tools.settings
+    rows = s.db_batch_commit_size
+    yield from place(bucket, tools.store, tools.disk, rows_per_commit=rows)
+    counts = tools.store.counts(bucket)
+    if not counts.to_fetch:
+        return
+    _same_bucket(bucket, tools)
+    if s.engine == "cli":
+        yield from _sync(bucket, tools, folder, lock_fds)
+    yield from pull(
+        bucket,
+        tools.store,
+        tools.disk,
+        tools.s3,
+        tools.crew(bucket),
+        lock_fds,
+        session=tools.session,
+        bandwidth=tools.bandwidth,
     )
     yield from fetch(
         bucket,

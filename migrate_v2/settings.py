@@ -132,13 +132,6 @@ def _one_of(*words: str) -> Callable[[object], object]:
     return lambda value: known.get(value.strip().casefold(), value) if isinstance(value, str) else value
 
 
-def _engine(value: object) -> object:
-    word = _one_of("cli", "native")(value)
-    if word == "native":
-        raise ValueError("this version has no native engine yet; cli is the one there is")
-    return word
-
-
 def _command(value: object) -> object:
     if isinstance(value, str) and value.strip():
         try:
@@ -212,13 +205,13 @@ class Settings(BaseSettings):
         ),
     ] = Path("s3_migration_state.db")
     engine: Annotated[
-        Literal["cli"],
-        BeforeValidator(_engine),
+        Literal["cli", "native"],
+        BeforeValidator(_one_of("cli", "native")),
         About(
             "what does the bulk transfer",
-            allowed="cli",
-            cli="aws s3 sync, as subprocesses",
-            native="not in this version",
+            allowed="cli or native",
+            cli="aws s3 sync, as subprocesses; what it cannot bring comes by the native engine, a few objects by plain GETs",
+            native="the AWS Common Runtime, in worker processes; no AWS CLI is needed",
             flag="--engine",
         ),
     ] = "cli"

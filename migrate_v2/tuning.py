@@ -164,3 +164,42 @@ def _enough(rates: Mapping[int, float]) -> tuple[int, float]:
 
 def _time(amount: float, rate: float | None) -> float | None:
     return amount / rate if rate and amount else None
+
+
+@dataclass(frozen=True, slots=True)
+class Crew:
+    """Settings of the native engine: so many processes with so many requests in flight each; sizes in bytes."""
+
+    workers: int
+    window: int
+    threshold: int
+    part: int
+
+
+# Measured on loopback: 64 requests in flight keep one process busy, and more gain nothing; S3 itself answers after
+# 20-50 ms, so that there 256 are needed for 5,000 small objects a second.
+IN_FLIGHT = 256
+WORKER_MEMORY = 400 * MiB  # of one with large objects under way
+
+
+def crew(
+    mean_size: float,
+    cores: int,
+    memory_available: int,
+    *,
+    threshold: int | None = None,
+    part: int | None = None,
+    concurrency: int | None = None,
+    use_threads: bool | None = None,
+) -> Crew:
+    """The native engine for objects of this mean size in bytes; the named arguments are an operator's and win.
+
+    A process for each core: one is bound by Python's lock. Large objects need memory for their parts, and few of them
+    fill any line.
+    """
+    workers = max(1, min(cores, 16, memory_available // WORKER_MEMORY))
+    large = mean_size >= 16 * MiB
+    flight = concurrency or (32 if large else IN_FLIGHT)
+    workers = min(workers, flight)
+    window = 1 if use_threads is False else max(1, flight // workers)
+    return Crew(workers, min(window, 128), threshold or 8 * MiB, part or 8 * MiB)

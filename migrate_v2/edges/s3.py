@@ -16,6 +16,7 @@ from email.utils import parsedate_to_datetime
 from queue import Empty, Full, Queue, SimpleQueue
 from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
@@ -30,11 +31,14 @@ from botocore.exceptions import (
     ProfileNotFound,
 )
 from botocore.httpchecksum import StreamingChecksumBody
+from botocore.httpsession import get_cert_path
 from botocore.parsers import ResponseParserError
+from botocore.utils import get_environ_proxies
 
 from migrate_v2.errors import BadUsage, Failure, Refused
 from migrate_v2.keys import show
 from migrate_v2.model import CHANGED, DeleteMarker, Doomed, Head, ObjectVersion, Proof, uptime
+from migrate_v2.shards import Credentials, Source
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -890,6 +894,59 @@ class S3:
             return None
         return size
 
+    # -- for those who ask by other means
+
+    def source(self, bucket: str) -> Source | None:
+        """How the objects of this bucket are asked for; None where that takes more than a plain signed GET can do.
+
+        Found out by having botocore make up a request and looking at it before it is signed: endpoint rules, addressing,
+        dual stack, FIPS, acceleration and whatever else a configuration may say are then as for every other request.
+        """
+        session = self._session._session
+        client = self._client(self.region_of(bucket), attempts=1)
+
+        def look(request: Any, region_name: str, signature_version: str, **_: object) -> None:
+            raise _Aimed(request.url, region_name, signature_version)
+
+        client.meta.events.register("before-sign.s3.GetObject", look)
+        try:
+            with _explaining(f"bucket {bucket}"):
+                client.get_object(Bucket=bucket, Key="-", **self._owner())
+            return None  # anonymous: nothing was signed
+        except _Aimed as aimed:
+            url, region, signature = aimed.args
+        finally:
+            client.meta.events.unregister("before-sign.s3.GetObject", look)
+        parts = urlsplit(url)
+        path = parts.path
+        if signature != "s3v4" or not region or not parts.hostname or parts.query or not path.endswith("/-"):
+            return None
+        if getattr(client.meta.config, "proxies", None) or get_environ_proxies(url):
+            return None
+        verify = session.get_config_variable("ca_bundle")
+        secure = parts.scheme == "https"
+        return Source(
+            parts.scheme,
+            parts.hostname,
+            parts.port or (443 if secure else 80),
+            path.removesuffix("-"),
+            region,
+            self._owner().get("ExpectedBucketOwner", ""),
+            # What botocore trusts by default is a bundle of its own and not the system's.
+            str(verify or get_cert_path(True)) if secure else "",
+        )
+
+    def credentials(self) -> Credentials:
+        """As they are now: who keeps them asks again every minute, for they are renewed here."""
+        found = self._session.get_credentials()
+        if found is None:
+            raise Failure("no AWS credentials found; set AWS_PROFILE, name --profile, or run `aws configure`")
+        try:
+            now = found.get_frozen_credentials()
+        except BotoCoreError as error:
+            raise Failure(f"the AWS credentials cannot be renewed: {show(str(error))}") from error
+        return Credentials(now.access_key or "", now.secret_key or "", now.token or "")
+
     # -- clients
 
     def _owner(self) -> dict[str, Any]:
@@ -920,6 +977,10 @@ class S3:
 
     def _for(self, bucket: str) -> S3Client:
         return self._client(self.region_of(bucket))
+
+
+class _Aimed(Exception):
+    """(url, region, signature): what a request that is not sent would have been."""
 
 
 class Restorer:
@@ -1159,6 +1220,11 @@ def _named(version: ObjectVersion) -> dict[str, Any]:
     if version.version_id != "null" or not version.is_latest:
         named["VersionId"] = version.version_id
     return named
+
+
+def pins(version: ObjectVersion) -> tuple[str, str]:
+    """(version id, ETag): what a GET names this version by and holds it against, as get() does; "" for what it leaves out."""
+    return _named(version).get("VersionId", ""), version.etag if version.version_id == "null" else ""
 
 
 def _bytes_before(answer: Mapping[str, Any], version: ObjectVersion, start: int) -> int:

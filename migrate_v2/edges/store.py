@@ -799,6 +799,15 @@ class Store:
             bucket, f"+state IN ('discovered', 'downloading') AND NOT archived AND verdict IS NULL{placed}"
         )
 
+    def left_to_pull(self, bucket: str, size: int, *, large: bool) -> Iterator[Row]:
+        """Of what is left to fetch, that with bytes or a file of its own: of at least `size` bytes, or the rest."""
+        return self.rows(
+            bucket,
+            "+state IN ('discovered', 'downloading') AND NOT archived AND verdict IS NULL AND place IN ('plain', 'side')"
+            f" AND size {'>=' if large else '<'} ?",
+            size,
+        )
+
     def any_changed(self, bucket: str) -> bool:
         """Are there rows whose object turned out to be another one, or gone, while it was being fetched or checked?"""
         sql = "SELECT EXISTS (SELECT 1 FROM files WHERE bucket = ? AND state = 'error' AND reason = ?)"

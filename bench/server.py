@@ -163,7 +163,9 @@ class _Lister(BaseHTTPRequestHandler):
         bucket = parts.path.strip("/")
         if not bucket:
             names = "".join(f"<Bucket><Name>{name}</Name></Bucket>" for name in self.buckets)
-            self._answer(200, f"<ListAllMyBucketsResult {NAMESPACE}><Buckets>{names}</Buckets></ListAllMyBucketsResult>")
+            self._answer(
+                200, f"<ListAllMyBucketsResult {NAMESPACE}><Buckets>{names}</Buckets></ListAllMyBucketsResult>"
+            )
         elif bucket not in self.buckets:
             self._error(404, "NoSuchBucket")
         elif self.command == "HEAD":
@@ -173,8 +175,15 @@ class _Lister(BaseHTTPRequestHandler):
         elif "location" in query:
             self._answer(200, f"<LocationConstraint {NAMESPACE}/>")
         elif "uploads" in query:
-            self._answer(200, f"<ListMultipartUploadsResult {NAMESPACE}><IsTruncated>false</IsTruncated></ListMultipartUploadsResult>")
-        elif "versions" in query or "list-type" in query or not query.keys() - {"prefix", "delimiter", "marker", "max-keys", "encoding-type"}:
+            self._answer(
+                200,
+                f"<ListMultipartUploadsResult {NAMESPACE}><IsTruncated>false</IsTruncated></ListMultipartUploadsResult>",
+            )
+        elif (
+            "versions" in query
+            or "list-type" in query
+            or not query.keys() - {"prefix", "delimiter", "marker", "max-keys", "encoding-type"}
+        ):
             self._answer(200, self.buckets[bucket].page(query, bucket))
         else:
             self._error(404, "NoSuchConfiguration")
@@ -206,12 +215,16 @@ class Server:
     def __enter__(self) -> Self:
         found = find_nginx()
         if found is None:
-            raise SystemExit("bench: nginx with the module headers-more is needed (apt install nginx libnginx-mod-http-headers-more-filter)")
+            raise SystemExit(
+                "bench: nginx with the module headers-more is needed (apt install nginx libnginx-mod-http-headers-more-filter)"
+            )
         program, module = found
         self._run.mkdir(parents=True, exist_ok=True)
         inner = free_port()
         lines = [
-            f'"/{bucket}/{key}" "\\"{md5}\\"";' for bucket, keys in self._objects.items() for key, (_, md5) in keys.items()
+            f'"/{bucket}/{key}" "\\"{md5}\\"";'
+            for bucket, keys in self._objects.items()
+            for key, (_, md5) in keys.items()
         ]
         (self._run / "etags").write_text("\n".join(lines) + "\n")
         (self._run / "nginx.conf").write_text(
@@ -242,7 +255,11 @@ http {{
         lister.stdin.write(b"\n")
         lister.stdin.flush()
         self._processes.append(lister)
-        self._processes.append(subprocess.Popen([program, "-p", str(self._run), "-c", str(self._run / "nginx.conf"), "-e", str(self._run / "error.log")]))
+        self._processes.append(
+            subprocess.Popen(
+                [program, "-p", str(self._run), "-c", str(self._run / "nginx.conf"), "-e", str(self._run / "error.log")]
+            )
+        )
         until = time.monotonic() + 30
         for port in (inner, self.port):
             while True:
@@ -254,7 +271,9 @@ http {{
                 time.sleep(0.02)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for process in self._processes:
             process.terminate()
             process.wait()

@@ -265,7 +265,8 @@ def _environment(base: Mapping[str, str]) -> dict[str, str]:
         for name, value in base.items()
         if not name.upper().startswith(("AWS_", "MIGRATE_V2_", "PYTHON")) and not name.upper().endswith("_PROXY")
     }
-    return kept | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "PYTHONUTF8": "1"}
+    home = str(Path(__file__).resolve().parents[2])  # an empty entry of sys.path meant the working folder
+    return kept | {"PYTHONPATH": os.pathsep.join((home, *filter(None, sys.path))), "PYTHONUTF8": "1"}
 
 
 # -- the other side
@@ -365,7 +366,8 @@ class _Bench:
             part_size=self._engine.part,
             memory_limit=MEMORY,
             max_active_connections_override=self._engine.window,
-            retry_config=s3.S3RetryConfig(max_retries=3, backoff_scale_factor_ms=200, max_backoff_secs=5),
+            # Once by itself; after that it is for the window of all to shrink, which the runtime does not do.
+            retry_config=s3.S3RetryConfig(max_retries=1, backoff_scale_factor_ms=200, max_backoff_secs=2),
             connect_timeout_ms=10_000,
         )
 
@@ -593,8 +595,9 @@ class _Bench:
             self._fatal = self._fatal or fatal
             self._give_up(transfer, fatal[1])
             return
-        status = getattr(error, "status_code", None)
-        busy = status in (429, 503) or any(word in body for word in _BUSY)
+        status, name = getattr(error, "status_code", None), getattr(error, "name", "")
+        # After its own attempts the runtime has a name for this, and no status.
+        busy = status in (429, 503) or name == "AWS_ERROR_S3_SLOW_DOWN" or any(word in body for word in _BUSY)
         final = isinstance(error, (Obstacle, Changed, Failure)) or (status in _FINAL and not busy)
         transfer.attempts += 1
         if final or self._leaving or transfer.attempts >= ATTEMPTS + 3 * busy:

@@ -918,10 +918,11 @@ class S3:
         finally:
             client.meta.events.unregister("before-sign.s3.GetObject", look)
         parts = urlsplit(url)
+        parts = urlsplit(url)
         path = parts.path
         if signature != "s3v4" or not region or not parts.hostname or parts.query or not path.endswith("/-"):
             return None
-        if getattr(client.meta.config, "proxies", None) or get_environ_proxies(url):
+        if getattr(client.meta.config, "proxies", None) or get_environ_proxies(url).keys() & {parts.scheme, "all"}:
             return None
         verify = session.get_config_variable("ca_bundle")
         secure = parts.scheme == "https"

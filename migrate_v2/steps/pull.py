@@ -49,7 +49,9 @@ def pull(
     disk.same_place()
     source = s3.source(bucket)
     if source is None:
-        yield Noted(bucket, "the native engine cannot ask this endpoint (a proxy, or another signature): plain GETs do it")
+        yield Noted(
+            bucket, "the native engine cannot ask this endpoint (a proxy, or another signature): plain GETs do it"
+        )
         return
     began = time.monotonic()
     yield Started(bucket, "fetch", total_objects, total_bytes)

@@ -39,7 +39,7 @@ class Item:
     size: int
     path: str
     mtime_ns: int
-    partial: str  # the name that an interrupted transfer of just this content has
+    partial: str  # the name that an interrupted transfer of just this content has, where it can be continued
 
 
 @dataclass(frozen=True, slots=True)

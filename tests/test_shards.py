@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 from datetime import UTC, datetime
 
@@ -26,7 +27,7 @@ def test_all_rows_in_their_order_and_within_bounds(sizes: list[int], most_rows: 
         assert 1 <= len(shard) <= most_rows
         assert len(shard) == 1 or sum(r.version.size for r in shard) <= most_bytes
     # Whole: no shard that the next row would have fitted into.
-    for shard, following in zip(shards, shards[1:], strict=False):
+    for shard, following in itertools.pairwise(shards):
         weight = sum(r.version.size for r in shard) + following[0].version.size
         assert len(shard) == most_rows or weight > most_bytes
 

@@ -239,8 +239,14 @@ def _start(setup: _Setup, fds: Sequence[int]) -> _Worker:
     with theirs:
         try:
             process = subprocess.Popen(
-                [sys.executable, "-P", "-c", "from migrate_v2.edges.crt import serve; serve()"]
-                + [str(theirs.fileno()), str(os.getpid())],
+                [
+                    sys.executable,
+                    "-P",
+                    "-c",
+                    "from migrate_v2.edges.crt import serve; serve()",
+                    str(theirs.fileno()),
+                    str(os.getpid()),
+                ],
                 pass_fds=(theirs.fileno(), *fds),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

@@ -17,6 +17,7 @@ from queue import Empty, Full, Queue, SimpleQueue
 from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
+from xml.etree import ElementTree
 
 import boto3
 from botocore.config import Config
@@ -33,7 +34,7 @@ from botocore.exceptions import (
 from botocore.httpchecksum import StreamingChecksumBody
 from botocore.httpsession import get_cert_path
 from botocore.parsers import ResponseParserError
-from botocore.utils import get_environ_proxies
+from botocore.utils import get_environ_proxies, parse_timestamp
 
 from migrate_v2.errors import BadUsage, Failure, Refused
 from migrate_v2.keys import show
@@ -970,7 +971,10 @@ class S3:
                     )
                     events = self._clients[name].meta.events
                     events.register("before-call.s3.ListObjectAnnotations", _no_more_than_a_list)
-                    # With the star in this place it comes before botocore's own, of `before-parse.s3.*`.
+                    # With the star in this place they come before botocore's own, of `before-parse.s3.*`: that one would
+                    # read the whole of a listing once more, for an error in it.
+                    events.register("before-parse.*.ListObjectVersions", _read_list)
+                    events.register("before-parse.*.ListObjectsV2", _read_list)
                     events.register("before-parse.*.ListObjectAnnotations", _not_a_fault)
                 except (BotoCoreError, ValueError) as error:
                     raise BadUsage(f"no S3 client can be made: {show(str(error))}") from error
@@ -1335,13 +1339,17 @@ def _version(bucket: str, entry: Mapping[str, Any]) -> ObjectVersion:
         size=entry["Size"],
         etag=entry.get("ETag", "").strip('"'),
         storage_class=entry.get("StorageClass") or "STANDARD",
-        last_modified=entry["LastModified"].astimezone(UTC),
+        last_modified=_utc(entry["LastModified"]),
         is_latest=bool(entry.get("IsLatest", True)),
         checksum_algorithm=",".join(entry.get("ChecksumAlgorithm", ())),
         checksum_type=entry.get("ChecksumType", ""),
         restore_ongoing=restore.get("IsRestoreInProgress"),
         restore_expiry=restore.get("RestoreExpiryDate"),
     )
+
+
+def _utc(moment: datetime) -> datetime:
+    return moment if moment.tzinfo is UTC else moment.astimezone(UTC)
 
 
 def _head(answer: Mapping[str, Any]) -> Head:
@@ -1384,6 +1392,80 @@ def _restore_header(text: str) -> tuple[bool | None, datetime | None]:
 def _no_more_than_a_list(params: Any, **_: object) -> None:
     """botocore reads the answer to a list into memory, and a server that does not know this list sends the object."""
     params["headers"]["Range"] = f"bytes=0-{_LIST_LIMIT - 1}"
+
+
+# Of the elements of a listing, those that have a plain text; how the others are read stands in _entry().
+_TEXTS = frozenset(("Key", "VersionId", "ETag", "StorageClass", "ChecksumType"))
+
+
+def _read_list(response_dict: Any, customized_response_dict: Any, **_: object) -> None:
+    """Takes the entries out of a listing before botocore reads the rest: it needs 55 us for each, and this 8.
+
+    The result is what botocore would have made of them. What is no listing is left as it is.
+    """
+    if response_dict["status_code"] != 200:
+        return
+    try:
+        root = ElementTree.fromstring(response_dict["body"])  # noqa: S314 - expat of 2.4.1 or later bounds entities
+    except ElementTree.ParseError:
+        return
+    space, brace, name = root.tag.rpartition("}")
+    if name not in ("ListVersionsResult", "ListBucketResult"):
+        return
+    space += brace
+    fields = {"Version": "Versions", "DeleteMarker": "DeleteMarkers", "Contents": "Contents"}
+    lists = {space + tag: customized_response_dict.setdefault(field, []) for tag, field in fields.items()}
+    rest = []
+    names: dict[str, str] = {}
+    try:
+        for element in root:
+            found = lists.get(element.tag)
+            if found is None:
+                rest.append(element)
+            else:
+                found.append(_entry(element, names))
+    except (ValueError, TypeError, KeyError):  # nothing that S3 writes: botocore says what
+        customized_response_dict.clear()
+        return
+    for field in fields.values():
+        if not customized_response_dict[field]:
+            del customized_response_dict[field]
+    root[:] = rest
+    response_dict["body"] = ElementTree.tostring(root)
+
+
+def _entry(element: ElementTree.Element, names: dict[str, str]) -> dict[str, Any]:
+    """One entry of a listing; `names` remembers the tags without their namespace."""
+    entry: dict[str, Any] = {}
+    for child in element:
+        tag = child.tag
+        name = names.get(tag) or names.setdefault(tag, tag.rpartition("}")[2])
+        if name in _TEXTS:
+            entry[name] = child.text or ""
+        elif name == "LastModified":
+            entry[name] = _moment(child.text or "")
+        elif name == "Size":
+            entry[name] = int(child.text or "")
+        elif name == "IsLatest":
+            entry[name] = child.text == "true"
+        elif name == "ChecksumAlgorithm":
+            entry.setdefault(name, []).append(child.text or "")
+        elif name == "RestoreStatus":
+            status = {part.tag.rpartition("}")[2]: part.text or "" for part in child}
+            entry[name] = {}
+            if "IsRestoreInProgress" in status:
+                entry[name]["IsRestoreInProgress"] = status["IsRestoreInProgress"] == "true"
+            if "RestoreExpiryDate" in status:
+                entry[name]["RestoreExpiryDate"] = _moment(status["RestoreExpiryDate"])
+    return entry
+
+
+def _moment(text: str) -> datetime:
+    """botocore asks dateutil, which needs 40 us (Python 3.11 reads ISO 8601 in 0.1)."""
+    if len(text) > 19 and text[10] == "T" and text[-1] == "Z":
+        return datetime.fromisoformat(text)
+    moment: datetime = parse_timestamp(text)
+    return moment
 
 
 def _not_a_fault(response_dict: Any, **_: object) -> None:

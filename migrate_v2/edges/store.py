@@ -207,37 +207,49 @@ _COLUMNS = (
 )
 
 
-def _row(r: sqlite3.Row, key: Key) -> Row:
-    identity = None
-    if r["inode"] is not None:
-        identity = FileIdentity(r["device"] % 2**64, r["inode"] % 2**64, r["size"], r["mtime_ns"], r["ctime_ns"])
+_STATES: dict[str, FileState] = {state.value: state for state in FileState}
+_PLACED: dict[str | None, Place] = {place.value: place for place in Place}
+_VERDICTS: dict[str | None, Verdict] = {verdict.value: verdict for verdict in Verdict}
+
+
+def _row(r: sqlite3.Row, of: Key) -> Row:
+    # By position: sqlite3.Row looks names up one by one, and rows are what all steps are made of.
+    bucket, key, version_id, size, etag, storage_class, last_modified, is_latest, algorithm, kind, *more = r
+    restore_expiry, state, verdict, reason, place, path, sha256, evidence, *more = more
+    device, inode, mtime_ns, ctime_ns, archived, read_run, verified_at, mac, hold = more
+    sealed = False
+    if state == "verified":
+        # In the order of _SEALED.
+        said = (bucket, key, version_id, size, etag, state, verdict, sha256, evidence)
+        sealed = mac == of.mac(*said, device, inode, mtime_ns, ctime_ns, read_run, verified_at)
     return Row(
-        version=ObjectVersion(
-            bucket=r["bucket"],
-            key=r["key"],
-            version_id=r["version_id"],
-            size=r["size"],
-            etag=r["etag"],
-            storage_class=r["storage_class"],
-            last_modified=datetime.fromisoformat(r["last_modified"]),
-            is_latest=bool(r["is_latest"]),
-            checksum_algorithm=r["checksum_algorithm"],
-            checksum_type=r["checksum_type"],
-            restore_expiry=_moment(r["restore_expiry"]),
+        ObjectVersion(
+            bucket,
+            key,
+            version_id,
+            size,
+            etag,
+            storage_class,
+            datetime.fromisoformat(last_modified),
+            bool(is_latest),
+            algorithm,
+            kind,
+            None,
+            _moment(restore_expiry),
         ),
-        state=FileState(r["state"]),
-        verdict=Verdict(r["verdict"]) if r["verdict"] else None,
-        reason=r["reason"] or "",
-        place=Place(r["place"]) if r["place"] else None,
-        path=r["local_path"] or "",
-        sha256=r["sha256"] or "",
-        witnesses=evidence_of(r["evidence"]),
-        identity=identity,
-        archived=bool(r["archived"]),
-        read_run=r["read_run"] or "",
-        read_at=_moment(r["verified_at"]),
-        sealed=r["state"] == FileState.VERIFIED and r["mac"] == key.mac(*(r[column] for column in _SEALED)),
-        hold=r["hold"] or "",
+        _STATES[state],
+        _VERDICTS.get(verdict),
+        reason or "",
+        _PLACED.get(place),
+        path or "",
+        sha256 or "",
+        evidence_of(evidence) if evidence else (),
+        FileIdentity(device % 2**64, inode % 2**64, size, mtime_ns, ctime_ns) if inode is not None else None,
+        bool(archived),
+        read_run or "",
+        _moment(verified_at),
+        sealed,
+        hold or "",
     )
 
 

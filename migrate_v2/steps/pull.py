@@ -111,13 +111,15 @@ def _shards(bucket: str, store: Store, engine: Engine, sizes: Sizes) -> Iterator
     large = ((row,) for row in store.left_to_pull(bucket, engine.large, large=True))
     others = sharded(store.left_to_pull(bucket, engine.large, large=False), sizes)
     for number, rows in enumerate(chain(large, others)):
-        yield Shard(number, tuple(_item(row) for row in rows)), rows
+        yield Shard(number, tuple(_item(row, engine) for row in rows)), rows
 
 
-def _item(row: Row) -> Item:
+def _item(row: Row, engine: Engine) -> Item:
     version = row.version
     version_id, etag = pins(version)
-    partial = partial_name(version.key, version.version_id, version.etag, version.size)
+    partial = ""
+    if version.size >= engine.large:
+        partial = partial_name(version.key, version.version_id, version.etag, version.size)
     return Item(
         version.key,
         version_id,

@@ -141,18 +141,22 @@ class Tools:
         amounts = [(t.objects, t.bytes) for t in self.store.tallies(bucket)]
         objects, size = (sum(column) for column in zip(*amounts, strict=True))
         s = self.settings
-        chosen = tuning.transfer(
-            size / max(1, objects),
-            machine().cores,
-            threshold=s.multipart_threshold,
-            chunk=s.multipart_chunksize,
-            concurrency=s.max_concurrency,
-            use_threads=s.use_threads,
-            bandwidth=bandwidth_at(s.max_bandwidth, datetime.now().time()),
-        )
+
+        def tune(mean_size: float, bandwidth: int | None) -> tuning.Transfer:
+            return tuning.transfer(
+                mean_size,
+                machine().cores,
+                threshold=s.multipart_threshold,
+                chunk=s.multipart_chunksize,
+                concurrency=s.max_concurrency,
+                use_threads=s.use_threads,
+                bandwidth=bandwidth,
+            )
+
+        here = machine()
         return Cli(
             aws=self.aws,
-            transfer=chosen,
+            transfer=tune(size / max(1, objects), self.bandwidth()),
             folder=folder,
             home=str(Path.home()),
             user_config=user_config,
@@ -163,6 +167,9 @@ class Tools:
             profile_in_use=self.s3.profile_in_use,
             endpoint_url=self.s3.endpoint_flag,
             addressing_style=self.s3.addressing_style,
+            processes=tuning.processes(here.cores, here.memory_available, self.bandwidth()),
+            tune=tune,
+            bandwidth=self.bandwidth,
         )
 
     def bandwidth(self) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 MiB = 1 << 20
@@ -203,3 +203,152 @@ def crew(
     workers = min(workers, flight)
     window = 1 if use_threads is False else max(1, flight // workers)
     return Crew(workers, min(window, 128), threshold or 8 * MiB, part or 8 * MiB)
+
+
+# -- directories for several `aws s3 sync` at once
+
+# What one process moves of bytes in the time that it needs for one small object.
+OBJECT = 768 << 10
+# Below this a process is not worth its start (0.3-0.6 s of CPU, some 200 small objects); others fetch those objects.
+WORTH_A_PROCESS = 400.0
+# Every key that the CLI lists is matched against every pattern.
+MOST_PATTERNS = 40
+# A process lists all that is beneath its folder: a group is left alone that is less than this part of it.
+WORTH_A_LISTING = 0.04
+PIECES = 64  # that a bucket is cut into, about
+_CHILDREN = 1000
+_GLOB = frozenset("*?[")
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """What one `aws s3 sync` of `s3://B/<prefix>` is for: everything beneath, or the named folders in it alone.
+
+    `prefix` is empty or ends in "/", names of `children` do not; objects and bytes are what is left to fetch there.
+    """
+
+    prefix: str
+    children: tuple[str, ...]
+    objects: int
+    bytes: int
+
+    @property
+    def weight(self) -> float:
+        return self.objects + self.bytes / OBJECT
+
+    def folders(self) -> tuple[str, ...]:
+        """All that it covers, as key prefixes."""
+        return tuple(f"{self.prefix}{name}/" for name in self.children) or (self.prefix,)
+
+
+class _Folder:
+    """A folder that the walk is in: what lies in it, as far as no shard has it yet."""
+
+    __slots__ = ("bytes", "children", "cut", "groups", "objects", "prefix", "total", "waiting")
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+        self.objects = self.bytes = 0  # of its own
+        self.children: list[tuple[str, int, int]] = []  # whole folders in it, of which no part is in a shard
+        self.waiting = 0.0  # their weight
+        self.cut = False  # part of what is beneath it is in a shard: it cannot be one as a whole
+        self.groups: list[Directory] | None = []
+        self.total = 0.0  # the weight of all that is beneath it
+
+    def gather(self) -> None:
+        """Its children so far become groups; it is cut from then on."""
+        self.cut = True
+        batch: list[tuple[str, int, int]] = []
+        for child in (*self.children, None):
+            if batch and (child is None or len(batch) == MOST_PATTERNS):
+                self._group(batch)
+                batch = []
+            if child is not None:
+                batch.append(child)
+        self.children = []
+        self.waiting = 0.0
+
+    def _group(self, batch: list[tuple[str, int, int]]) -> None:
+        group = Directory(
+            self.prefix, tuple(name for name, _, _ in batch), sum(n for _, n, _ in batch), sum(b for _, _, b in batch)
+        )
+        if self.groups is not None and group.weight >= WORTH_A_PROCESS:
+            self.groups.append(group)
+            if len(self.groups) > 1 / WORTH_A_LISTING:
+                self.groups = None  # so many that each is too small a part
+
+    def close(self, target: float) -> tuple[list[Directory], tuple[int, int] | None]:
+        """The shards in it, and where there is none (objects, bytes) for the folder above to decide."""
+        own = Directory(
+            self.prefix,
+            (),
+            self.objects + sum(n for _, n, _ in self.children),
+            self.bytes + sum(b for _, _, b in self.children),
+        )
+        if not self.cut:
+            if own.weight < target or not _GLOB.isdisjoint(self.prefix) or not self.prefix:
+                return [], (own.objects, own.bytes)
+            return [own], None
+        self.gather()
+        # Where the prefix has a sign of the CLI's patterns none can be given: all beneath it, or nothing.
+        if not _GLOB.isdisjoint(self.prefix):
+            return [], None
+        return [group for group in self.groups or () if group.weight >= WORTH_A_LISTING * self.total], None
+
+
+def directories(objects: Iterable[tuple[str, int]], target: float) -> list[Directory]:
+    """Cuts (key, size) in key order into shards of about `target` (see `weight`), the heaviest first.
+
+    No object is in two of them. Those that are in none lie in no folder, or in one that is not worth a process: they
+    are for others to fetch. Holds the folders that it is in, at most 1,000 names in each, and the shards.
+    """
+    shards: list[Directory] = []
+    stack = [_Folder("")]
+
+    def leave() -> None:
+        folder = stack.pop()
+        found, whole = folder.close(target)
+        shards.extend(found)
+        above = stack[-1]
+        above.total += folder.total
+        if whole is None:
+            above.cut = True
+            return
+        name = folder.prefix[len(above.prefix) : -1]
+        above.children.append((name, *whole))
+        above.waiting += folder.total
+        if above.waiting >= target or len(above.children) >= _CHILDREN:
+            above.gather()
+
+    for key, size in objects:
+        while not key.startswith(stack[-1].prefix):
+            leave()
+        here = stack[-1]
+        at = key.find("/", len(here.prefix))
+        while at >= 0:
+            here = _Folder(key[: at + 1])
+            stack.append(here)
+            at = key.find("/", at + 1)
+        here.objects += 1
+        here.bytes += size
+        here.total += 1 + size / OBJECT
+    while len(stack) > 1:
+        leave()
+    root = stack[0]
+    root.gather()
+    shards += [group for group in root.groups or () if group.weight >= WORTH_A_LISTING * root.total]
+    return sorted(shards, key=lambda shard: -shard.weight)
+
+
+def piece(objects: int, size: int, processes: int) -> float:
+    """The weight that shards of a bucket of so much should have: enough of them for all processes to end together."""
+    return max(4 * WORTH_A_PROCESS, (objects + size / OBJECT) / max(PIECES, 8 * processes))
+
+
+PROCESS_MEMORY = 400 * MiB  # 105 with small objects, 380 with large ones
+
+
+def processes(cores: int, memory_available: int, bandwidth: int | None) -> int:
+    """How many `aws s3 sync` at once: each is bound by one core; below 1 MB/s for each, more would only wait."""
+    by_bandwidth = cores if bandwidth is None else bandwidth // MiB
+    return max(1, min(cores, 16, memory_available // PROCESS_MEMORY, by_bandwidth))

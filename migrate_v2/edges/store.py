@@ -774,11 +774,14 @@ class Store:
 
     # -- rows
 
-    def rows(self, bucket: str, where: str, *arguments: object) -> Iterator[Row]:
+    def rows(self, bucket: str, where: str, *arguments: object, under: str = "") -> Iterator[Row]:
         """Rows in key order, read a page at a time so that the caller may change rows while it reads.
 
-        `where` is SQL of this module's own making. A "+state" keeps SQLite from sorting: it walks in key order instead."""
-        key, version = "", ""
+        `where` is SQL of this module's own making. A "+state" keeps SQLite from sorting: it walks in key order instead.
+        `under` is the folder that the keys are in, "" or with a slash at its end; no other rows are touched."""
+        key, version = under, ""
+        if under:
+            where, arguments = f"{where} AND key < ?", (*arguments, _behind(under))
         sql = (
             f"SELECT {_COLUMNS} FROM files WHERE bucket = ? AND (key, version_id) > (?, ?) AND {where}"
             f" ORDER BY key, version_id LIMIT {PAGE}"
@@ -805,10 +808,18 @@ class Store:
         sql = "SELECT ifnull(sum(objects), 0) FROM tallies WHERE state IN ('glacier_restore_requested', 'glacier_restoring')"
         return int(self._conn.execute(sql).fetchone()[0])
 
-    def left_to_fetch(self, bucket: str, place: Place | None = None) -> Iterator[Row]:
+    def left_to_fetch(self, bucket: str, place: Place | None = None, *, under: str = "") -> Iterator[Row]:
         placed = f" AND place = '{place.value}'" if place else ""
         return self.rows(
-            bucket, f"+state IN ('discovered', 'downloading') AND NOT archived AND verdict IS NULL{placed}"
+            bucket, f"+state IN ('discovered', 'downloading') AND NOT archived AND verdict IS NULL{placed}", under=under
+        )
+
+    def left_to_cut(self, bucket: str) -> Iterator[tuple[str, int]]:
+        """(key, size) of all that the CLI can bring, in key order."""
+        yield from self._conn.execute(
+            "SELECT key, size FROM files WHERE bucket = ? AND +state IN ('discovered', 'downloading') AND NOT archived"
+            " AND verdict IS NULL AND place = 'plain' ORDER BY key",
+            (bucket,),
         )
 
     def left_to_pull(self, bucket: str, size: int, *, large: bool) -> Iterator[Row]:
@@ -1107,10 +1118,19 @@ class Store:
             ).fetchone()
         return int(r[0]), int(r[1])
 
-    def not_for_the_cli(self, bucket: str, archived_too: bool) -> Iterator[Row]:
+    def not_for_the_cli(self, bucket: str, archived_too: bool, *, under: str = "") -> Iterator[Row]:
         """Current objects that the CLI must not bring: their copy belongs elsewhere, or is not to be had yet."""
         archived = " OR archived" if archived_too else ""
-        return self.rows(bucket, f"is_latest AND (place = 'side' OR verdict = 'kept'{archived})")
+        return self.rows(bucket, f"is_latest AND (place = 'side' OR verdict = 'kept'{archived})", under=under)
+
+    def archived_under(self, bucket: str, folder: str) -> tuple[int, int]:
+        """As archived_counts, of one folder."""
+        r = self._conn.execute(
+            "SELECT ifnull(sum(state = 'downloading' AND NOT archived), 0), ifnull(sum(archived), 0) FROM files"
+            f" WHERE bucket = ? AND key >= ? AND key < ? AND storage_class IN {ARCHIVED_CLASSES}",
+            (bucket, folder, _behind(folder)),
+        ).fetchone()
+        return int(r[0]), int(r[1])
 
     def archived_counts(self, bucket: str) -> tuple[int, int]:
         """(restored and waiting to be fetched, not restored), objects."""
@@ -1351,6 +1371,11 @@ _UNDESCRIBED = "described = ? AND state IN ('downloaded', 'verified')"
 
 def _shallower(full: bool) -> tuple[str, ...]:
     return ("", "head") if full else ("",)
+
+
+def _behind(folder: str) -> str:
+    """The first text that comes after all keys in this folder: "0" follows "/"."""
+    return folder[:-1] + "0"
 
 
 def _identity(version: ObjectVersion) -> tuple[str, str, str]:

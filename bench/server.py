@@ -274,7 +274,9 @@ http {{
     def _second_best(self) -> Self:
         """Where there is no nginx: of its CPU it needs so much that it is the bottleneck; the results say which it was."""
         if self._rclone is None:
-            raise SystemExit("bench: neither nginx (apt install nginx libnginx-mod-http-headers-more-filter) nor rclone")
+            raise SystemExit(
+                "bench: neither nginx (apt install nginx libnginx-mod-http-headers-more-filter) nor rclone"
+            )
         command = [str(self._rclone), "--config", os.devnull, "serve", "s3", str(self._folder)]
         command += ["--addr", f"127.0.0.1:{self.port}", "--auth-key", "bench,bench", "--vfs-cache-mode", "off"]
         self._processes.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))

@@ -23,6 +23,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import NoReturn, Self
@@ -164,12 +165,18 @@ _syscall = _libc.syscall
 if sys.platform == "linux":
     _syscall.restype = ctypes.c_long
     _syscall.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.POINTER(_How), ctypes.c_size_t]
+_HOW_SIZE = ctypes.sizeof(_How)
 _LOOK = _How(_O_PATH | _CAREFULLY, 0, _RESOLVE)
+
+
+@lru_cache(64)
+def _how(flags: int, mode: int) -> _How:
+    return _How(flags | _CAREFULLY | _O_LARGEFILE, mode, _RESOLVE)
 
 
 def _openat2(folder: int, path: bytes, how: _How) -> int:
     for _ in range(1000):
-        fd: int = _syscall(_OPENAT2, folder, path, ctypes.byref(how), ctypes.sizeof(_How))
+        fd: int = _syscall(_OPENAT2, folder, path, how, _HOW_SIZE)
         if fd >= 0:
             return fd
         number = ctypes.get_errno()
@@ -1080,7 +1087,7 @@ class Disk:
     def _open(self, path: bytes, flags: int, mode: int = 0) -> int:
         if self._walks:
             return _walk(self._fd, self.device, path, flags, mode)
-        return _openat2(self._fd, path, _How(flags | _CAREFULLY | _O_LARGEFILE, mode, _RESOLVE))
+        return _openat2(self._fd, path, _how(flags, mode))
 
     def _stat(self, path: bytes) -> os.stat_result:
         """lstat, of a path that no link is on."""

@@ -182,13 +182,15 @@ def _runs(parts: Sequence[int]) -> list[list[int]]:
     return runs
 
 
+def evidence_document(witnesses: Sequence[Witness]) -> list[dict[str, object]]:
+    return [
+        {"kind": w.kind, "value": w.value, "bits": w.bits, **({"parts": _runs(w.parts)} if w.parts else {})}
+        for w in witnesses
+    ]
+
+
 def evidence_text(witnesses: Sequence[Witness]) -> str:
-    return json.dumps(
-        [
-            {"kind": w.kind, "value": w.value, "bits": w.bits, **({"parts": _runs(w.parts)} if w.parts else {})}
-            for w in witnesses
-        ]
-    )
+    return json.dumps(evidence_document(witnesses))
 
 
 def evidence_of(text: str | None) -> tuple[Witness, ...]:

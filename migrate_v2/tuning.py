@@ -213,9 +213,9 @@ OBJECT = 768 << 10
 WORTH_A_PROCESS = 400.0
 # Every key that the CLI lists is matched against every pattern.
 MOST_PATTERNS = 40
-# A process lists all that is beneath its folder: a group is left alone that is less than this part of it.
-WORTH_A_LISTING = 0.04
-PIECES = 64  # that a bucket is cut into, about
+# A process lists all that is beneath its folder, for a fortieth of what it takes to fetch it: a group that is less than
+# this part of its folder is left alone.
+WORTH_A_LISTING = 0.1
 _CHILDREN = 1000
 _GLOB = frozenset("*?[")
 
@@ -277,7 +277,7 @@ class _Folder:
             if len(self.groups) > 1 / WORTH_A_LISTING:
                 self.groups = None  # so many that each is too small a part
 
-    def close(self, target: float) -> tuple[list[Directory], tuple[int, int] | None]:
+    def close(self, alone: float) -> tuple[list[Directory], tuple[int, int] | None]:
         """The shards in it, and where there is none (objects, bytes) for the folder above to decide."""
         own = Directory(
             self.prefix,
@@ -286,7 +286,7 @@ class _Folder:
             self.bytes + sum(b for _, _, b in self.children),
         )
         if not self.cut:
-            if own.weight < target or not _GLOB.isdisjoint(self.prefix) or not self.prefix:
+            if own.weight < alone or not _GLOB.isdisjoint(self.prefix) or not self.prefix:
                 return [], (own.objects, own.bytes)
             return [own], None
         self.gather()
@@ -296,8 +296,9 @@ class _Folder:
         return [group for group in self.groups or () if group.weight >= WORTH_A_LISTING * self.total], None
 
 
-def directories(objects: Iterable[tuple[str, int]], target: float) -> list[Directory]:
-    """Cuts (key, size) in key order into shards of about `target` (see `weight`), the heaviest first.
+def directories(objects: Iterable[tuple[str, int]], alone: float, together: float) -> list[Directory]:
+    """Cuts (key, size) in key order into shards, the heaviest first: a folder of the weight `alone` is one by itself, the
+    deepest that has it; those that have less are grouped until they have the weight `together`.
 
     No object is in two of them. Those that are in none lie in no folder, or in one that is not worth a process: they
     are for others to fetch. Holds the folders that it is in, at most 1,000 names in each, and the shards.
@@ -307,7 +308,7 @@ def directories(objects: Iterable[tuple[str, int]], target: float) -> list[Direc
 
     def leave() -> None:
         folder = stack.pop()
-        found, whole = folder.close(target)
+        found, whole = folder.close(alone)
         shards.extend(found)
         above = stack[-1]
         above.total += folder.total
@@ -317,7 +318,7 @@ def directories(objects: Iterable[tuple[str, int]], target: float) -> list[Direc
         name = folder.prefix[len(above.prefix) : -1]
         above.children.append((name, *whole))
         above.waiting += folder.total
-        if above.waiting >= target or len(above.children) >= _CHILDREN:
+        if above.waiting >= together or len(above.children) >= _CHILDREN:
             above.gather()
 
     for key, size in objects:
@@ -340,9 +341,14 @@ def directories(objects: Iterable[tuple[str, int]], target: float) -> list[Direc
     return sorted(shards, key=lambda shard: -shard.weight)
 
 
-def piece(objects: int, size: int, processes: int) -> float:
-    """The weight that shards of a bucket of so much should have: enough of them for all processes to end together."""
-    return max(4 * WORTH_A_PROCESS, (objects + size / OBJECT) / max(PIECES, 8 * processes))
+def pieces(objects: int, size: int, processes: int) -> tuple[float, float]:
+    """The weights `alone` and `together` for a bucket of so much.
+
+    A start is 1 % of a process for 20,000 objects, and 12 % for the least. Two groups for each process: more would list
+    the same again and again, fewer would not end together.
+    """
+    weight, least = objects + size / OBJECT, 4 * WORTH_A_PROCESS
+    return max(least, min(weight / 64, 20_000.0)), max(least, weight / (2 * processes))
 
 
 PROCESS_MEMORY = 400 * MiB  # 105 with small objects, 380 with large ones

@@ -198,7 +198,7 @@ def _excludes(bucket: str, store: Store, force: bool) -> tuple[str, ...]:
 
 
 def _cut(bucket: str, store: Store, cli: Cli, objects: int, size: int) -> list[Directory]:
-    return tuning.directories(store.left_to_cut(bucket), tuning.piece(objects, size, cli.processes))
+    return tuning.directories(store.left_to_cut(bucket), *tuning.pieces(objects, size, cli.processes))
 
 
 class _Running:

@@ -304,6 +304,7 @@ def cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every folder of two objects is worth a process."""
     monkeypatch.setattr(sync_step, "WORTH_CUTTING", 1)
     monkeypatch.setattr(tuning, "WORTH_A_PROCESS", 0.5)
+    monkeypatch.setattr(tuning, "WORTH_A_LISTING", 1e-9)
 
 
 SHARDED = [

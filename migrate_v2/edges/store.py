@@ -221,7 +221,7 @@ def _row(r: sqlite3.Row, of: Key) -> Row:
     device, inode, mtime_ns, ctime_ns, archived, read_run, verified_at, mac, hold = more
     sealed = False
     if state == "verified":
-        # In the order of _SEALED.
+        # What a reading found, and of which object; the path is not in it, the file itself is. In the order of _evidence().
         said = (bucket, key, version_id, size, etag, state, verdict, sha256, evidence)
         sealed = mac == of.mac(*said, device, inode, mtime_ns, ctime_ns, read_run, verified_at)
     return Row(
@@ -253,13 +253,6 @@ def _row(r: sqlite3.Row, of: Key) -> Row:
         sealed,
         hold or "",
     )
-
-
-# What a reading found, and of which object: what a proof says of the content. The path is not in it, the file itself is.
-_SEALED = (
-    "bucket", "key", "version_id", "size", "etag", "state", "verdict", "sha256", "evidence",
-    "device", "inode", "mtime_ns", "ctime_ns", "read_run", "verified_at",
-)  # fmt: skip
 
 
 # A version that S3 lists differently from the row is another object under the same name: what was known of the old one
@@ -1186,7 +1179,7 @@ class Store:
             run,
             moment,
         )
-        # In the order of _SEALED.
+        # In the order of _row().
         mac = self._key.mac(*_identity(e.version), e.version.size, e.version.etag, e.state, e.verdict, *found)
         sealed = mac if e.state is FileState.VERIFIED else None
         return e.state, e.verdict, e.reason or None, *found, sealed, moment, *_identity(e.version)

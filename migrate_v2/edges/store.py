@@ -221,7 +221,7 @@ def _row(r: sqlite3.Row, of: Key) -> Row:
     device, inode, mtime_ns, ctime_ns, archived, read_run, verified_at, mac, hold = more
     sealed = False
     if state == "verified":
-        # What a reading found, and of which object; the path is not in it, the file itself is. In the order of _evidence().
+        # What a reading found, and of which object; the path is not in it, the file itself is. In the order of _recorded().
         said = (bucket, key, version_id, size, etag, state, verdict, sha256, evidence)
         sealed = mac == of.mac(*said, device, inode, mtime_ns, ctime_ns, read_run, verified_at)
     return Row(

@@ -1246,9 +1246,13 @@ def _config(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
     if arguments["--json"]:
         report.document({row.name: {k: v for k, v in asdict(row).items() if k not in ("name", "text")} for row in rows})
         return 0
+    engine = tools.settings.engine
     report.table(
-        ("setting", "value", "from", "what it means with the cli engine"),
-        ((row.name, row.text, row.origin, row.meaning_cli) for row in rows),
+        ("setting", "value", "from", f"what it means with the {engine} engine"),
+        (
+            (row.name, row.text, row.origin, row.meaning_native if engine == "native" else row.meaning_cli)
+            for row in rows
+        ),
     )
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
@@ -50,6 +51,26 @@ class Meter:
     def add(self, count: int) -> None:
         with self._lock:
             self.bytes += count
+
+
+class Limit:
+    """Bytes a second that several threads may take together, as `rate` says at the moment; None is no limit."""
+
+    def __init__(self, rate: Callable[[], int | None]) -> None:
+        self._rate = rate
+        self._lock = Lock()
+        self._due = 0.0
+
+    def take(self, count: int, stop: Event) -> None:
+        """Returns when so many more may be taken, or at once when `stop` is set."""
+        rate = self._rate()
+        if rate is None:
+            return
+        with self._lock:
+            now = time.monotonic()
+            begin = max(now, self._due)
+            self._due = begin + count / rate
+        stop.wait(begin - now)
 
 
 def batched(items: Iterable[Item], size: int) -> Iterator[Sequence[Item]]:

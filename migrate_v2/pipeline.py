@@ -48,6 +48,7 @@ from migrate_v2.obstacles import Obstacle as InTheWay
 from migrate_v2.obstacles import obstacles
 from migrate_v2.prices import PriceBook
 from migrate_v2.settings import SETTING, Settings, bandwidth_at
+from migrate_v2.shards import Sizes
 from migrate_v2.steps import audit as audit_step
 from migrate_v2.steps import delete as delete_step
 from migrate_v2.steps import describe as describe_step
@@ -305,6 +306,7 @@ def _fetch(bucket: str, tools: Tools, folder: Path, lock_fds: list[int]) -> Even
         lock_fds,
         session=tools.session,
         bandwidth=tools.bandwidth,
+        sizes=Sizes(rows=s.batch_size),
     )
     yield from fetch(
         bucket,
@@ -315,6 +317,7 @@ def _fetch(bucket: str, tools: Tools, folder: Path, lock_fds: list[int]) -> Even
         threads=s.max_concurrent_downloads,
         block_size=s.download_chunk_size,
         rows_per_commit=rows,
+        bandwidth=tools.bandwidth,
     )
 
 

@@ -269,8 +269,8 @@ class Settings(BaseSettings):
         About(
             "objects that the program fetches itself at once",
             allowed="a whole number from 1 to 256",
-            cli="its own GETs, for what aws s3 sync leaves behind; aws has max_concurrency",
-            native="its own GETs outside the engine",
+            cli="its plain GETs, for the few objects that aws s3 sync and the native engine leave; aws has max_concurrency",
+            native="its plain GETs, for what the engine leaves; the engine has max_concurrency",
         ),
     ] = 8
     max_concurrent_verifications: Annotated[
@@ -300,7 +300,8 @@ class Settings(BaseSettings):
         About(
             "rows that a step takes from the state file at a time",
             allowed="a whole number from 1 to 100000",
-            cli="memory, and how much of a step is one piece of work",
+            cli="how many small objects a worker of the native engine, which fetches what aws leaves, gets at a time",
+            native="how many small objects a worker gets at a time; as many are still to be fetched after a kill",
         ),
     ] = 1000
     db_batch_commit_size: Annotated[
@@ -390,8 +391,8 @@ class Settings(BaseSettings):
         About(
             "bytes a second that all transfers together may take, by local time of day",
             allowed="a rate (20MB/s, MB is 1024 * 1024), off, or a timetable (08:00 5MB/s, 19:00 off)",
-            cli="divided among the aws s3 sync at work: each knows of its own share only",
-            native="one limit over all workers",
+            cli="divided among the aws s3 sync at work; they are begun anew, and go on, when the timetable says otherwise",
+            native="one limit over all workers, and over plain GETs",
             default="off",
         ),
     ] = None

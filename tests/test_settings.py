@@ -149,7 +149,7 @@ def test_rows_hold_every_setting_ready_for_json(here: Path) -> None:
     assert table["state_db_path"].value == str(here / "s3_migration_state.db")
     assert table["multipart_threshold"].origin == "migrate-v2.toml"
     assert table["engine"].meaning_native != table["engine"].meaning_cli
-    assert table["batch_size"].meaning_native == table["batch_size"].meaning_cli == SETTING["batch_size"].cli
+    assert table["noncurrent"].meaning_native == table["noncurrent"].meaning_cli == SETTING["noncurrent"].cli
 
 
 # sources

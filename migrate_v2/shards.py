@@ -56,6 +56,7 @@ class Result:
     came: tuple[int, ...]
     left: tuple[tuple[int, str], ...]
     fatal: tuple[int, str] | None = None  # errno and text: the disk does not take any more
+    hopeless: bool = False  # so many in a row without an answer that it is not the objects
 
 
 @dataclass(frozen=True, slots=True)

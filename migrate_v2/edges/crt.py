@@ -38,7 +38,7 @@ from migrate_v2.shards import Credentials, Item, Result, Shard, Sign, Source
 
 # Attempts at one object beyond those that the runtime itself makes; then it is left to the plain GETs.
 ATTEMPTS = 3
-# So many in a row that did not come: it is not the objects.
+# So many in a row without an answer: it is not the objects.
 HOPELESS = 20
 # Seconds without a byte, while there is work, after which a worker is given up.
 SILENCE = 60.0
@@ -197,6 +197,7 @@ class Workers:
             elif isinstance(told, Result):
                 worker.shards.pop(told.number, None)
                 results.append(told)
+                self.limit(self._rate)
         for worker in [w for w in self._workers if w.shards and time.monotonic() - w.heard > SILENCE]:
             results += self._lost(worker, f"no byte came for {SILENCE:.0f} s")
         return results
@@ -419,7 +420,7 @@ class _Bench:
             left += [(i, "its folder was moved away") for i in came if shard.items[i].path.rpartition("/")[0] in moved]
             came = [index for index in came if shard.items[index].path.rpartition("/")[0] not in moved]
         self._line.send(Sign(self._bytes, self._throttled))
-        self._line.send(Result(number, tuple(came), tuple(left), self._fatal))
+        self._line.send(Result(number, tuple(came), tuple(left), self._fatal, self._in_a_row >= HOPELESS))
 
     def _leave(self) -> None:
         with self._lock:
@@ -452,7 +453,7 @@ class _Bench:
                     share = min(transfer.item.size - transfer.written, self._piece())
                     self._due = max(now, self._due) + share / self._rate
             if self._fatal or self._in_a_row >= HOPELESS:
-                self._give_up(transfer, "too many before it did not come")
+                self._give_up(transfer, "there was no answer for those before it")
                 continue
             try:
                 self._begin(transfer)
@@ -607,7 +608,7 @@ class _Bench:
         final = isinstance(error, (Obstacle, Changed, Failure)) or (status in _FINAL and not busy)
         transfer.attempts += 1
         if final or self._leaving or transfer.attempts >= ATTEMPTS + 3 * busy:
-            self._in_a_row += 1
+            self._in_a_row += not final  # S3 may say no to a whole folder, and has answered then
             self._give_up(transfer, show(f"{status or ''} {error}".strip())[:200])
             return
         pause = 2.0**transfer.attempts / 4

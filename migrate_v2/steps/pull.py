@@ -20,8 +20,6 @@ WORTH_BYTES = 64 << 20
 # Seconds at most between two commits, and rows; each begins with a flush of all that was written.
 COMMIT = 4.0
 COMMIT_ROWS = 8000
-# So many in a row that did not come: it is not the objects, and fetch() will find out what it is.
-HOPELESS = 60
 # Seconds between two looks at credentials that may have been renewed, and at the timetable of the bandwidth.
 LOOK = 30.0
 
@@ -59,13 +57,13 @@ def pull(
     shards = _shards(bucket, store, engine, sizes)
     out: dict[int, Sequence[Row]] = {}
     here: list[ObjectVersion] = []
-    objects = received = in_a_row = 0
+    objects = received = 0
     reasons: list[str] = []
     failure: DiskError | None = None
-    more = True
+    more, hopeless = True, False
     with Workers(disk, bucket, source, s3.credentials(), engine, lock_fds, bandwidth()) as workers:
         committed = looked = time.monotonic()
-        while (more or out) and failure is None and in_a_row < HOPELESS and workers.pids:
+        while (more or out) and failure is None and not hopeless and workers.pids:
             while more and workers.hungry():
                 shard = next(shards, None)
                 if shard is None:
@@ -81,7 +79,7 @@ def pull(
                 here += versions
                 objects += len(versions)
                 received += sum(version.size for version in versions)
-                in_a_row = in_a_row + len(result.left) if not versions else 0
+                hopeless = hopeless or result.hopeless  # what it is, fetch() finds out
                 reasons += [why for _, why in result.left[:1]]
                 failure = failure or _disk_error(result)
             now = time.monotonic()

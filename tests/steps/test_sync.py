@@ -378,7 +378,11 @@ def test_s3s_wish_for_less_is_granted_and_several_run_at_once(job: Job, sync: Sy
     folder = Path(job.store.path).parent / "count"
     folder.mkdir()
     text = f"""
-        touch {folder}/$$; ls {folder} | wc -l >> {folder}.most
+        touch {folder}/$$
+        n=0
+        while [ ! -e {folder}.go ] && [ $(ls {folder} | wc -l) -lt 3 ] && [ $n -lt 400 ]; do sleep 0.05; n=$((n+1)); done
+        ls {folder} | wc -l >> {folder}.most
+        touch {folder}.go
         echo "download failed: s3://b/x to x An error occurred (SlowDown) when calling the GetObject operation"
         sleep 0.3; rm {folder}/$$; exit 1"""
     events = sync(program(folder.with_name("aws"), text), processes=3)

@@ -32,10 +32,10 @@ def transfer(
     """The settings for objects of this mean size in bytes; the named arguments are an operator's and win.
 
     One process is bound by its CPU at about 300 small objects a second, so more requests at once than 16 gain nothing
-    there; large objects gain from more and larger ranges.
+    there; large objects gain from larger ranges, and from more of them where there are cores for their threads.
     """
     large = mean_size >= 16 * MiB
-    requests = concurrency or (min(32, 16 * cores) if large else 16)
+    requests = concurrency or (max(10, min(32, 4 * cores)) if large else 16)
     return Transfer(
         max_concurrent_requests=1 if use_threads is False else requests,
         max_queue_size=1000,

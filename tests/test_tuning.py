@@ -18,7 +18,9 @@ def test_small_objects_get_few_requests_because_the_process_is_bound_by_its_cpu(
 
 def test_large_objects_get_more_and_larger_ranges() -> None:
     assert transfer(256 * MiB, 8) == Transfer(32, 1000, 8 * MiB, 16 * MiB, None)
-    assert transfer(256 * MiB, 2).max_concurrent_requests == 10, "the CLI's own: two cores have no time for more threads"
+    assert transfer(256 * MiB, 2).max_concurrent_requests == 10, (
+        "the CLI's own: two cores have no time for more threads"
+    )
 
 
 def test_explicit_values_win() -> None:

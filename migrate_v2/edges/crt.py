@@ -49,6 +49,7 @@ AHEAD = 2
 MEMORY = 1 << 30  # of one worker for parts in flight; the runtime takes no less
 _PIECE = (64 << 10, 8 << 20)
 
+_BY_PATH = Path("/proc/self/fd").is_dir()  # elsewhere every byte goes through Python
 _BUSY = (b"SlowDown", b"RequestLimitExceeded", b"Throttl", b"TooManyRequests", b"ServiceUnavailable")
 _FINAL = (301, 400, 401, 403, 404, 405, 409, 410, 412, 416)
 
@@ -492,7 +493,7 @@ class _Bench:
         elif transfer.written:
             headers.append(("Range", f"bytes={transfer.written}-"))
         parallel = not pieces and left >= self._engine.threshold and left > self._engine.part
-        by_us = transfer.sink is not None or pieces or transfer.written > 0
+        by_us = transfer.sink is not None or pieces or transfer.written > 0 or not _BY_PATH
         target = self._source.prefix + quote(item.key, safe="/~")
         if item.version_id:
             target += "?versionId=" + quote(item.version_id, safe="")

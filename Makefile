@@ -65,9 +65,6 @@ coverage: dev servers  ## every branch of what leads to a delete is tested
 		tests/steps/test_delete.py tests/steps/test_hold.py tests/steps/test_settle.py
 	$(VENV)/bin/coverage report --show-missing --fail-under=100
 
-soak: dev servers  ## the tests that take minutes
-	@$(VENV)/bin/python -m pytest --soak $(ARGS)
-
 bench: setup peers  ## measure against rclone, s5cmd and the AWS CLI on loopback; ARGS=--short takes 2 minutes
 	@$(VENV)/bin/python -m bench $(ARGS)
 

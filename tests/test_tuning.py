@@ -9,7 +9,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from migrate_v2 import tuning
-from migrate_v2.tuning import SIZES, Crew, Directory, Left, Measured, MiB, Transfer, advise, crew, directories, pieces, processes, transfer
+from migrate_v2.tuning import (
+    SIZES,
+    Crew,
+    Directory,
+    Left,
+    Measured,
+    MiB,
+    Transfer,
+    advise,
+    crew,
+    directories,
+    pieces,
+    processes,
+    transfer,
+)
 
 
 def test_small_objects_get_few_requests_because_the_process_is_bound_by_its_cpu() -> None:

@@ -204,8 +204,11 @@ def _cut(bucket: str, store: Store, cli: Cli, objects: int, size: int) -> list[D
 class _Running:
     """One `aws s3 sync` in a thread of its own: what it started must not outlive that thread, so neither may end first."""
 
-    def __init__(self, shard: Directory, lines: Generator[awscli.Line | awscli.Tick, None, awscli.Pass]) -> None:
+    def __init__(
+        self, shard: Directory, lines: Generator[awscli.Line | awscli.Tick, None, awscli.Pass], config: Path
+    ) -> None:
         self.shard = shard
+        self._config = config
         self.objects = self.written = 0
         self.ended: awscli.Pass | None = None
         self.failure: BaseException | None = None
@@ -227,6 +230,8 @@ class _Running:
             self.ended = end.value
         except BaseException as error:  # noqa: BLE001 - raised where it is waited for
             self.failure = error
+        finally:  # a double of the user's, in which there may be secrets
+            self._config.unlink(missing_ok=True)
 
 
 class _Shards:
@@ -333,9 +338,10 @@ class _Shards:
             includes=includes,
             but=excludes if includes else (),
         )
-        environment = _environment(cli, transfer, f"config-{next(self._numbers) % (2 * cli.processes)}")
+        name = f"config-{next(self._numbers)}"
+        environment = _environment(cli, transfer, name)
         lines = awscli.sync(cli.aws, arguments, environment, cli.cwd, self._lock_fds, activity, cli.stall_seconds)
-        return _Running(shard, lines)
+        return _Running(shard, lines, cli.folder / name)
 
 
 def _environment(cli: Cli, transfer: Transfer, name: str) -> dict[str, str]:
@@ -381,7 +387,7 @@ def _run(
     objects = written = 0
     with ExitStack() as held:
         # A double of the user's configuration, in which there may be secrets: not kept longer than it is needed.
-        held.callback(config.unlink, missing_ok=True)
+        held.callback((cli.folder / "config").unlink, missing_ok=True)
         held.enter_context(closing(lines))
         while True:
             try:

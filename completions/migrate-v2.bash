@@ -9,7 +9,7 @@ _migrate_v2() {
         --dest) mapfile -t COMPREPLY < <(compgen -d -- "$word"); return ;;
         --state|--config|--template) mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;
         --engine) mapfile -t COMPREPLY < <(compgen -W 'cli' -- "$word"); return ;;
-        --dest|--state|--config|--engine|--profile|--region|--endpoint-url|--throughput|--deadline|--prices|--html|--confirm|--max-delete|--trust-recent|--cause|--template) return ;;
+        --dest|--state|--config|--engine|--profile|--region|--endpoint-url|--throughput|--deadline|--prices|--html|--upgrade|--confirm|--max-delete|--trust-recent|--cause|--template) return ;;
     esac
     for ((i = 1; i < COMP_CWORD; i++)); do
         case " plan migrate scan restore sync verify confirm-delete status policy check-state errors retry-errors reset diagnose upgrade-db buckets whoami config " in
@@ -20,7 +20,7 @@ _migrate_v2() {
         plan) options='--dest --state --config --engine --profile --region --endpoint-url --wait --quick --throughput --deadline --egress-waiver --refresh-prices --prices --html --json -q --quiet -v --verbose -h --help --version' verbs='' names=buckets ;;
         migrate) options='--dest --state --config --engine --profile --region --endpoint-url --wait --force-space --json -q --quiet -v --verbose -h --help --version' verbs='' names=buckets ;;
         scan) options='--dest --state --config --engine --profile --region --endpoint-url --rescan --json -q --quiet -v --verbose -h --help --version' verbs='' names=buckets ;;
-        restore) options='--dest --state --config --engine --profile --region --endpoint-url --wait --json -q --quiet -v --verbose -h --help --version' verbs='' names=buckets ;;
+        restore) options='--dest --state --config --engine --profile --region --endpoint-url --wait --batch --manifest-only --upgrade --json -q --quiet -v --verbose -h --help --version' verbs='' names=buckets ;;
         sync) options='--dest --state --config --engine --profile --region --endpoint-url --json -q --quiet -v --verbose -h --help --version' verbs='' names=buckets ;;
         verify) options='--dest --state --config --engine --profile --region --endpoint-url --refetch --offline --json -q --quiet -v --verbose -h --help --version' verbs='' names=buckets ;;
         confirm-delete) options='--dest --state --config --engine --profile --region --endpoint-url --dry-run --confirm --max-delete --trust-recent --abort-uploads --remove-bucket --json -q --quiet -v --verbose -h --help --version' verbs='' names=buckets ;;
@@ -35,7 +35,7 @@ _migrate_v2() {
         buckets) options='--dest --state --config --engine --profile --region --endpoint-url --json -q --quiet -v --verbose -h --help --version' verbs='' names=none ;;
         whoami) options='--dest --state --config --engine --profile --region --endpoint-url --json -q --quiet -v --verbose -h --help --version' verbs='' names=none ;;
         config) options='--dest --state --config --engine --profile --region --endpoint-url --json -q --quiet -v --verbose -h --help --version' verbs='' names=none ;;
-        *) options='--dest --state --config --engine --profile --region --endpoint-url --wait --force-space --quick --throughput --deadline --egress-waiver --refresh-prices --prices --html --rescan --refetch --offline --dry-run --confirm --max-delete --trust-recent --abort-uploads --cause --write --recount --remove-bucket --all --yes --hard --template --merge --replace --public-access-block --watch --json -q --quiet -v --verbose -h --help --version' ;;
+        *) options='--dest --state --config --engine --profile --region --endpoint-url --wait --force-space --quick --throughput --deadline --egress-waiver --refresh-prices --prices --html --batch --manifest-only --upgrade --rescan --refetch --offline --dry-run --confirm --max-delete --trust-recent --abort-uploads --cause --write --recount --remove-bucket --all --yes --hard --template --merge --replace --public-access-block --watch --json -q --quiet -v --verbose -h --help --version' ;;
     esac
     if [[ $word == -* ]]; then
         mapfile -t COMPREPLY < <(compgen -W "$options" -- "$word")

@@ -9,16 +9,18 @@
             checksums                           every witness of S3, recomputed
             tuning                              inventory + machine -> transfer settings
             shards                              work for other processes, as plain values
+            conveyor                            inventory + link + disk -> restores, and for how many days
             settings                            the table of settings
             space costs obstacles timeline      whether it fits; what it costs, is in the way, takes
             prices workload                     the rates; what is going to be asked for
     edges   edges.schema edges.ledger           the tables, change by change; the record of deletes
             edges.older                         the older toolkit's state files, read only
             edges.store edges.s3                the state file; AWS
+            edges.s3control                     AWS: jobs of S3 Batch Operations
             edges.awscli edges.disk             the AWS CLI; files, locks, the machine
             edges.kms edges.cloudwatch edges.pricelist    KMS, metrics, prices: asked through edges.s3
             edges.crt                           the AWS Common Runtime, in processes of its own
-    steps   steps.settle steps.scan steps.restore steps.place steps.sync steps.pull steps.fetch
+    steps   steps.settle steps.scan steps.restore steps.batch steps.place steps.sync steps.pull steps.fetch
             steps.verify steps.describe steps.manifest steps.audit steps.hold steps.delete steps.status
             steps.policy steps.errors steps.upgrade steps.diagnose steps.preflight steps.plan
     roof    pipeline                            the order of the steps; the only place that moves a phase

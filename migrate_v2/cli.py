@@ -5,7 +5,7 @@ Usage:
                             [--refresh-prices] [--prices=FILE] [--html=FILE] [<bucket>...]
   migrate-v2 [options] migrate [--wait] [--force-space] [<bucket>...]
   migrate-v2 [options] scan [--rescan] [<bucket>...]
-  migrate-v2 [options] (restore | glacier) [--wait] [<bucket>...]
+  migrate-v2 [options] (restore | glacier) [--wait] [--batch] [--manifest-only] [--upgrade=TIER] [<bucket>...]
   migrate-v2 [options] sync [<bucket>...]
   migrate-v2 [options] verify [--refetch] [--offline] [<bucket>...]
   migrate-v2 [options] confirm-delete [--dry-run] [--confirm=TOKEN] [--max-delete=N] [--trust-recent=DURATION]
@@ -70,6 +70,9 @@ Options:
   --refresh-prices    Ask the AWS Price List first, and keep what it says.
   --prices=FILE       Your own rates, TOML (else ./prices.toml, if there is one).
   --html=FILE         Write the plan as one page with charts, too.
+  --batch             Have jobs of S3 Batch Operations ask, not this program object by object.
+  --manifest-only     With --batch: write the manifests into ./manifests, and ask for nothing.
+  --upgrade=TIER      Ask again for what is on its way at a slower tier: Standard, or Expedited.
   --rescan            List anew what was listed before.
   --refetch           Read again from S3, beside its copy, each object that S3 gives no checksum of.
   --offline           Check the files against the evidence beside them: no AWS, no state file, nothing written.
@@ -142,7 +145,7 @@ from migrate_v2.report import Bytes, Report, human, sentence, span
 from migrate_v2.steps import errors
 from migrate_v2.steps.manifest import proved_by
 from migrate_v2.steps.plan import Forecast
-from migrate_v2.steps.status import Amount, Standing, Total, standing, stands_of, total
+from migrate_v2.steps.status import Amount, Standing, Total, glacier_lines, standing, stands_of, total
 from migrate_v2.timeline import line_speed
 from migrate_v2.tuning import SIZES
 
@@ -323,11 +326,13 @@ def _on_each(
     return worst(codes)
 
 
-def _until_back(work: Callable[..., Events], arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
+def _until_back(
+    work: Callable[..., Events], arguments: Mapping[str, Any], tools: Tools, report: Report, **more: Any
+) -> int:
     codes: list[int] = []
     names = _buckets(arguments, tools, report)
     wait = arguments["--wait"] or _terminal()
-    _tell(pipeline.until_back(names, partial(work, tools=tools), tools, codes, wait=wait), report, tools)
+    _tell(pipeline.until_back(names, partial(work, tools=tools, **more), tools, codes, wait=wait), report, tools)
     return worst(codes)
 
 
@@ -428,7 +433,14 @@ def _scan(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
 
 
 def _restore(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
-    return _until_back(pipeline.restore_bucket, arguments, tools, report)
+    tier = (arguments["--upgrade"] or "").capitalize()
+    if tier not in ("", "Standard", "Expedited"):
+        raise BadUsage(f"--upgrade is to Standard or to Expedited, not to {show(tier)}")
+    if arguments["--manifest-only"]:
+        if not arguments["--batch"] or tier:
+            raise BadUsage("--manifest-only goes with --batch, and writes manifests only")
+        return _on_each(pipeline.manifests_only, arguments, tools, report, folder=Path.cwd() / "manifests")
+    return _until_back(pipeline.restore_bucket, arguments, tools, report, batch=arguments["--batch"], upgrade=tier)
 
 
 def _sync(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
@@ -753,6 +765,8 @@ def _status(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
         if names and not arguments["--watch"]:
             for s in standings:
                 report.say(sentence(stands_of(s)))
+                for line in glacier_lines(s):
+                    report.say(f"{show(s.bucket)}: {line}")
         if not arguments["--watch"] or all(s.phase is Phase.COMPLETE for s in standings):
             return 0
         time.sleep(2)

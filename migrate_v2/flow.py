@@ -73,6 +73,44 @@ class Limit:
         stop.wait(begin - now)
 
 
+class Allowance:
+    """So many requests a second, for all threads together: fewer where the other side asks for it, and slowly more again.
+
+    A bucket of tokens that holds one: nothing is saved up for a burst.
+    """
+
+    def __init__(self, a_second: float, *, pause: float = 1.0) -> None:
+        self._lock = Lock()
+        self._most = self._rate = a_second
+        self._pause = pause
+        self._next = 0.0
+        self._slowed = 0.0
+
+    @property
+    def rate(self) -> float:
+        return self._rate
+
+    def take(self, stop: Event) -> float:
+        """Waits for its turn, or for `stop`; returns the moment at which it came, for slow_down()."""
+        with self._lock:
+            turn = max(time.monotonic(), self._next)
+            self._next = turn + 1 / self._rate
+        stop.wait(turn - time.monotonic())
+        return turn
+
+    def slow_down(self, began: float) -> None:
+        """Half as many, after a pause. Requests that were under way together are one reason and not many."""
+        with self._lock:
+            if began >= self._slowed:
+                self._slowed = time.monotonic()
+                self._rate = max(1.0, self._rate / 2)
+                self._next = max(self._next, self._slowed + self._pause)
+
+    def went_well(self) -> None:
+        with self._lock:
+            self._rate = min(self._most, self._rate + self._most / 5000)
+
+
 def batched(items: Iterable[Item], size: int) -> Iterator[Sequence[Item]]:
     source = iter(items)
     while batch := tuple(islice(source, size)):

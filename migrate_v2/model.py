@@ -107,6 +107,36 @@ class FileIdentity:
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """The last restore that was asked for: what, when, and what S3 said to it.
+
+    `answer` | S3 said
+    ---------|--------------------------------------------------------------------
+    ""       | nothing that we know of: to be asked about, never to be repeated
+    started  | 202, or a later look at S3 shows that it has arrived: paid for
+    under way| 409: one is on its way already
+    back     | 200: a copy was there already, and stays longer now
+    active   | that it needs no restore (any more)
+    expired  | later, that neither a copy is there nor one on its way
+    """
+
+    at: datetime
+    tier: str
+    days: int | None
+    answer: str = ""
+    job: str = ""  # of S3 Batch Operations, while it has not reported
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What S3 said to a request to restore, in a word of Asked; tier and days are those that it was sent with last."""
+
+    word: str
+    tier: str
+    days: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """One row of `files`: a version, where its copy lives, and what is known of it."""
 
@@ -124,6 +154,7 @@ class Row:
     read_at: datetime | None = None
     sealed: bool = False  # what is said here of the content is what a reading wrote: its MAC holds
     hold: str = ""  # what keeps S3 from deleting it: a lock, a legal hold, a replication that is not done
+    asked: Asked | None = None
 
     @property
     def key(self) -> str:

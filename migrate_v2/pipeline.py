@@ -13,19 +13,21 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from migrate_v2 import __version__, keys, policy, tuning
+from migrate_v2 import __version__, conveyor, keys, policy, tuning
 from migrate_v2.edges import awscli, pricelist
 from migrate_v2.edges.crt import Engine
 from migrate_v2.edges.disk import Disk, Lock, Vitals, clock_reading, machine, vitals, volume
 from migrate_v2.edges.s3 import S3, Deleter, PolicySetter, Restorer, Unreachable
+from migrate_v2.edges.s3control import BatchRestorer
 from migrate_v2.edges.store import BucketRow, Item, Store, Upload
 from migrate_v2.errors import BadUsage, Differs, Failure, NotFinished, Refused
-from migrate_v2.events import Event, Failed, Found, Noted, PhaseEarned, Waiting, Warned
+from migrate_v2.events import Ended, Event, Failed, Found, Noted, PhaseEarned, Waiting, Warned
 from migrate_v2.keys import show
 from migrate_v2.model import (
     MINIMUM_DAYS,
@@ -50,6 +52,7 @@ from migrate_v2.prices import PriceBook
 from migrate_v2.settings import SETTING, Settings, bandwidth_at
 from migrate_v2.shards import Sizes
 from migrate_v2.steps import audit as audit_step
+from migrate_v2.steps import batch as batch_step
 from migrate_v2.steps import delete as delete_step
 from migrate_v2.steps import describe as describe_step
 from migrate_v2.steps import diagnose as diagnose_step
@@ -90,6 +93,7 @@ class Tools:
         self.environ = environ
         self.session = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{uuid.uuid4().hex[:8]}"
         self.said: set[str] = set()
+        self.waits = False  # this process stays until Glacier is back
         self._open = ExitStack()
 
     def __enter__(self) -> Tools:
@@ -101,6 +105,17 @@ class Tools:
     @cached_property
     def s3(self) -> S3:
         return self._connect()
+
+    @cached_property
+    def restorer(self) -> Restorer:
+        return Restorer(self.s3)
+
+    @cached_property
+    def batch(self) -> BatchRestorer:
+        account = self.settings.expected_bucket_owner or self.s3.identity().account
+        if not account:
+            raise Failure("the account is unknown, and a job needs it: set expected_bucket_owner to its 12 digits")
+        return BatchRestorer(self.s3, account)
 
     @cached_property
     def store(self) -> Store:
@@ -250,21 +265,146 @@ def _same_bucket(bucket: str, tools: Tools) -> None:
         must_be_as_listed(_held(bucket, tools), tools.s3.identity().account, tools.s3.endpoint_of(bucket))
 
 
-def _restore(bucket: str, tools: Tools) -> Events:
-    s = tools.settings
-    counts = tools.store.counts(bucket)
+def _restore(bucket: str, tools: Tools, *, beside: bool = True, by_jobs: bool = False) -> Events:
+    """One look at Glacier: how far it is, what is about to expire, and what may be asked for now.
+
+    `by_jobs`: jobs of S3 Batch Operations ask; what failed in one is asked for singly.
+    """
+    s, store = tools.settings, tools.store
+    counts = store.counts(bucket)
     if counts.to_request or counts.restoring:
         _same_bucket(bucket, tools)
-    yield from restore_step.refresh(bucket, tools.store, tools.s3, rows_per_commit=s.db_batch_commit_size)
-    yield from restore_step.request(
-        bucket,
-        tools.store,
-        Restorer(tools.s3),
-        days=s.glacier_restore_days,
+    since = _seconds_since_the_last_look(bucket, tools)
+    means = _means(bucket, tools, since, beside)
+    rows = s.db_batch_commit_size
+    yield from restore_step.look_into_tiering(bucket, store, tools.s3, rows_per_commit=rows)
+    yield from restore_step.refresh(bucket, store, tools.s3, rows_per_commit=rows)
+    ahead = max(conveyor.GUARD, 0.0 if tools.waits else min(2 * since, 2 * conveyor.DAY))
+    yield from restore_step.guard(bucket, store, tools.restorer, means, s3=tools.s3, ahead=ahead)
+    if store.open_jobs(bucket):
+        yield from batch_step.follow(bucket, store, tools.batch)
+    yield from restore_step.request(bucket, store, tools.restorer, means, said=tools.said, failed_in_job=by_jobs)
+    if by_jobs:
+        role, report = _for_batch(bucket, tools)
+        batch_step.choose(
+            bucket,
+            store,
+            account=tools.batch.account,
+            role=role,
+            manifest_bucket=report,
+            report_bucket=report,
+            waves=partial(restore_step.rows_of_a_wave, bucket, store, means),
+            tier=s.glacier_restore_tier,
+        )
+        yield from batch_step.follow(bucket, store, tools.batch, chosen_only=True)
+
+
+def _for_batch(bucket: str, tools: Tools) -> tuple[str, str]:
+    role, report = tools.settings.batch_role_arn, tools.settings.batch_report_bucket
+    if not role or not report:
+        missing = "batch_role_arn" if not role else "batch_report_bucket"
+        raise BadUsage(f"--batch needs the setting {missing}; the README says what it is")
+    if report == bucket:
+        raise BadUsage(
+            f"batch_report_bucket is {show(bucket)}: what is written there would be migrated; name another one"
+        )
+    return role, report
+
+
+def _seconds_since_the_last_look(bucket: str, tools: Tools) -> float:
+    seen = _held(bucket, tools).restores_seen_at
+    return time.time() - datetime.fromisoformat(seen).timestamp() if seen else conveyor.DAY / 2
+
+
+def _means(bucket: str, tools: Tools, since: float, beside: bool) -> restore_step.Means:
+    s = tools.settings
+    days = s.glacier_restore_days
+    # Who waits asks for more as it comes back; others when they are called again, which is when they were called before.
+    horizon = 2 * conveyor.HOUR if tools.waits else min(max(2 * since, 2 * conveyor.HOUR), days * conveyor.DAY)
+    known = beside or (s.local_base_path is not None and s.local_base_path.is_dir())
+    return restore_step.Means(
+        days=days,
+        exactly=s.origin("glacier_restore_days") != "default",
         tier=s.glacier_restore_tier,
         at_most=s.max_glacier_restores,
-        rows_per_commit=s.db_batch_commit_size,
+        horizon=horizon if beside else days * conveyor.DAY,
+        link=conveyor.link(*tools.store.fetched_so_far()),
+        disk=tools.disk.free().bytes if known else None,
+        beside=beside,
     )
+
+
+Value = TypeVar("Value")
+
+
+def _beside(
+    work: Generator[Event, None, Value], bucket: str, tools: Tools, *, at_once: bool = False
+) -> Generator[Event, None, tuple[Value, bool]]:
+    """Passes on what a long step tells, and in between looks after Glacier, so that neither waits for the other.
+
+    Its value: that of the work, and whether anything came back meanwhile. What goes wrong with Glacier is raised when the
+    work is done.
+    """
+    came_back = False
+    broken: Failure | None = None
+    due = time.monotonic() + (0.0 if at_once else _next_look([bucket], tools))
+    aside: Events | None = None
+
+    def look(*, to_the_end: bool = False) -> Events:
+        nonlocal aside, broken, came_back, due
+        if aside is None and not broken and time.monotonic() >= due:
+            aside = _restore(bucket, tools)
+        while aside is not None:
+            try:
+                event = next(aside)
+            except StopIteration:
+                aside = None
+                seconds = _next_look([bucket], tools)
+                due = time.monotonic() + seconds
+                yield from _advance(bucket, tools)
+                if tools.waits:
+                    objects, size = _amount(bucket, tools, FileState.RESTORE_REQUESTED, FileState.RESTORING)
+                    if objects:
+                        yield Waiting(bucket, objects, size, seconds)
+                return
+            except Failure as failure:
+                aside, broken = None, failure
+                return
+            came_back = came_back or (isinstance(event, Ended) and event.verb == "wait")
+            yield event
+            if not to_the_end:
+                return
+
+    while True:
+        try:
+            event = next(work)
+        except StopIteration as end:
+            value: Value = end.value
+            break
+        yield event
+        yield from look()
+    yield from look(to_the_end=True)
+    if broken:
+        raise broken
+    return value, came_back
+
+
+def _bring(bucket: str, tools: Tools, folder: Path, lock_fds: list[int]) -> Events:
+    """Fetches what is at hand while what is archived is asked for, and what comes back meanwhile, until nothing does."""
+    came_back = first = True
+    while came_back:
+        _, came_back = yield from _beside(_fetch(bucket, tools, folder, lock_fds), bucket, tools, at_once=first)
+        first = False
+
+
+def _next_look(buckets: Iterable[str], tools: Tools) -> float:
+    """Seconds until Glacier is looked at again: when it may have brought something. Who waits may know better."""
+    if tools.waits and tools.settings.restore_poll_seconds:
+        return tools.settings.restore_poll_seconds
+    asked = (
+        (lot.at.timestamp(), lot.storage_class, lot.tier) for bucket in buckets for lot in tools.store.restoring(bucket)
+    )
+    return conveyor.next_look(asked, time.time())
 
 
 def _sync(bucket: str, tools: Tools, folder: Path, lock_fds: list[int]) -> Events:
@@ -440,10 +580,25 @@ def scan_bucket(bucket: str, tools: Tools, *, rescan: bool = False) -> Events:
         yield stands(_held(bucket, tools), tools.store)
 
 
-def restore_bucket(bucket: str, tools: Tools) -> Events:
+def manifests_only(bucket: str, tools: Tools, *, folder: Path) -> Events:
+    """Manifests for jobs of S3 Batch Operations that somebody else makes; nothing is asked for."""
     with tools.locked(bucket, destination=False):
         yield from _ensure_scanned(bucket, tools, destination=False)
-        yield from _restore(bucket, tools)
+        rows = tools.settings.db_batch_commit_size
+        yield from restore_step.look_into_tiering(bucket, tools.store, tools.s3, rows_per_commit=rows)
+        yield from batch_step.write_manifests(bucket, tools.store, folder)
+
+
+def restore_bucket(bucket: str, tools: Tools, *, batch: bool = False, upgrade: str = "") -> Events:
+    """`batch`: by jobs of S3 Batch Operations. `upgrade`: to this tier, for what is on its way at a slower one."""
+    if batch:
+        _for_batch(bucket, tools)
+    with tools.locked(bucket, destination=False):
+        yield from _ensure_scanned(bucket, tools, destination=False)
+        yield from _restore(bucket, tools, beside=False, by_jobs=batch)
+        if upgrade:
+            days = tools.settings.glacier_restore_days
+            yield from restore_step.upgrade(bucket, tools.store, tools.restorer, tier=upgrade, days=days)
         tools.store.set_phase(bucket, phase_of(tools.store.counts(bucket)))
         _conclude_restore(bucket, tools)
 
@@ -484,7 +639,7 @@ def verify_bucket(bucket: str, tools: Tools, *, refetch: bool = False) -> Events
 
 
 def migrate_bucket(bucket: str, tools: Tools, *, force_space: bool = False) -> Events:
-    """Everything up to proof, from wherever the bucket stands; asks Glacier once and does not wait for it."""
+    """Everything up to proof, from wherever the bucket stands; asks Glacier and does not wait for it."""
     with tools.locked(bucket) as (folder, lock_fds):
         yield from _ensure_scanned(bucket, tools)
         if again := tools.store.try_again(bucket):
@@ -493,15 +648,18 @@ def migrate_bucket(bucket: str, tools: Tools, *, force_space: bool = False) -> E
         yield from preflight(bucket, tools.store, tools.disk, force=force_space)
         rescanned = False
         for round_ in range(1, ROUNDS + 1):
-            yield from _restore(bucket, tools)
-            yield from _advance(bucket, tools)
-            yield from _fetch(bucket, tools, folder, lock_fds)
-            yield from _advance(bucket, tools)
-            objects, size = _amount(bucket, tools, FileState.DOWNLOADED, verdict="")
             found: Counter[Verdict] = Counter()
-            if objects:
-                found = yield from _verify(bucket, tools, tools.store.left_to_verify(bucket), objects, size)
+            came_back = True
+            while came_back:
+                yield from _bring(bucket, tools, folder, lock_fds)
                 yield from _advance(bucket, tools)
+                came_back = False
+                objects, size = _amount(bucket, tools, FileState.DOWNLOADED, verdict="")
+                if objects:
+                    verifying = _verify(bucket, tools, tools.store.left_to_verify(bucket), objects, size)
+                    seen, came_back = yield from _beside(verifying, bucket, tools)
+                    found += seen
+                    yield from _advance(bucket, tools)
             if describe_step.lacks_configuration(bucket, tools.disk):
                 try:
                     yield from _keep_configuration(bucket, tools)
@@ -713,6 +871,7 @@ def until_back(
 ) -> Events:
     """`each`, and with `wait` again for the buckets that Glacier keeps waiting, until it does not."""
     names = list(names)
+    tools.waits = wait
     while True:
         waiting: list[str] = []
         ended: list[int] = []
@@ -723,7 +882,7 @@ def until_back(
             return
         codes.extend(code for code in ended if code != NotFinished.code)
         names = pending
-        due = time.monotonic() + tools.settings.restore_poll_seconds
+        due = time.monotonic() + _next_look(pending, tools)
         while (left := due - time.monotonic()) > 0:
             for bucket in pending:
                 objects, size = _amount(bucket, tools, FileState.RESTORE_REQUESTED, FileState.RESTORING)

@@ -175,6 +175,7 @@ PartSize = Annotated[int, Field(ge=64 * KIB, le=5 * GIB), BeforeValidator(_bytes
 Threshold = Annotated[int, Field(ge=1, le=50 * TIB), BeforeValidator(_bytes)]
 Connections = Annotated[int, Field(ge=1, le=256), Number]
 BucketName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,255}$")]
+RoleArn = Annotated[str, StringConstraints(pattern=r"^arn:aws[a-z-]*:iam::[0-9]{12}:role/.{1,512}$")]
 Command = Annotated[str, StringConstraints(pattern=r"^[^\x00]*[^\x00\s][^\x00]*$")]
 
 
@@ -222,7 +223,8 @@ class Settings(BaseSettings):
         About(
             "days that a restored copy stays, billed as STANDARD on top",
             allowed="a whole number from 1 to 30000",
-            cli="asked of GLACIER and DEEP_ARCHIVE; INTELLIGENT_TIERING knows no days",
+            cli="asked of GLACIER and DEEP_ARCHIVE; unless it is set, once the link is measured, as few of these days as the"
+            " fetch needs",
         ),
     ] = 7
     glacier_restore_tier: Annotated[
@@ -245,15 +247,35 @@ class Settings(BaseSettings):
         ),
     ] = 100_000
     restore_poll_seconds: Annotated[
-        float,
+        float | None,
         Field(gt=0, le=604800, allow_inf_nan=False),
         Number,
         About(
             "seconds between two looks at what Glacier gave back",
             allowed="a number of seconds above 0, up to 604800 (a week)",
-            cli="used while the program waits, which it does with --wait or on a terminal only",
+            cli="used while the program is at work or waits, which it does with --wait or on a terminal only; by itself it"
+            " looks when something may be back",
+            default="(by class and tier)",
         ),
-    ] = 300.0
+    ] = None
+    batch_role_arn: Annotated[
+        RoleArn | None,
+        About(
+            "the IAM role that jobs of S3 Batch Operations run as",
+            allowed="the ARN of a role, such as arn:aws:iam::123456789012:role/restores",
+            cli="restore --batch needs one that may restore the objects, read the manifest and write the report",
+            default="(none)",
+        ),
+    ] = None
+    batch_report_bucket: Annotated[
+        BucketName | None,
+        About(
+            "the bucket that reports of S3 Batch Operations come to",
+            allowed="a bucket that is not migrated itself, in the same region",
+            cli="restore --batch writes its manifests there too, below migrate-v2/; naming it is the consent to that",
+            default="(none)",
+        ),
+    ] = None
     excluded_buckets: Annotated[
         tuple[BucketName, ...],
         BeforeValidator(_names),

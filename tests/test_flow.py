@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from migrate_v2.flow import Limit, Meter, batched, in_threads
+from migrate_v2.flow import Allowance, Limit, Meter, batched, in_threads
 
 
 def test_every_item_comes_with_its_own_result() -> None:
@@ -89,3 +90,32 @@ def test_a_limit_is_for_all_threads_together_and_a_stop_ends_the_waiting() -> No
     limit.take(1, stop)
     assert time.monotonic() - before < 0.2
     Limit(lambda: None).take(10**12, threading.Event())
+
+
+def test_no_more_a_second_than_allowed_for_all_threads_together() -> None:
+    allowance = Allowance(200)
+    began = time.monotonic()
+    turns = [turn for _, turn in filter(None, in_threads(lambda _, stop: allowance.take(stop), range(60), threads=8))]
+    assert time.monotonic() - began > 59 / 200 - 0.01
+    turns.sort()
+    assert all(b - a > 0.004 for a, b in itertools.pairwise(turns)), "no burst"
+
+
+def test_the_allowance_is_halved_once_for_what_was_under_way_together_and_comes_back() -> None:
+    allowance = Allowance(800, pause=0.05)
+    stop = threading.Event()
+    together = [allowance.take(stop) for _ in range(5)]
+    for began in together:
+        allowance.slow_down(began)
+    assert allowance.rate == 400
+    began = time.monotonic()
+    turn = allowance.take(stop)
+    assert time.monotonic() - began > 0.04, "a pause first"
+    allowance.slow_down(turn)
+    assert allowance.rate == 200
+    for _ in range(6000):
+        allowance.went_well()
+    assert allowance.rate == 800
+    stop.set()
+    for _ in range(1000):
+        allowance.take(stop)

@@ -109,6 +109,7 @@ def faults(module: str, source: str) -> list[str]:
         "Deleter": {"edges.s3", "steps.delete", "pipeline"},
         "Restorer": {"edges.s3", "steps.restore", "pipeline"},
         "PolicySetter": {"edges.s3", "steps.policy", "pipeline"},
+        "BatchRestorer": {"edges.s3control", "steps.batch", "pipeline"},
     }.items():
         if name in mentioned and module not in allowed:
             found.append(f"{module} holds a {name}")
@@ -155,6 +156,7 @@ def test_every_module_has_its_tests(module: str) -> None:
         ("steps.fetch", "from migrate_v2.edges.s3 import Restorer", "holds a Restorer"),
         ("steps.delete", "from migrate_v2.edges.s3 import PolicySetter", "holds a PolicySetter"),
         ("steps.policy", "client.put_bucket_policy(Bucket='b')", "calls put_bucket_policy"),
+        ("steps.restore", "from migrate_v2.edges.s3control import BatchRestorer", "holds a BatchRestorer"),
     ],
 )
 def test_the_check_can_fail(module: str, source: str, fault: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -15,7 +15,7 @@ import pytest
 from migrate_v2 import pipeline
 from migrate_v2.edges.store import Evidence, Store, Upload
 from migrate_v2.errors import Differs, Failure, NotFinished, Refused
-from migrate_v2.events import Failed, Noted, Waiting
+from migrate_v2.events import Ended, Event, Failed, Noted, Waiting
 from migrate_v2.model import (
     DeleteMarker,
     Doomed,
@@ -314,3 +314,60 @@ def test_p1_nothing_is_recent_by_a_clock_that_was_set(
     tools: Any = SimpleNamespace(store=store)
     with pytest.raises(Refused, match="clock was set") if refused else nullcontext():
         pipeline._same_clock("bucket", tools)
+
+
+class Look:
+    """Glacier, as _beside() looks at it: how often, and what then happens."""
+
+    def __init__(self, *events: Event | Failure) -> None:
+        self.events = events
+        self.looks = 0
+
+    def __call__(self, bucket: str, tools: Any, **_: object) -> pipeline.Events:
+        self.looks += 1
+        for event in self.events:
+            if isinstance(event, Failure):
+                raise event
+            yield event
+
+
+def beside(monkeypatch: pytest.MonkeyPatch, look: Look, seconds: float = 9999.0) -> tuple[list[str], bool]:
+    monkeypatch.setattr(pipeline, "_restore", look)
+    monkeypatch.setattr(pipeline, "_advance", lambda *_: iter(()))
+    monkeypatch.setattr(pipeline, "_next_look", lambda *_: seconds)
+
+    def work() -> Generator[Event, None, int]:
+        for n in range(3):
+            yield Noted("b", f"work {n}")
+        return 7
+
+    told: list[str] = []
+    running = pipeline._beside(work(), "b", SimpleNamespace(waits=False), at_once=True)  # type: ignore[arg-type]
+    while True:
+        try:
+            event = next(running)
+        except StopIteration as end:
+            assert end.value[0] == 7
+            return told, end.value[1]
+        told.append(event.text if isinstance(event, Noted) else type(event).__name__)
+
+
+def test_glacier_is_looked_after_between_the_events_of_long_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    look = Look(*(Noted("b", f"look {n}") for n in range(5)))
+    told, came_back = beside(monkeypatch, look)
+    assert told == ["work 0", "look 0", "work 1", "look 1", "work 2", "look 2", "look 3", "look 4"]
+    assert look.looks == 1 and not came_back
+
+
+def test_what_comes_back_meanwhile_is_known_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert beside(monkeypatch, Look(Ended("b", "wait", 1, 1, 0.1)))[1]
+    look = Look()
+    beside(monkeypatch, look, seconds=0.0)
+    assert look.looks == 4, "as often as it is due, and once more at the end"
+
+
+def test_what_goes_wrong_with_glacier_does_not_stop_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    look = Look(Noted("b", "look"), Failure("S3 is down"))
+    with pytest.raises(Failure, match="S3 is down"):
+        beside(monkeypatch, look)
+    assert look.looks == 1

@@ -41,6 +41,8 @@ NAMES = [
     "glacier_restore_tier",
     "max_glacier_restores",
     "restore_poll_seconds",
+    "batch_role_arn",
+    "batch_report_bucket",
     "excluded_buckets",
     "max_concurrent_downloads",
     "max_concurrent_verifications",
@@ -120,7 +122,7 @@ def test_the_defaults(here: Path) -> None:
     assert (settings.engine, settings.noncurrent, settings.metadata) == ("cli", "fetch", "head")
     assert (settings.glacier_restore_days, settings.glacier_restore_tier) == (7, "Standard")
     assert settings.max_glacier_restores == 100_000
-    assert settings.restore_poll_seconds == 300
+    assert settings.restore_poll_seconds is None
     assert settings.excluded_buckets == ()
     assert 1 <= settings.max_concurrent_verifications <= 64
     assert settings.download_chunk_size == MIB
@@ -311,6 +313,8 @@ TAKEN = [
     ("max_glacier_restores", "1", 1),
     ("restore_poll_seconds", "0.5", 0.5),
     ("restore_poll_seconds", "604800", 604800.0),
+    ("batch_role_arn", "arn:aws-us-gov:iam::123456789012:role/a/b", "arn:aws-us-gov:iam::123456789012:role/a/b"),
+    ("batch_report_bucket", "reports", "reports"),
     ("excluded_buckets", "a, b,,a,logs.x_Y-1,", ("a", "b", "logs.x_Y-1")),
     ("max_concurrent_downloads", "256", 256),
     ("max_concurrent_verifications", "64", 64),
@@ -344,6 +348,8 @@ REFUSED = [
     ("glacier_restore_tier", ["Fast", "Standard,Bulk"], "Standard, Expedited or Bulk"),
     ("max_glacier_restores", ["0", "1000000001"], "from 1 to 1000000000"),
     ("restore_poll_seconds", ["0", "-5", "nan", "inf", "5m", "604801"], "above 0, up to 604800"),
+    ("batch_role_arn", ["restores", "arn:aws:iam::1:role/x", "arn:aws:iam::123456789012:user/x"], "ARN of a role"),
+    ("batch_report_bucket", ["s3://reports", "a/b"], "not migrated itself"),
     ("excluded_buckets", ["*-logs", "a b", "s3://a", "ü"], "bucket names"),
     ("max_concurrent_downloads", ["0", "257"], "from 1 to 256"),
     ("max_concurrent_verifications", ["0", "65"], "from 1 to 64"),

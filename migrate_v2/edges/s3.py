@@ -36,9 +36,11 @@ from botocore.httpsession import get_cert_path
 from botocore.parsers import ResponseParserError
 from botocore.utils import get_environ_proxies, parse_timestamp
 
+from migrate_v2.conveyor import tier_for
 from migrate_v2.errors import BadUsage, Failure, Refused
+from migrate_v2.flow import Allowance
 from migrate_v2.keys import show
-from migrate_v2.model import CHANGED, DeleteMarker, Doomed, Head, ObjectVersion, Proof, uptime
+from migrate_v2.model import CHANGED, Answer, DeleteMarker, Doomed, Head, ObjectVersion, Proof, uptime
 from migrate_v2.shards import Credentials, Source
 
 if TYPE_CHECKING:
@@ -92,6 +94,13 @@ PUBLIC_ACCESS_BLOCK = ("BlockPublicAcls", "BlockPublicPolicy", "IgnorePublicAcls
 SILENCE = 30
 # Seconds that all wait after the first SlowDown, doubled at each further one.
 SLOW_DOWN = 1.0
+
+
+# S3 takes 1,000 restores a second from an account (API reference, RestoreObject) and throttles what is more.
+RESTORES_A_SECOND = 900.0
+RESTORE_ATTEMPTS = 8
+# Seconds without asking for Expedited where there was no capacity for it: each would be a request in vain.
+NO_HASTE = 300.0
 
 
 class Gone(Failure):
@@ -459,6 +468,31 @@ class S3:
             if following is None:
                 return
             last_key = following
+
+    def listed_from(self, bucket: str, key: str) -> tuple[tuple[ObjectVersion, ...], bool]:
+        """The versions from this key on that one request tells of, in order, with their restores; whether that was all."""
+        marker = just_before(key)
+        before: dict[str, Any] = {"KeyMarker": marker} if marker else {}
+        after: dict[str, Any] = {"StartAfter": marker} if marker else {}
+        more: dict[str, Any] = {"Bucket": bucket, "OptionalObjectAttributes": ["RestoreStatus"], **self._owner()}
+        client = self._for(bucket)
+        with _explaining(f"the listing of bucket {bucket}"):
+            try:
+                answer: Mapping[str, Any] = client.list_object_versions(**more, **before)
+                entries = answer.get("Versions", [])
+            except ClientError as error:
+                if _code(error) not in NOT_IMPLEMENTED:
+                    raise
+                answer = client.list_objects_v2(**more, **after)
+                entries = answer.get("Contents", [])
+        return tuple(_version(bucket, entry) for entry in entries), not answer.get("IsTruncated")
+
+    def archives_by_tiering(self, bucket: str) -> bool:
+        """Do objects of INTELLIGENT_TIERING go to an archive tier here? Only what is configured now can be seen, and a rule
+        that is disabled may have done so before."""
+        answer = self._of_bucket(bucket, "list_bucket_intelligent_tiering_configurations") or {}
+        rules = answer.get("IntelligentTieringConfigurationList", [])
+        return any(rule.get("Tierings") for rule in rules)
 
     # -- one object
 
@@ -983,38 +1017,99 @@ class S3:
     def _for(self, bucket: str) -> S3Client:
         return self._client(self.region_of(bucket))
 
+    def client_for(self, bucket: str) -> S3Client:
+        """For the edge that writes to a bucket which the operator named for that."""
+        return self._for(bucket)
+
+    def other_client(self, service: str, region: str) -> Any:
+        """A client of another service of AWS, at the same endpoint where one is named."""
+        config = Config(**_limits(4, 5))
+        with self._making:
+            try:
+                client: Any = self._session.client(  # type: ignore[call-overload]
+                    service, region_name=region, endpoint_url=self._endpoint_url or self.endpoint_flag, config=config
+                )
+            except (BotoCoreError, ValueError) as error:
+                raise BadUsage(f"no {service} client can be made: {show(str(error))}") from error
+        if not self.at_aws:
+            client.meta.events.register("before-sign", _at_this_host)
+        return client
+
 
 class _Aimed(Exception):
     """(url, region, signature): what a request that is not sent would have been."""
 
 
 class Restorer:
-    """May ask for temporary copies of what is archived; that costs money and changes nothing else."""
+    """May ask for temporary copies of what is archived; that costs money and changes nothing else.
 
-    def __init__(self, s3: S3) -> None:
+    One for the whole process: S3 takes 1,000 such requests a second from an account.
+    """
+
+    def __init__(self, s3: S3, *, a_second: float = RESTORES_A_SECOND) -> None:
         self.s3 = s3
+        self.allowance = Allowance(a_second)
+        self._no_haste_until = 0.0
 
-    def restore(self, version: ObjectVersion, *, days: int, tier: str) -> str:
-        """Asks for a temporary copy; returns the tier asked for. Started, under way, and nothing to restore (any more) are all
-        success: what came of it is for HEAD to tell."""
-        tier = "Standard" if tier == "Expedited" and version.storage_class == "DEEP_ARCHIVE" else tier
-        try:
-            self._ask(version, days, tier)
-        except ClientError as error:
-            code = _code(error)
-            if code == "GlacierExpeditedRetrievalNotAvailable":
-                return self.restore(version, days=days, tier="Standard")
-            if code not in ("RestoreAlreadyInProgress", "ObjectAlreadyInActiveTierError", "InvalidObjectState"):
-                raise _explained(error, f"the restore of {version.key}", version) from error
-        except _BROKEN as error:
-            raise _explained(error, f"the restore of {version.key}") from error
-        return tier
+    def restore(
+        self,
+        version: ObjectVersion,
+        *,
+        days: int,
+        tier: str,
+        stop: Event | None = None,
+        upgrade: bool = False,
+    ) -> Answer:
+        """Asks for a temporary copy, or for one at hand to stay longer. Each request is sent once; one that S3 was too busy
+        to take is sent again, more slowly.
 
-    def _ask(self, version: ObjectVersion, days: int, tier: str) -> None:
+        Where the tier is not to be had, now or for this class, Standard is asked for; not with `upgrade`, which is for what
+        is on its way already. Throttled: it was not taken. Unreachable: nobody knows whether it was.
+        """
+        stop = stop or Event()
+        if tier == "Expedited" and not upgrade and time.monotonic() < self._no_haste_until:
+            tier = "Standard"
+        tier = tier_for(version.storage_class, tier)
+        kept = days if version.storage_class != "INTELLIGENT_TIERING" else None
+        for attempt in range(RESTORE_ATTEMPTS):
+            began = self.allowance.take(stop)
+            try:
+                status = self._ask(version, kept, tier)
+            except ClientError as error:
+                code = _code(error)
+                if code == "RestoreAlreadyInProgress":
+                    return Answer("under way", tier, kept)
+                if code in ("ObjectAlreadyInActiveTierError", "InvalidObjectState"):
+                    return Answer("active", tier, kept)
+                no_capacity = code == "GlacierExpeditedRetrievalNotAvailable"
+                # An INTELLIGENT_TIERING object in the deeper tier has no Expedited, and the listing does not show it.
+                if tier == "Expedited" and not upgrade and (no_capacity or (kept is None and _status(error) == 400)):
+                    if no_capacity:
+                        self._no_haste_until = time.monotonic() + NO_HASTE
+                    tier = "Standard"
+                    continue
+                failure = _explained(error, f"the restore of {version.key}", version)
+                if no_capacity or not isinstance(failure, Throttled) or attempt == RESTORE_ATTEMPTS - 1:
+                    raise failure from error
+                self.allowance.slow_down(began)
+                if stop.is_set():
+                    raise failure from error
+            except _BROKEN as error:
+                raise _explained(error, f"the restore of {version.key}") from error
+            else:
+                self.allowance.went_well()
+                if status not in (200, 202):
+                    raise Unreachable(f"no proper answer for the restore of {show(version.key)}; run the same again")
+                return Answer("started" if status == 202 else "back", tier, kept)
+        raise AssertionError
+
+    def _ask(self, version: ObjectVersion, days: int | None, tier: str) -> int:
         request: Any = {"GlacierJobParameters": {"Tier": tier}}
-        if version.storage_class != "INTELLIGENT_TIERING":
+        if days is not None:
             request["Days"] = days
-        self.s3._for(version.bucket).restore_object(**_named(version), RestoreRequest=request, **self.s3._owner())
+        client = self.s3._client(self.s3.region_of(version.bucket), attempts=1)
+        answer = client.restore_object(**_named(version), RestoreRequest=request, **self.s3._owner())
+        return int(answer["ResponseMetadata"]["HTTPStatusCode"])
 
 
 class Deleter:
@@ -1389,6 +1484,16 @@ def _restore_header(text: str) -> tuple[bool | None, datetime | None]:
     return 'ongoing-request="true"' in text, expiry
 
 
+def just_before(key: str) -> str:
+    """A key marker after which a listing begins with this key, or with little before it; "" is the very beginning."""
+    head, last = key[:-1], ord(key[-1]) - 1
+    if last < 0:
+        return head
+    marker = head + chr(0xD7FF if 0xD800 <= last <= 0xDFFF else last)
+    longer = marker + "\U0010ffff"
+    return longer if len(longer.encode("utf-8", "surrogatepass")) <= 1024 else marker
+
+
 def _no_more_than_a_list(params: Any, **_: object) -> None:
     """botocore reads the answer to a list into memory, and a server that does not know this list sends the object."""
     params["headers"]["Range"] = f"bytes=0-{_LIST_LIMIT - 1}"
@@ -1472,6 +1577,11 @@ def _not_a_fault(response_dict: Any, **_: object) -> None:
     """botocore takes a 200 that is not XML for a 500 and asks again; here it may be that object, whole."""
     if response_dict["status_code"] == 200 and b"Annotation" not in response_dict["body"]:
         response_dict["status_code"] = 206
+
+
+def _at_this_host(request: Any, **_: object) -> None:
+    """s3control puts the account before the host, whatever it is told of prefixes, and only AWS has names for that."""
+    request.url = re.sub(r"^(\w+://)[0-9]{12}\.", r"\1", request.url)
 
 
 # -- answers as documents
@@ -1610,6 +1720,10 @@ _BAD_CREDENTIALS = (
 _THROTTLED = ("SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "ServiceUnavailable", "503")
 
 
+def _status(error: ClientError) -> int:
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
 def _code(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
 
@@ -1670,3 +1784,6 @@ def _explaining(what: str, absent: Sequence[str] = (), of: ObjectVersion | None 
             raise _explained(error, what, of) from error
     except (*_BROKEN, OSError) as error:
         raise _explained(error, what, of) from error
+
+
+explaining = _explaining  # for the edges of other services of AWS

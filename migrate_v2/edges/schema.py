@@ -6,7 +6,7 @@ from sqlite_utils import Database, Migrations
 
 APPLICATION_ID = 0x4D475632  # "MGV2"
 # Raised with every migration: an older program refuses a file whose number it does not know.
-USER_VERSION = 1
+USER_VERSION = 2
 
 migrations = Migrations("migrate-v2")
 
@@ -253,3 +253,66 @@ def m001_tables(db: Database) -> None:
             OR OLD.storage_class IS NOT NEW.storage_class OR OLD.size IS NOT NEW.size"""
         )
         db.execute(f"CREATE TRIGGER files_{name} AFTER {event} ON files {same} BEGIN {changes} END")
+
+
+@migrations()
+def m002_restores(db: Database) -> None:
+    db.execute("PRAGMA user_version = 2")
+    # What S3 said to the request, NULL until it said something: `restore_requested_at` stands before the request is sent.
+    db.execute("""
+        ALTER TABLE files ADD COLUMN restore_answer TEXT
+        CHECK (restore_answer IN ('started', 'under way', 'back', 'active', 'expired'))
+    """)
+    db.execute("ALTER TABLE files ADD COLUMN restore_days INTEGER")
+    db.execute("ALTER TABLE files ADD COLUMN restore_job TEXT")
+    # Of INTELLIGENT_TIERING, which only HEAD tells of: NULL is not asked yet, '' at hand.
+    db.execute("ALTER TABLE files ADD COLUMN archive_tier TEXT")
+    db.execute("ALTER TABLE bucket_status ADD COLUMN restores_seen_at TEXT")
+    # All that the conveyor and `status` want to know of rows that are on their way, without the rows.
+    db.execute("""
+        CREATE INDEX files_restoring ON files (bucket, storage_class, restore_tier, restore_requested_at, restore_days, size)
+        WHERE state IN ('glacier_restore_requested', 'glacier_restoring')
+    """)
+    db.execute("""
+        CREATE INDEX files_restored ON files (bucket, restore_expiry, size)
+        WHERE state IN ('discovered', 'downloading') AND restore_expiry IS NOT NULL AND archived = 0
+    """)
+    db.execute("""
+        CREATE INDEX files_archived ON files (bucket, storage_class, key, version_id)
+        WHERE state = 'discovered' AND archived = 1
+    """)
+    db.execute("CREATE INDEX files_job ON files (restore_job, bucket, key, version_id) WHERE restore_job IS NOT NULL")
+    # What has been bought. A row of `files` knows of its last restore only.
+    db.execute("""
+        CREATE TABLE restores (
+            bucket TEXT NOT NULL,
+            storage_class TEXT NOT NULL,
+            tier TEXT NOT NULL,
+            requests INTEGER NOT NULL,
+            bytes INTEGER NOT NULL,
+            byte_days INTEGER NOT NULL,
+            PRIMARY KEY (bucket, storage_class, tier)
+        ) STRICT, WITHOUT ROWID
+    """)
+    # Jobs of S3 Batch Operations; `token` makes a second CreateJob, after a crash, the first one again.
+    db.execute("""
+        CREATE TABLE batch_jobs (
+            token TEXT PRIMARY KEY,
+            bucket TEXT NOT NULL,
+            storage_class TEXT NOT NULL,
+            tier TEXT NOT NULL,
+            days INTEGER,
+            versioned INTEGER NOT NULL,
+            objects INTEGER NOT NULL,
+            bytes INTEGER NOT NULL,
+            account TEXT NOT NULL,
+            role TEXT NOT NULL,
+            manifest_bucket TEXT NOT NULL,
+            report_bucket TEXT NOT NULL,
+            job_id TEXT,
+            status TEXT NOT NULL DEFAULT '',
+            reason TEXT,
+            created_at TEXT NOT NULL,
+            ended_at TEXT
+        ) STRICT
+    """)

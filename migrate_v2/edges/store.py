@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sqlite3
 import stat
@@ -11,12 +12,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 from sqlite_utils import Database
 
+from migrate_v2.conveyor import Bought, Lot, expected, expires
 from migrate_v2.edges import older, schema
 from migrate_v2.edges.ledger import Key, Ledger, Settled
 from migrate_v2.errors import Failure, Refused
@@ -26,6 +28,8 @@ from migrate_v2.model import (
     CHANGED,
     STILL_THERE,
     VANISHED,
+    Answer,
+    Asked,
     Counts,
     DeleteMarker,
     FileIdentity,
@@ -66,6 +70,7 @@ class BucketRow:
     session_seconds: float
     created_at: str
     completed_at: str
+    restores_seen_at: str = ""  # when Glacier was last asked how far it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +96,49 @@ class Recount:
     @property
     def agrees(self) -> bool:
         return self.kept == (self.counted.objects, self.counted.bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Restoring:
+    """Objects of one bucket that were asked for in the same hour, `at` its last, and are not back."""
+
+    bucket: str
+    storage_class: str
+    tier: str
+    at: datetime
+    expires: float  # the first of them, in seconds since the epoch; math.inf where nobody knows
+    objects: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """Copies of one bucket that wait to be fetched and go at the same time."""
+
+    bucket: str
+    expiry: datetime
+    objects: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job of S3 Batch Operations; `job_id` is empty until S3 has taken it. The token names it in the rows."""
+
+    token: str
+    bucket: str
+    storage_class: str
+    tier: str
+    days: int | None
+    versioned: bool
+    objects: int
+    bytes: int
+    account: str
+    role: str
+    manifest_bucket: str
+    report_bucket: str
+    job_id: str = ""
+    status: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +253,8 @@ def evidence_of(text: str | None) -> tuple[Witness, ...]:
 _COLUMNS = (
     "bucket, key, version_id, size, etag, storage_class, last_modified, is_latest, checksum_algorithm, checksum_type,"
     " restore_expiry, state, verdict, reason, place, local_path, sha256, evidence, device, inode, mtime_ns, ctime_ns,"
-    " archived, read_run, verified_at, mac, hold"
+    " archived, read_run, verified_at, mac, hold,"
+    " restore_requested_at, restore_tier, restore_days, restore_answer, restore_job"
 )
 
 
@@ -218,7 +267,8 @@ def _row(r: sqlite3.Row, of: Key) -> Row:
     # By position: sqlite3.Row looks names up one by one, and rows are what all steps are made of.
     bucket, key, version_id, size, etag, storage_class, last_modified, is_latest, algorithm, kind, *more = r
     restore_expiry, state, verdict, reason, place, path, sha256, evidence, *more = more
-    device, inode, mtime_ns, ctime_ns, archived, read_run, verified_at, mac, hold = more
+    device, inode, mtime_ns, ctime_ns, archived, read_run, verified_at, mac, hold, *more = more
+    asked_at, tier, days, answer, job = more
     sealed = False
     if state == "verified":
         # What a reading found, and of which object; the path is not in it, the file itself is. In the order of _recorded().
@@ -252,6 +302,7 @@ def _row(r: sqlite3.Row, of: Key) -> Row:
         _moment(verified_at),
         sealed,
         hold or "",
+        Asked(datetime.fromisoformat(asked_at), tier or "", days, answer or "", job or "") if asked_at else None,
     )
 
 
@@ -278,6 +329,12 @@ _FORGOTTEN = [
     "verified_at",
     "mac",
     "hold",
+    "restore_requested_at",
+    "restore_tier",
+    "restore_days",
+    "restore_answer",
+    "restore_job",
+    "archive_tier",
 ]
 
 _UPSERT = f"""
@@ -402,6 +459,7 @@ class Store:
             session_seconds=r["session_seconds"],
             created_at=r["created_at"],
             completed_at=r["completed_at"] or "",
+            restores_seen_at=r["restores_seen_at"] or "",
         )
 
     def set_phase(self, bucket: str, phase: Phase) -> None:
@@ -791,16 +849,23 @@ class Store:
     def in_state(self, bucket: str, state: FileState, also: str = "1") -> Iterator[Row]:
         return self.rows(bucket, f"state = '{state.value}' AND {also}")
 
-    def left_to_request(self, bucket: str) -> Iterator[Row]:
-        return self.in_state(bucket, FileState.DISCOVERED, "archived AND verdict IS NULL")
+    def left_to_request(
+        self, bucket: str, storage_class: str | None = None, *, failed_in_job: bool = False
+    ) -> Iterator[Row]:
+        where = "state = 'discovered' AND archived = 1 AND verdict IS NULL"
+        if failed_in_job:
+            where += f" AND reason LIKE '{_FAILED_IN_JOB}%'"
+        if storage_class is None:
+            return self.rows(bucket, where)
+        return self.rows(bucket, f"{where} AND storage_class = ?", storage_class)
 
     def asked_for(self, bucket: str) -> Iterator[Row]:
         """Everything that Glacier was asked for and has not brought back."""
-        return self.rows(bucket, "+state IN ('glacier_restore_requested', 'glacier_restoring')")
+        return self.rows(bucket, f"+state IN {_ON_THE_WAY}")
 
     def outstanding_restores(self) -> int:
         """Over all buckets: the limits of Glacier are an account's."""
-        sql = "SELECT ifnull(sum(objects), 0) FROM tallies WHERE state IN ('glacier_restore_requested', 'glacier_restoring')"
+        sql = f"SELECT ifnull(sum(objects), 0) FROM tallies WHERE state IN {_ON_THE_WAY}"
         return int(self._conn.execute(sql).fetchone()[0])
 
     def left_to_fetch(self, bucket: str, place: Place | None = None, *, under: str = "") -> Iterator[Row]:
@@ -992,34 +1057,273 @@ class Store:
 
     # -- restore
 
-    def restore_asked(self, versions: Iterable[ObjectVersion], tier: str) -> None:
+    def restore_asked(
+        self, versions: Iterable[ObjectVersion], tier: str, days: int | None = None, *, at_most: int = 1 << 60
+    ) -> list[ObjectVersion]:
+        """About to be asked for: what of them is marked so that no more than `at_most` are outstanding over all buckets,
+        whoever else is asking."""
+        moment = now()
+        with self._writing():
+            marked = list(islice(versions, max(0, at_most - self.outstanding_restores())))
+            self._conn.executemany(
+                "UPDATE files SET state = 'glacier_restore_requested', restore_requested_at = ?, restore_tier = ?,"
+                " restore_days = ?, restore_answer = NULL, restore_job = NULL, restore_expiry = NULL, reason = NULL,"
+                " updated_at = ? WHERE bucket = ? AND key = ? AND version_id = ?",
+                ((moment, tier, days, moment, *_identity(version)) for version in marked),
+            )
+        return marked
+
+    def asking_again(self, versions: Iterable[ObjectVersion]) -> None:
+        """About to be asked for at a faster tier: until S3 has answered nobody knows which it is."""
+        with self._writing():
+            self._conn.executemany(
+                "UPDATE files SET restore_answer = NULL, updated_at = ? WHERE bucket = ? AND key = ? AND version_id = ?",
+                ((now(), *_identity(version)) for version in versions),
+            )
+
+    def restore_answered(self, answers: Iterable[tuple[ObjectVersion, Answer]]) -> None:
+        """What came of requests, and what was bought with them."""
+        moment = now()
+        with self._writing():
+            for version, a in answers:
+                self._conn.execute(
+                    "UPDATE files SET restore_answer = ?, restore_tier = ?, restore_days = ?, restore_job = NULL,"
+                    " updated_at = ? WHERE bucket = ? AND key = ? AND version_id = ?",
+                    (a.word, a.tier, a.days, moment, *_identity(version)),
+                )
+                if a.word in ("started", "back"):
+                    self._bought(version, a.tier, a.days, retrieved=a.word == "started")
+
+    def restore_renewed(self, renewed: Iterable[tuple[ObjectVersion, Answer, datetime]]) -> None:
+        """Copies that stay until then, now that they were asked for again."""
+        moment = now()
+        with self._writing():
+            for version, a, expiry in renewed:
+                self._conn.execute(
+                    "UPDATE files SET restore_answer = ?, restore_days = ?, restore_expiry = ?, updated_at = ?"
+                    " WHERE bucket = ? AND key = ? AND version_id = ?",
+                    (a.word, a.days, _text(expiry), moment, *_identity(version)),
+                )
+                self._bought(version, a.tier, a.days, retrieved=False)
+
+    def _bought(self, version: ObjectVersion, tier: str, days: int | None, *, retrieved: bool) -> None:
+        size = version.size
+        self._conn.execute(
+            "INSERT INTO restores VALUES (?, ?, ?, 1, ?, ?) ON CONFLICT DO UPDATE SET requests = requests + 1,"
+            " bytes = bytes + excluded.bytes, byte_days = byte_days + excluded.byte_days",
+            (version.bucket, version.storage_class, tier, size if retrieved else 0, size * (days or 0)),
+        )
+
+    def restore_seen(self, seen: Iterable[tuple[ObjectVersion, bool, datetime | None]]) -> None:
+        """(version, is it back, until when): a copy that is back is `discovered` again, now fit to be fetched.
+
+        A request that nobody saw the answer of is known to have arrived now, and counts as paid for.
+        """
+        moment = now()
+        with self._writing():
+            for version, back, expiry in seen:
+                self._conn.execute(
+                    "UPDATE files SET state = CASE WHEN :back THEN 'discovered' ELSE 'glacier_restoring' END,"
+                    " archived = NOT :back, restore_expiry = :expiry, restore_job = NULL, updated_at = :now"
+                    " WHERE bucket = :bucket AND key = :key AND version_id = :version",
+                    {"back": int(back), "expiry": _text(expiry), "now": moment, **_named(version)},
+                )
+                arrived = self._conn.execute(
+                    "UPDATE files SET restore_answer = 'started' WHERE bucket = :bucket AND key = :key"
+                    " AND version_id = :version AND restore_requested_at IS NOT NULL AND restore_answer IS NULL"
+                    " RETURNING restore_tier, restore_days",
+                    _named(version),
+                ).fetchone()
+                if arrived:
+                    self._bought(version, arrived[0], arrived[1], retrieved=True)
+
+    def restore_gone(self, versions: Iterable[ObjectVersion]) -> None:
+        """Archived, and no restore under way or at hand: to be asked for (again). What S3 had accepted has expired."""
+        moment = now()
+        with self._writing():
+            self._conn.executemany(
+                "UPDATE files SET state = 'discovered', archived = 1, restore_expiry = NULL, restore_job = NULL,"
+                " restore_answer = CASE WHEN restore_answer IN ('started', 'back', 'under way', 'expired') THEN 'expired' END,"
+                " restore_requested_at = CASE WHEN restore_answer IS NOT NULL THEN restore_requested_at END, updated_at = ?"
+                " WHERE bucket = ? AND key = ? AND version_id = ?",
+                ((moment, *_identity(version)) for version in versions),
+            )
+
+    def unanswered(self, bucket: str) -> Iterator[Row]:
+        """Requests that a process was about to send, and nobody knows whether it did; jobs answer for theirs."""
+        return self.in_state(
+            bucket, FileState.RESTORE_REQUESTED, "restore_answer IS NULL AND restore_job IS NULL AND verdict IS NULL"
+        )
+
+    def on_their_way(self, bucket: str) -> Iterator[Row]:
+        """What S3 has accepted and not brought back."""
+        return self.rows(
+            bucket, f"+state IN {_ON_THE_WAY} AND (restore_answer IS NOT NULL OR state = 'glacier_restoring')"
+        )
+
+    def slower(self, bucket: str, tiers: Sequence[str]) -> Iterator[Row]:
+        """What is still on its way at one of these tiers."""
+        marks = ", ".join("?" * len(tiers))
+        return self.rows(bucket, f"state = 'glacier_restoring' AND restore_tier IN ({marks})", *tiers)
+
+    def expiring(self, bucket: str, by: float) -> Iterator[Row]:
+        """Copies that wait to be fetched and go at this moment or before."""
+        where = (
+            "state IN ('discovered', 'downloading') AND restore_expiry IS NOT NULL AND archived = 0 AND verdict IS NULL"
+        )
+        return self.rows(bucket, f"{where} AND restore_expiry <= ?", _text(datetime.fromtimestamp(by, UTC)))
+
+    def restoring(self, bucket: str | None = None) -> list[Restoring]:
+        """By class, tier and hour, over all buckets if none is named: some lines, however many rows there are."""
+        sql = (
+            "SELECT bucket, storage_class, restore_tier, max(restore_requested_at), min(restore_requested_at),"
+            f" min(restore_days), count(*), sum(size) FROM files WHERE state IN {_ON_THE_WAY} AND (? IS NULL OR bucket = ?)"
+            " GROUP BY 1, 2, 3, substr(restore_requested_at, 1, 13)"
+        )
+        found = []
+        for r in self._conn.execute(sql, (bucket, bucket)):
+            at = datetime.fromisoformat(r[3]) if r[3] else datetime.now(UTC)
+            until = expires(datetime.fromisoformat(r[4]).timestamp(), r[5]) if r[4] and r[5] else math.inf
+            found.append(Restoring(r[0], r[1], r[2] or "Standard", at, until, r[6], r[7]))
+        return found
+
+    def restored(self, bucket: str | None = None) -> list[Restored]:
+        sql = (
+            "SELECT bucket, restore_expiry, count(*), sum(size) FROM files WHERE state IN ('discovered', 'downloading')"
+            " AND restore_expiry IS NOT NULL AND archived = 0 AND (? IS NULL OR bucket = ?) GROUP BY 1, 2"
+        )
+        return [
+            Restored(r[0], datetime.fromisoformat(r[1]), r[2], r[3]) for r in self._conn.execute(sql, (bucket, bucket))
+        ]
+
+    def lots(self, moment: float) -> list[Lot]:
+        """What is on its way or back, over all buckets: one link serves them all."""
+        on_their_way = [
+            Lot(r.at.timestamp() + expected(r.storage_class, r.tier)[1], r.expires, r.objects, r.bytes)
+            for r in self.restoring()
+        ]
+        return on_their_way + [Lot(moment, r.expiry.timestamp(), r.objects, r.bytes) for r in self.restored()]
+
+    def bought(self, bucket: str) -> list[Bought]:
+        sql = "SELECT storage_class, tier, requests, bytes, byte_days FROM restores WHERE bucket = ?"
+        return [Bought(*r) for r in self._conn.execute(sql, (bucket,))]
+
+    def fetched_so_far(self) -> tuple[int, float]:
+        """(bytes, seconds) of fetching, over all buckets."""
+        r = self._conn.execute("SELECT ifnull(sum(fetched_bytes), 0), ifnull(sum(fetch_seconds), 0) FROM bucket_status")
+        size, seconds = r.fetchone()
+        return int(size), float(seconds)
+
+    def looked_at_restores(self, bucket: str) -> None:
+        self._conn.execute("UPDATE bucket_status SET restores_seen_at = ? WHERE bucket = ?", (now(), bucket))
+
+    def in_unknown_tier(self, bucket: str) -> Iterator[Row]:
+        """INTELLIGENT_TIERING of which nobody has asked whether it is archived."""
+        return self.in_state(
+            bucket,
+            FileState.DISCOVERED,
+            "archived = 0 AND archive_tier IS NULL AND verdict IS NULL AND storage_class = 'INTELLIGENT_TIERING'",
+        )
+
+    def tier_seen(self, seen: Iterable[tuple[ObjectVersion, str]]) -> None:
+        """(version, archive tier, "" where it is at hand)."""
+        with self._writing():
+            self._conn.executemany(
+                "UPDATE files SET archive_tier = ?, archived = ? WHERE bucket = ? AND key = ? AND version_id = ?",
+                ((tier, int(tier != ""), *_identity(version)) for version, tier in seen),
+            )
+
+    # -- jobs of S3 Batch Operations
+
+    def add_job(self, job: Job) -> None:
+        with self._writing():
+            self._conn.execute(
+                "INSERT INTO batch_jobs (token, bucket, storage_class, tier, days, versioned, objects, bytes, account, role,"
+                " manifest_bucket, report_bucket, created_at) VALUES (?, ?, ?, ?, ?, ?, 0, 0, ?, ?, ?, ?, ?)",
+                (
+                    *(job.token, job.bucket, job.storage_class, job.tier, job.days, int(job.versioned)),
+                    *(job.account, job.role, job.manifest_bucket, job.report_bucket, now()),
+                ),
+            )
+
+    def give_to_job(self, job: Job, versions: Sequence[ObjectVersion]) -> None:
         moment = now()
         with self._writing():
             self._conn.executemany(
                 "UPDATE files SET state = 'glacier_restore_requested', restore_requested_at = ?, restore_tier = ?,"
-                " reason = NULL, updated_at = ? WHERE bucket = ? AND key = ? AND version_id = ?",
-                ((moment, tier, moment, *_identity(version)) for version in versions),
+                " restore_days = ?, restore_answer = NULL, restore_job = ?, restore_expiry = NULL, reason = NULL,"
+                " updated_at = ? WHERE bucket = ? AND key = ? AND version_id = ?",
+                ((moment, job.tier, job.days, job.token, moment, *_identity(version)) for version in versions),
             )
 
-    def restore_seen(self, seen: Iterable[tuple[ObjectVersion, bool, datetime | None]]) -> None:
-        """(version, is it back, until when): a copy that is back is `discovered` again, now fit to be fetched."""
-        moment = now()
+    def job_chosen(self, token: str) -> None:
         with self._writing():
-            self._conn.executemany(
-                "UPDATE files SET state = CASE WHEN ? THEN 'discovered' ELSE 'glacier_restoring' END, archived = NOT ?,"
-                " restore_expiry = ?, updated_at = ? WHERE bucket = ? AND key = ? AND version_id = ?",
-                ((int(back), int(back), _text(expiry), moment, *_identity(v)) for v, back, expiry in seen),
+            self._conn.execute(
+                "UPDATE batch_jobs SET status = 'chosen', (objects, bytes) ="
+                " (SELECT count(*), ifnull(sum(size), 0) FROM files WHERE restore_job = :token) WHERE token = :token",
+                {"token": token},
             )
 
-    def restore_gone(self, versions: Iterable[ObjectVersion]) -> None:
-        """Archived, and no restore under way or at hand: to be asked for (again)."""
+    def job_taken(self, token: str, job_id: str) -> None:
+        with self._writing():
+            self._conn.execute("UPDATE batch_jobs SET job_id = ?, status = 'New' WHERE token = ?", (job_id, token))
+
+    def job_seen(self, token: str, status: str) -> None:
+        with self._writing():
+            self._conn.execute("UPDATE batch_jobs SET status = ? WHERE token = ?", (status, token))
+
+    def job_reported(self, job: Job, tasks: Iterable[tuple[str, str, str]]) -> int:
+        """(key, version id, S3's error code or "") of tasks; how many are to be asked for singly now."""
+        failed = 0
+        named = "bucket = :bucket AND key = :key AND version_id = :version AND restore_job = :token"
+        with self._writing():
+            for key, version_id, code in tasks:
+                found = self._conn.execute(
+                    f"SELECT {_COLUMNS} FROM files WHERE {named}",
+                    arguments := {"bucket": job.bucket, "key": key, "version": version_id, "token": job.token},
+                ).fetchone()
+                if found is None:
+                    continue
+                word = _REPORTED.get(code)
+                if word is None:
+                    failed += 1
+                    self._conn.execute(
+                        "UPDATE files SET state = 'discovered', restore_requested_at = NULL, restore_job = NULL,"
+                        f" reason = :reason, updated_at = :now WHERE {named}",
+                        {"reason": f"{_FAILED_IN_JOB} {job.job_id}: {show(code)}", "now": now(), **arguments},
+                    )
+                    continue
+                self._conn.execute(
+                    f"UPDATE files SET restore_answer = :word, restore_job = NULL, updated_at = :now WHERE {named}",
+                    {"word": word, "now": now(), **arguments},
+                )
+                if word == "started":
+                    self._bought(_row(found, self._key).version, job.tier, job.days, retrieved=True)
+        return failed
+
+    def release_job(self, token: str, status: str, reason: str) -> None:
+        """The job is over. What it leaves unanswered is asked about, unless S3 never had the job."""
         moment = now()
         with self._writing():
-            self._conn.executemany(
-                "UPDATE files SET state = 'discovered', archived = 1, restore_expiry = NULL, updated_at = ?"
-                " WHERE bucket = ? AND key = ? AND version_id = ?",
-                ((moment, *_identity(version)) for version in versions),
+            taken = self._conn.execute("SELECT job_id FROM batch_jobs WHERE token = ?", (token,)).fetchone()[0]
+            back = "" if taken else "state = 'discovered', restore_requested_at = NULL, "
+            self._conn.execute(
+                f"UPDATE files SET {back}restore_job = NULL, updated_at = ? WHERE restore_job = ?", (moment, token)
             )
+            self._conn.execute(
+                "UPDATE batch_jobs SET status = ?, reason = ?, ended_at = ? WHERE token = ?",
+                (status, reason or None, moment, token),
+            )
+
+    def of_job(self, token: str, bucket: str) -> Iterator[Row]:
+        return self.rows(bucket, "restore_job = ?", token)
+
+    def open_jobs(self, bucket: str) -> list[Job]:
+        sql = "SELECT * FROM batch_jobs WHERE bucket = ? AND ended_at IS NULL ORDER BY created_at, token"
+        return [_job(r) for r in self._conn.execute(sql, (bucket,))]
+
+    def job(self, token: str) -> Job:
+        return _job(self._conn.execute("SELECT * FROM batch_jobs WHERE token = ?", (token,)).fetchone())
 
     # -- places
 
@@ -1040,7 +1344,7 @@ class Store:
             )
 
     def without_place(self, bucket: str) -> Iterator[Row]:
-        return self.rows(bucket, "place IS NULL AND +state IN ('discovered', 'downloading') AND verdict IS NULL")
+        return self.rows(bucket, f"place IS NULL AND +state IN {_TO_COME} AND verdict IS NULL")
 
     def without_fold(self, bucket: str) -> Iterator[Row]:
         """Rows at a plain path that were placed on a file system that does not fold."""
@@ -1083,7 +1387,7 @@ class Store:
         )
         return self.rows(
             bucket,
-            f"""+state IN ('discovered', 'downloading') AND (
+            f"""+state IN {_TO_COME} AND (
                 (place = 'plain' AND {other} AND o.{name} = {path}))
                 OR (place = 'plain' AND {other} AND o.{name} >= {path} || '/' AND o.{name} < {path} || '0'))
                 OR (place = 'folder' AND {other} AND o.{name} = {path} AND o.place = 'plain' AND {_SETTLED})))""",
@@ -1320,7 +1624,10 @@ class Store:
         self._conn.execute("ATTACH DATABASE ? AS snapshot", (str(target),))
         try:
             with self._writing():
-                for table in ("bucket_status", "files", "metadata", "delete_markers", "uploads", "ledger"):
+                for table in (
+                    *("bucket_status", "files", "metadata", "delete_markers", "uploads", "ledger"),
+                    *("restores", "batch_jobs"),
+                ):
                     order = " ORDER BY seq" if table == "ledger" else ""
                     self._conn.execute(
                         f"INSERT INTO snapshot.{table} SELECT * FROM main.{table} WHERE bucket = ?{order}",
@@ -1333,6 +1640,16 @@ class Store:
             self._conn.execute("DETACH DATABASE snapshot")
 
 
+# By S3's error code in the report of a job; any other has failed.
+_REPORTED = {
+    "": "started",
+    "RestoreAlreadyInProgress": "under way",
+    "ObjectAlreadyInActiveTierError": "active",
+    "InvalidObjectState": "active",
+}
+_FAILED_IN_JOB = "failed in restore job"
+_ON_THE_WAY = "('glacier_restore_requested', 'glacier_restoring')"
+_TO_COME = "('discovered', 'glacier_restore_requested', 'glacier_restoring', 'downloading')"
 # A copy that was proved, of a version that S3 does not hold any more; renamed rows ("null+deleted-...") are of these.
 _ONLY_COPY = f"(o.state = 'deleted' OR (o.state = 'error' AND o.reason = '{VANISHED}' AND o.sha256 IS NOT NULL))"
 # Outcomes after which a delete may still have been carried out, as the index ledger_late has it; and rows with a proved copy.
@@ -1375,6 +1692,29 @@ def _behind(folder: str) -> str:
 
 def _identity(version: ObjectVersion) -> tuple[str, str, str]:
     return version.bucket, version.key, version.version_id
+
+
+def _job(r: sqlite3.Row) -> Job:
+    return Job(
+        token=r["token"],
+        bucket=r["bucket"],
+        storage_class=r["storage_class"],
+        tier=r["tier"],
+        days=r["days"],
+        versioned=bool(r["versioned"]),
+        objects=r["objects"],
+        bytes=r["bytes"],
+        account=r["account"],
+        role=r["role"],
+        manifest_bucket=r["manifest_bucket"],
+        report_bucket=r["report_bucket"],
+        job_id=r["job_id"] or "",
+        status=r["status"],
+    )
+
+
+def _named(version: ObjectVersion) -> dict[str, str]:
+    return {"bucket": version.bucket, "key": version.key, "version": version.version_id}
 
 
 def _marker(r: sqlite3.Row) -> DeleteMarker:

@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from migrate_v2 import checksums, keys, timeline, workload
+from migrate_v2.conveyor import WHILE_DUE
 from migrate_v2.costs import Line, Stage, Total, bill, total
 from migrate_v2.edges import cloudwatch, kms
 from migrate_v2.edges.s3 import S3, Denied, Gone, Moved, Refusal, Unreachable
@@ -23,6 +24,7 @@ from migrate_v2.timeline import Deadline, Load, Pace, Timeline
 from migrate_v2.workload import Census, Deed, Shape, Visits, Way
 
 SAMPLES = 12
+LOOKS = 1 + WHILE_DUE  # at each restore, by a `migrate` that waits
 # As steps/sync.py has it: more patterns than these, and whole folders are left to the program's own requests.
 PATTERNS = 150
 _MULTIPART_ETAG = 34  # 32 digits, a dash, and a number
@@ -38,7 +40,7 @@ class Asking:
     noncurrent: str
     at_most_restores: int
     waits: bool
-    poll_seconds: float
+    poll_seconds: float | None  # None: by class and tier, see conveyor.next_look()
     waiver: bool
     deadline: date | None
     base: str
@@ -353,6 +355,8 @@ def looks(asking: Asking, classes: Sequence[str]) -> int:
     """How often each restore is asked about: by a `migrate` that waits every so often, by one that is called again once."""
     if not asking.waits or not classes:
         return 1
+    if asking.poll_seconds is None:
+        return LOOKS
     return math.ceil(workload.restore_hours(classes, asking.way.tier) * 3600 / asking.poll_seconds)
 
 
@@ -492,7 +496,11 @@ def _assumptions(asking: Asking, buckets: Sequence[OfBucket], months: Sequence[i
         told.append("data transfer out is priced as if nothing else of the account went out in these months")
     if any(b.census.archived().objects for b in buckets):
         how = (
-            f"a waiting `migrate` looks every {asking.poll_seconds:g} s"
+            (
+                "a waiting `migrate` looks "
+                + (f"every {asking.poll_seconds:g} s" if asking.poll_seconds else f"{LOOKS} times")
+            )
+            + ", each counted as a HEAD an object; where a listing tells of a thousand, it is fewer"
             if asking.waits
             else "`migrate` is called again once they are back"
         )

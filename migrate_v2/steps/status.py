@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
-from migrate_v2.edges.store import BucketRow, Store, Tally
+from migrate_v2 import conveyor
+from migrate_v2.edges.store import BucketRow, Restoring, Store, Tally
 from migrate_v2.events import Stands
 from migrate_v2.model import ARCHIVED_CLASSES, FileState, Phase, Verdict
 
@@ -30,6 +31,37 @@ class Glacier:
     to_request: Amount = field(default_factory=Amount)
     restoring: Amount = field(default_factory=Amount)
     restored: Amount = field(default_factory=Amount)  # back, and not fetched yet
+
+
+@dataclass(slots=True)
+class OnItsWay:
+    """What Glacier was asked for and has not brought back, of one class and tier; when the first and the last may be back."""
+
+    storage_class: str
+    tier: str
+    objects: int
+    bytes: int
+    ready_from: str  # ISO 8601, UTC, as AWS promises it; not before now
+    ready_by: str
+
+
+@dataclass(slots=True)
+class Copies:
+    """Restored copies that wait to be fetched and go at the same time."""
+
+    expiry: str
+    objects: int
+    bytes: int
+
+
+@dataclass(slots=True)
+class RestoreCost:
+    """What restores have cost so far: an estimate by list prices."""
+
+    usd: float
+    requests: int
+    retrieved_bytes: int
+    prices_of: str
 
 
 @dataclass(slots=True)
@@ -71,11 +103,17 @@ class Standing:
     fetched_bytes: int
     fetch_seconds: float
     to_come: Amount  # still to be fetched
+    backlog: dict[str, Amount]  # archived and not asked for, by class
+    on_its_way: list[OnItsWay]
+    copies: list[Copies]
+    restore_cost: RestoreCost
+    restores_seen_at: str
 
 
 def standing(held: BucketRow, store: Store, session: str) -> Standing:
     states = {state: Amount() for state in FileState}
     classes: dict[str, Amount] = {}
+    backlog: dict[str, Amount] = {}
     glacier = Glacier()
     total, verified, unprovable, kept, failed, deleted, pending, to_come = (Amount() for _ in range(8))
     for tally in store.tallies(held.bucket):
@@ -88,6 +126,8 @@ def standing(held: BucketRow, store: Store, session: str) -> Standing:
             to_come.add(tally)
         if part is pending and (stage := _glacier(tally, glacier)) is not None:
             stage.add(tally)
+            if stage is glacier.to_request:
+                backlog.setdefault(tally.storage_class, Amount()).add(tally)
     overall = held.fetched_bytes / held.fetch_seconds if held.fetch_seconds else None
     ours = held.session == session and held.session_seconds > 0
     speed = Throughput(held.session_bytes / held.session_seconds if ours else None, overall)
@@ -121,6 +161,11 @@ def standing(held: BucketRow, store: Store, session: str) -> Standing:
         fetched_bytes=held.fetched_bytes,
         fetch_seconds=held.fetch_seconds,
         to_come=to_come,
+        backlog=backlog,
+        on_its_way=_on_its_way(held.bucket, store),
+        copies=[Copies(c.expiry.isoformat(), c.objects, c.bytes) for c in store.restored(held.bucket)],
+        restore_cost=_restore_cost(held.bucket, store),
+        restores_seen_at=held.restores_seen_at,
     )
 
 
@@ -177,6 +222,64 @@ def total(standings: Iterable[Standing]) -> Total:
 def _sum(whole: Amount, part: Amount) -> None:
     whole.objects += part.objects
     whole.bytes += part.bytes
+
+
+def _on_its_way(bucket: str, store: Store) -> list[OnItsWay]:
+    groups: dict[tuple[str, str], list[Restoring]] = {}
+    for one in store.restoring(bucket):
+        groups.setdefault((one.storage_class, one.tier), []).append(one)
+    now = datetime.now(UTC)
+    found = []
+    for (storage_class, tier), some in sorted(groups.items()):
+        early, late = (timedelta(seconds=seconds) for seconds in conveyor.expected(storage_class, tier))
+        first = max(now, min(one.at for one in some) + early)
+        last = max(now, max(one.at for one in some) + late)
+        objects, size = sum(one.objects for one in some), sum(one.bytes for one in some)
+        found.append(OnItsWay(storage_class, tier, objects, size, _minute(first), _minute(last)))
+    return found
+
+
+def _minute(moment: datetime) -> str:
+    return moment.isoformat(timespec="minutes")
+
+
+def _restore_cost(bucket: str, store: Store) -> RestoreCost:
+    bought = store.bought(bucket)
+    return RestoreCost(
+        round(conveyor.cost(bought), 2),
+        sum(one.requests for one in bought),
+        sum(one.bytes for one in bought),
+        conveyor.PRICES_OF,
+    )
+
+
+def glacier_lines(s: Standing) -> list[str]:
+    """For people: what is on its way, what waits to be fetched and until when, what it has cost."""
+    lines = [
+        f"{w.objects:,} objects ({_gb(w.bytes)}) of {w.storage_class} asked for at {w.tier}, expected from"
+        f" {_utc(w.ready_from)} to {_utc(w.ready_by)}"
+        for w in s.on_its_way
+    ]
+    lines += [
+        f"{c.objects:,} restored copies ({_gb(c.bytes)}) wait to be fetched until {_utc(c.expiry)}" for c in s.copies
+    ]
+    if s.glacier.to_request.objects:
+        lines.append(f"{s.glacier.to_request.objects:,} objects ({_gb(s.glacier.to_request.bytes)}) not asked for yet")
+    if s.restore_cost.requests:
+        cost = s.restore_cost
+        lines.append(
+            f"restores so far: {cost.requests:,} requests, {_gb(cost.retrieved_bytes)}, about {cost.usd:,.2f} USD"
+            f" ({cost.prices_of})"
+        )
+    return lines
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:,.1f} GB" if size >= 1e8 else f"{size:,} bytes"
+
+
+def _utc(moment: str) -> str:
+    return f"{datetime.fromisoformat(moment).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def stands(held: BucketRow, store: Store) -> Stands:

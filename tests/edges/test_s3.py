@@ -39,10 +39,12 @@ from migrate_v2.edges.s3 import (
     Throttled,
     Unreachable,
     check_bucket_name,
+    just_before,
 )
 from migrate_v2.errors import BadUsage, Failure, Refused
 from migrate_v2.model import (
     CHANGED,
+    Answer,
     DeleteMarker,
     Doomed,
     FileIdentity,
@@ -817,11 +819,11 @@ def test_no_such_bucket(s3: S3) -> None:
 def test_a_restore_is_asked_for_by_id_and_only_once(server: S3Server, s3: S3, versioning: Any) -> None:
     server.buckets["b"].versioning = versioning
     stored = server.put("b", "k", b"1", storage_class="GLACIER")
-    for status in (202, 409):
-        assert Restorer(s3).restore(version_of(stored), days=3, tier="Bulk") == "Bulk"
+    for status, word in ((202, "started"), (409, "under way")):
+        assert Restorer(s3).restore(version_of(stored), days=3, tier="Bulk") == Answer(word, "Bulk", 3)
         assert server.requests[-1].status == status
     server.advance(13 * 3600)
-    assert Restorer(s3).restore(version_of(stored), days=3, tier="Bulk") == "Bulk"
+    assert Restorer(s3).restore(version_of(stored), days=3, tier="Bulk") == Answer("back", "Bulk", 3)
     assert server.requests[-1].status == 200
     assert server.requests[-1].query.get("versionId", "null") == stored.version_id
     assert (stored.restore_days, stored.restore_tier) == (3, "Bulk")
@@ -830,10 +832,10 @@ def test_a_restore_is_asked_for_by_id_and_only_once(server: S3Server, s3: S3, ve
 def test_expedited_falls_back_to_standard(server: S3Server, s3: S3) -> None:
     stored = server.put("b", "k", b"1", storage_class="GLACIER")
     server.expedited_capacity = False
-    assert Restorer(s3).restore(version_of(stored), days=1, tier="Expedited") == "Standard"
+    assert Restorer(s3).restore(version_of(stored), days=1, tier="Expedited").tier == "Standard"
     assert stored.restore_tier == "Standard"
     deep = server.put("b", "deep", b"1", storage_class="DEEP_ARCHIVE")
-    assert Restorer(s3).restore(version_of(deep), days=1, tier="Expedited") == "Standard"
+    assert Restorer(s3).restore(version_of(deep), days=1, tier="Expedited") == Answer("started", "Standard", 1)
 
 
 def test_intelligent_tiering_is_restored_without_days(server: S3Server, s3: S3) -> None:
@@ -842,7 +844,7 @@ def test_intelligent_tiering_is_restored_without_days(server: S3Server, s3: S3) 
     assert server.requests[-1].status == 202
     server.advance(13 * 3600)
     assert s3.head(version_of(stored))[0].archive_status == ""
-    assert Restorer(s3).restore(version_of(stored), days=3, tier="Standard") == "Standard"
+    assert Restorer(s3).restore(version_of(stored), days=3, tier="Standard") == Answer("active", "Standard", None)
 
 
 def test_restores_that_cannot_be(server: S3Server, s3: S3) -> None:
@@ -856,6 +858,45 @@ def test_restores_that_cannot_be(server: S3Server, s3: S3) -> None:
     server.remove("b", "k", "null")
     with pytest.raises(Gone):
         Restorer(s3).restore(version_of(stored), days=1, tier="Bulk")
+
+
+def listed_from(s3: S3, key: str) -> list[str]:
+    return [version.key for version in s3.listed_from("b", key)[0]]
+
+
+@pytest.mark.parametrize("versions_listing", [True, False])
+@pytest.mark.parametrize("key", ["a", "a b", "a/b", "a\x00", "b\ue000", "\U0001f600", "a" * 1023 + "b", "é"])
+def test_a_listing_can_begin_with_any_key(server: S3Server, s3: S3, key: str, versions_listing: bool) -> None:
+    keys = sorted(["a", "a b", "a/b", "a\x00", "b\ue000", "\U0001f600", "a" * 1023 + "b", "é"], key=str.encode)
+    for one in keys:
+        server.put("b", one, b"1", storage_class="GLACIER", restored_until=server.clock() + DAY)
+    server.versions_listing = versions_listing
+    assert listed_from(s3, key) == keys[keys.index(key) :]
+    versions, whole = s3.listed_from("b", key)
+    assert whole and all(v.restore_ongoing is False and v.restore_expiry for v in versions)
+
+
+def test_a_marker_just_before_a_key_has_little_between_them() -> None:
+    assert just_before("\x00") == "" and just_before("k\x00") == "k"
+    assert just_before("kb") == "ka\U0010ffff"
+    assert just_before("\ue000") == "\ud7ff\U0010ffff", "half a surrogate is no character"
+    assert len(just_before("k" * 1024).encode()) <= 1024
+
+
+def test_a_rule_of_tiering_is_seen_whatever_its_status(server: S3Server, s3: S3) -> None:
+    assert not s3.archives_by_tiering("b")
+    s3.client_for("b").put_bucket_intelligent_tiering_configuration(
+        Bucket="b",
+        Id="old",
+        IntelligentTieringConfiguration={
+            "Id": "old",
+            "Status": "Disabled",
+            "Tierings": [{"Days": 180, "AccessTier": "DEEP_ARCHIVE_ACCESS"}],
+        },
+    )
+    assert s3.archives_by_tiering("b")
+    server.deny("s3:GetIntelligentTieringConfiguration", "b")
+    assert not s3.archives_by_tiering("b"), "the fetch finds it out"
 
 
 # Deletes

@@ -117,7 +117,7 @@ def test_every_released_schema_is_brought_up_to_date_with_its_rows(tmp_path: Pat
     insert(database, "k2", "deleted", 8)
     database.conn.execute("INSERT INTO bucket_status (bucket, scan, created_at, updated_at) VALUES ('b', 1, 't', 't')")
     database.conn.execute("INSERT INTO delete_markers VALUES ('b', 'm', 'v', 1, 't', 'listed', NULL, 1)")
-    database.conn.execute("INSERT INTO migration_metadata VALUES ('state_id', 'x', 't'), ('key_id', 'y', 't')")
+    database.conn.execute("INSERT INTO migration_metadata VALUES ('state_id', 'x', 't'), ('keys', 'y z', 't')")
     database.conn.commit()
     before = {
         table: sorted(tuple(r) for r in database.conn.execute(f"SELECT * FROM {table}"))
@@ -131,3 +131,17 @@ def test_every_released_schema_is_brought_up_to_date_with_its_rows(tmp_path: Pat
             assert now == rows, table
         assert all(group.agrees for group in store.recount())
         assert store.identity() == "x"
+
+
+def test_a_state_file_of_before_restores_were_counted_is_taken_over() -> None:
+    """What was asked for before is asked about, and not again."""
+    database = Database(memory=True)
+    schema.migrations.apply(database, stop_before="m002_restores")
+    insert(database, "k", "glacier_restore_requested")
+    before = tallies(database)
+    schema.migrations.apply(database)
+    assert tallies(database) == before
+    row = database.conn.execute("SELECT restore_answer, restore_days, restore_job, archive_tier FROM files").fetchone()
+    assert tuple(row) == (None, None, None, None)
+    with pytest.raises(sqlite3.IntegrityError):
+        database.conn.execute("UPDATE files SET restore_answer = 'maybe'")

@@ -444,6 +444,8 @@ NAMED_SETTINGS = {
 
 def op_of(method: str, bucket: str, key: str, query: Mapping[str, str]) -> str:
     """The S3 operation by its name in the API, "" if this is none."""
+    if bucket == "v20180820":  # s3control, which is at the same endpoint
+        return "CreateJob" if method == "POST" else "DescribeJob"
     if not bucket:
         return {"GET": "ListBuckets", "POST": "GetCallerIdentity"}.get(method, "")
     if key:
@@ -689,6 +691,7 @@ class S3Server:
         self.restore_seconds: float | None = None  # in place of RESTORE_SECONDS
         self.expedited_capacity = True
         self.min_part_size = 5 * 2**20
+        self.jobs: Any = None  # tests.fakes.s3batch.Jobs, for an endpoint that has s3control
         # Deleting again, by DeleteObjects, a version that is gone: not established for S3 itself.
         self.gone_versions: Literal["NoSuchVersion", "deleted"] = "NoSuchVersion"
         self.lock = threading.RLock()
@@ -1146,6 +1149,9 @@ class S3Server:
         if request.op == "GetCallerIdentity":
             return get_caller_identity(self, request)
         self._authenticate(request)
+        if self.jobs is not None and request.op in ("CreateJob", "DescribeJob"):
+            answer: Response = self.jobs.operate(self, request)
+            return answer
         if operation is None or request.op in self.unimplemented:
             raise not_implemented()
         if len(request.key.encode()) > 1024:

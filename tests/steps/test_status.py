@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 import pytest
 
 from migrate_v2 import cli
+from migrate_v2.conveyor import Link
 from migrate_v2.edges.s3 import Restorer
 from migrate_v2.model import FileState, phase_of
 from migrate_v2.pipeline import plan
 from migrate_v2.report import sentence
 from migrate_v2.steps import restore as restore_step
 from migrate_v2.steps.manifest import manifest
-from migrate_v2.steps.status import Standing, standing, stands, stands_of
+from migrate_v2.steps.restore import Means
+from migrate_v2.steps.status import Standing, glacier_lines, standing, stands, stands_of
 from migrate_v2.steps.verify import verify
 from tests.steps.conftest import Job
 
@@ -65,12 +69,23 @@ def test_through_a_whole_migration(job: Job) -> None:
     job.scan()
     s = assert_it_adds_up(job)
     assert (s.phase, s.pending.objects, s.glacier.to_request.pair) == ("glacier_restore", 6, (2, 60007))
+    assert {kind: amount.pair for kind, amount in s.backlog.items()} == {"GLACIER": (1, 60000), "DEEP_ARCHIVE": (1, 7)}
+    assert "2 objects (60,007 bytes) not asked for yet" in glacier_lines(s)
     assert s.storage_classes["GLACIER"].pair == (1, 60000) and s.eta_seconds is None
     assert s.throughput.session is s.throughput.overall is None
     assert (s.account, s.region, s.versioning) == ("111122223333", "us-east-1", "Enabled")
     restorer = Restorer(job.s3)
-    list(restore_step.request("b", job.store, restorer, days=1, tier="Standard", at_most=9, rows_per_commit=9))
+    means = Means(1, True, "Standard", 9, 86400.0, Link(1e9, 1e6, measured=True))
+    list(restore_step.request("b", job.store, restorer, means))
     s = assert_it_adds_up(job)
+    assert [(w.storage_class, w.tier, w.objects, w.bytes) for w in s.on_its_way] == [
+        ("DEEP_ARCHIVE", "Standard", 1, 7),
+        ("GLACIER", "Standard", 1, 60000),
+    ]
+    for way, hours in zip(s.on_its_way, (12, 5), strict=True):
+        assert abs(datetime.fromisoformat(way.ready_by).timestamp() - time.time() - hours * 3600) < 120
+        assert way.ready_from < way.ready_by
+    assert (s.restore_cost.requests, s.restore_cost.retrieved_bytes, s.copies, s.backlog) == (2, 60007, [], {})
     assert (s.phase, s.glacier.restoring.objects, s.glacier.to_request.objects) == ("glacier_wait", 2, 0)
     job.server.deny("s3:GetObjectVersion", "b", "denied")
     job.place()
@@ -87,6 +102,8 @@ def test_through_a_whole_migration(job: Job) -> None:
     list(restore_step.refresh("b", job.store, job.s3, rows_per_commit=9))
     s = assert_it_adds_up(job)
     assert (s.phase, s.glacier.restored.pair, s.glacier.restoring.objects) == ("syncing", (2, 60007), 0)
+    assert sum(c.objects for c in s.copies) == 2 and sum(c.bytes for c in s.copies) == 60007
+    assert s.restores_seen_at and any("wait to be fetched until" in line for line in glacier_lines(s))
     job.server.allow()
     job.store.change([])
     job.scan()

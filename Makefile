@@ -4,11 +4,12 @@
 PYTHON ?= python3
 VENV := .venv
 SERVERS := .venv-servers
+BENCH := .venv-bench
 RUN := bin/migrate-v2
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --require-hashes
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev servers migrate scan restore sync verify status demo test soak coverage check lock docs clean
+.PHONY: help setup dev servers peers migrate scan restore sync verify status demo test soak bench coverage check lock docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+( [a-z-]+)*:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 32
@@ -29,12 +30,20 @@ $(SERVERS)/ready: requirements-servers.lock
 	$(SERVERS)/bin/python $(PIP_INSTALL) -r requirements-servers.lock
 	@touch $@
 
-# Compiled once: a program that compiles itself at each start takes twice as long, where Python may not write beside it.
-COMPILE = @-$(VENV)/bin/python -m compileall -q
+# Compiled once: a program that compiles itself at each start takes twice as long, and Python may not be let write by itself.
+COMPILE := -m compileall -q
+
+setup: $(VENV)/ready  ## make the environment in .venv, with an `aws` in it
+	@-$(VENV)/bin/python $(COMPILE) migrate_v2
+dev: $(VENV)/ready-dev
+	@-$(VENV)/bin/python $(COMPILE) migrate_v2 tests
+servers: $(SERVERS)/ready
+peers: $(BENCH)/ready
 
 setup: $(VENV)/ready  ## make the environment in .venv, with an `aws` in it
 dev: $(VENV)/ready-dev
 servers: $(SERVERS)/ready
+peers: $(BENCH)/ready
 
 # --- the work --------------------------------------------------------------------------------
 
@@ -61,6 +70,9 @@ coverage: dev servers  ## every branch of what leads to a delete is tested
 		tests/steps/test_delete.py tests/steps/test_hold.py tests/steps/test_settle.py
 	$(VENV)/bin/coverage report --show-missing --fail-under=100
 
+bench: setup peers  ## measure against rclone, s5cmd and the AWS CLI on loopback; ARGS=--short takes 2 minutes
+	@$(VENV)/bin/python -m bench $(ARGS)
+
 check: dev  ## lint and types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -76,6 +88,7 @@ lock: dev  ## write the lock files anew from pyproject.toml
 	$(UV_COMPILE) --extra cli pyproject.toml -o requirements.lock
 	$(UV_COMPILE) --extra cli --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
 	$(UV_COMPILE) --group servers -o requirements-servers.lock
+	$(UV_COMPILE) --group bench -o bench/requirements.lock
 
 clean:  ## remove the environments and caches, no data
-	rm -rf $(VENV) $(SERVERS) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(SERVERS) $(BENCH) .pytest_cache .mypy_cache .ruff_cache .hypothesis

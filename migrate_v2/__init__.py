@@ -8,6 +8,7 @@
             policy                              bucket policies, and what they let whom do
             checksums                           every witness of S3, recomputed
             tuning                              inventory + machine -> transfer settings
+            shards                              work for other processes, as plain values
             conveyor                            inventory + link + disk -> restores, and for how many days
             settings                            the table of settings
             space costs obstacles timeline      whether it fits; what it costs, is in the way, takes
@@ -18,7 +19,8 @@
             edges.s3control                     AWS: jobs of S3 Batch Operations
             edges.awscli edges.disk             the AWS CLI; files, locks, the machine
             edges.kms edges.cloudwatch edges.pricelist    KMS, metrics, prices: asked through edges.s3
-    steps   steps.settle steps.scan steps.restore steps.batch steps.place steps.sync steps.fetch
+            edges.crt                           the AWS Common Runtime, in processes of its own
+    steps   steps.settle steps.scan steps.restore steps.batch steps.place steps.sync steps.pull steps.fetch
             steps.verify steps.describe steps.manifest steps.audit steps.hold steps.delete steps.status
             steps.policy steps.errors steps.upgrade steps.diagnose steps.preflight steps.plan
     roof    pipeline                            the order of the steps; the only place that moves a phase
@@ -36,7 +38,7 @@ What is outside belongs to one room:
     boto3 botocore mypy_boto3_s3    edges.s3
     sh                              edges.awscli
     psutil fcntl                    edges.disk
-    awscrt                          checksums
+    awscrt                          checksums edges.crt
     pydantic pydantic_settings      settings
     tomllib                         settings prices
     pygal                           page

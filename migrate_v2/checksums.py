@@ -90,6 +90,7 @@ _ALGORITHM_BITS = {algorithm: len(begin().digest()) * 8 for algorithm, begin in 
 _WHOLE = {MD5_ETAG: MD5, EMPTY: SHA256, REFETCH: SHA256} | {algorithm: algorithm for algorithm in _BEGIN}
 _PARTED = {MULTIPART_ETAG: MD5} | {algorithm + COMPOSITE: algorithm for algorithm in _BEGIN}
 _ALGORITHM = _WHOLE | _PARTED
+_KINDS = {algorithm: [kind for kind, its in _WHOLE.items() if its == algorithm] for algorithm in _BEGIN}
 
 BITS: Mapping[str, int] = {kind: _ALGORITHM_BITS[algorithm] for kind, algorithm in _ALGORITHM.items()}
 
@@ -318,18 +319,19 @@ class Reading:
 
     def finish(self) -> Measured:
         values: dict[tuple[str, tuple[int, ...]], str] = {}
-        for kind, algorithm in _WHOLE.items():
-            if algorithm in self._whole:
-                values[kind, ()] = _written(kind, self._whole[algorithm].digest())
+        digests = {algorithm: running.digest() for algorithm, running in self._whole.items()}
+        for algorithm, digest in digests.items():
+            for kind in _KINDS[algorithm]:
+                values[kind, ()] = _written(kind, digest)
         for parts in self._parts.values():
             if not parts.over or parts.start != self._size:
                 continue
-            digest = _BEGIN[parts.algorithm]()
-            digest.update(memoryview(b"".join(parts.digests)))
+            running = _BEGIN[parts.algorithm]()
+            running.update(memoryview(b"".join(parts.digests)))
             for kind, algorithm in _PARTED.items():
                 if algorithm == parts.algorithm:
-                    values[kind, parts.sizes] = _written(kind, digest.digest(), parts.sizes)
-        return Measured(self._size, self._whole[SHA256].digest().hex(), values)
+                    values[kind, parts.sizes] = _written(kind, running.digest(), parts.sizes)
+        return Measured(self._size, digests[SHA256].hex(), values)
 
 
 def matched(witnesses: Iterable[Witness], measured: Measured) -> tuple[Witness, ...]:

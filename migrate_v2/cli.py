@@ -57,7 +57,7 @@ Options:
   --dest=DIR          The folder that the buckets come to: DIR/<bucket>/<key>.
   --state=FILE        The state file.
   --config=FILE       The settings file.
-  --engine=ENGINE     What does the bulk transfer: cli.
+  --engine=ENGINE     What does the bulk transfer: cli (aws s3 sync) or native (the AWS Common Runtime).
   --profile=NAME      The AWS profile.
   --region=NAME       The AWS region.
   --endpoint-url=URL  An endpoint other than AWS's, for all services.
@@ -1260,9 +1260,13 @@ def _config(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
     if arguments["--json"]:
         report.document({row.name: {k: v for k, v in asdict(row).items() if k not in ("name", "text")} for row in rows})
         return 0
+    engine = tools.settings.engine
     report.table(
-        ("setting", "value", "from", "what it means with the cli engine"),
-        ((row.name, row.text, row.origin, row.meaning_cli) for row in rows),
+        ("setting", "value", "from", f"what it means with the {engine} engine"),
+        (
+            (row.name, row.text, row.origin, row.meaning_native if engine == "native" else row.meaning_cli)
+            for row in rows
+        ),
     )
     return 0
 

@@ -53,6 +53,26 @@ class Meter:
             self.bytes += count
 
 
+class Limit:
+    """Bytes a second that several threads may take together, as `rate` says at the moment; None is no limit."""
+
+    def __init__(self, rate: Callable[[], int | None]) -> None:
+        self._rate = rate
+        self._lock = Lock()
+        self._due = 0.0
+
+    def take(self, count: int, stop: Event) -> None:
+        """Returns when so many more may be taken, or at once when `stop` is set."""
+        rate = self._rate()
+        if rate is None:
+            return
+        with self._lock:
+            now = time.monotonic()
+            begin = max(now, self._due)
+            self._due = begin + count / rate
+        stop.wait(begin - now)
+
+
 class Allowance:
     """So many requests a second, for all threads together: fewer where the other side asks for it, and slowly more again.
 

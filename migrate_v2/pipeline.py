@@ -21,6 +21,7 @@ from urllib.request import getproxies, proxy_bypass
 
 from migrate_v2 import __version__, conveyor, keys, policy, tuning
 from migrate_v2.edges import awscli, pricelist
+from migrate_v2.edges.crt import Engine
 from migrate_v2.edges.disk import Disk, Lock, Vitals, clock_reading, machine, vitals, volume
 from migrate_v2.edges.s3 import S3, Deleter, PolicySetter, Restorer, Unreachable
 from migrate_v2.edges.s3control import BatchRestorer
@@ -49,6 +50,7 @@ from migrate_v2.obstacles import Obstacle as InTheWay
 from migrate_v2.obstacles import obstacles
 from migrate_v2.prices import PriceBook
 from migrate_v2.settings import SETTING, Settings, bandwidth_at
+from migrate_v2.shards import Sizes
 from migrate_v2.steps import audit as audit_step
 from migrate_v2.steps import batch as batch_step
 from migrate_v2.steps import delete as delete_step
@@ -59,11 +61,12 @@ from migrate_v2.steps import manifest as manifest_step
 from migrate_v2.steps import plan as plan_step
 from migrate_v2.steps import policy as policy_step
 from migrate_v2.steps import restore as restore_step
-from migrate_v2.steps.fetch import fetch
+from migrate_v2.steps.fetch import LARGE, fetch
 from migrate_v2.steps.hold import hold
 from migrate_v2.steps.place import adopt, choose, place, same_history
 from migrate_v2.steps.plan import Asking, Forecast, OfBucket
 from migrate_v2.steps.preflight import preflight
+from migrate_v2.steps.pull import pull
 from migrate_v2.steps.scan import must_be_as_listed, scan
 from migrate_v2.steps.settle import settle
 from migrate_v2.steps.status import stands
@@ -154,18 +157,22 @@ class Tools:
         amounts = [(t.objects, t.bytes) for t in self.store.tallies(bucket)]
         objects, size = (sum(column) for column in zip(*amounts, strict=True))
         s = self.settings
-        chosen = tuning.transfer(
-            size / max(1, objects),
-            machine().cores,
-            threshold=s.multipart_threshold,
-            chunk=s.multipart_chunksize,
-            concurrency=s.max_concurrency,
-            use_threads=s.use_threads,
-            bandwidth=bandwidth_at(s.max_bandwidth, datetime.now().time()),
-        )
+
+        def tune(mean_size: float, bandwidth: int | None) -> tuning.Transfer:
+            return tuning.transfer(
+                mean_size,
+                machine().cores,
+                threshold=s.multipart_threshold,
+                chunk=s.multipart_chunksize,
+                concurrency=s.max_concurrency,
+                use_threads=s.use_threads,
+                bandwidth=bandwidth,
+            )
+
+        here = machine()
         return Cli(
             aws=self.aws,
-            transfer=chosen,
+            transfer=tune(size / max(1, objects), self.bandwidth()),
             folder=folder,
             home=str(Path.home()),
             user_config=user_config,
@@ -176,7 +183,29 @@ class Tools:
             profile_in_use=self.s3.profile_in_use,
             endpoint_url=self.s3.endpoint_flag,
             addressing_style=self.s3.addressing_style,
+            processes=tuning.processes(here.cores, here.memory_available, self.bandwidth()),
+            tune=tune,
+            bandwidth=self.bandwidth,
         )
+
+    def bandwidth(self) -> int | None:
+        """Bytes a second that all transfers together may take now."""
+        return bandwidth_at(self.settings.max_bandwidth, datetime.now().time())
+
+    def crew(self, bucket: str) -> Engine:
+        amounts = [(t.objects, t.bytes) for t in self.store.tallies(bucket)] or [(0, 0)]
+        objects, size = (sum(column) for column in zip(*amounts, strict=True))
+        s, here = self.settings, machine()
+        chosen = tuning.crew(
+            size / max(1, objects),
+            here.cores,
+            here.memory_available,
+            threshold=s.multipart_threshold,
+            part=s.multipart_chunksize,
+            concurrency=s.max_concurrency,
+            use_threads=s.use_threads,
+        )
+        return Engine(chosen.workers, chosen.window, chosen.threshold, chosen.part, LARGE)
 
     @contextmanager
     def locked(self, bucket: str, *, destination: bool = True) -> Iterator[tuple[Path, list[int]]]:
@@ -378,14 +407,7 @@ def _next_look(buckets: Iterable[str], tools: Tools) -> float:
     return conveyor.next_look(asked, time.time())
 
 
-def _fetch(bucket: str, tools: Tools, folder: Path, lock_fds: list[int]) -> Events:
-    s = tools.settings
-    rows = s.db_batch_commit_size
-    yield from place(bucket, tools.store, tools.disk, rows_per_commit=rows)
-    counts = tools.store.counts(bucket)
-    if not counts.to_fetch:
-        return
-    _same_bucket(bucket, tools)
+def _sync(bucket: str, tools: Tools, folder: Path, lock_fds: list[int]) -> Events:
     tools.store.remember("aws_cli", f"{tools.aws.path} {tools.aws.text}")
     for passed_over in tools.aws.passed_over:
         if passed_over not in tools.said:
@@ -401,7 +423,30 @@ def _fetch(bucket: str, tools: Tools, folder: Path, lock_fds: list[int]) -> Even
         tools.cli(bucket, folder),
         lock_fds,
         session=tools.session,
-        rows_per_commit=rows,
+        rows_per_commit=tools.settings.db_batch_commit_size,
+    )
+
+
+def _fetch(bucket: str, tools: Tools, folder: Path, lock_fds: list[int]) -> Events:
+    s = tools.settings
+    rows = s.db_batch_commit_size
+    yield from place(bucket, tools.store, tools.disk, rows_per_commit=rows)
+    counts = tools.store.counts(bucket)
+    if not counts.to_fetch:
+        return
+    _same_bucket(bucket, tools)
+    if s.engine == "cli":
+        yield from _sync(bucket, tools, folder, lock_fds)
+    yield from pull(
+        bucket,
+        tools.store,
+        tools.disk,
+        tools.s3,
+        tools.crew(bucket),
+        lock_fds,
+        session=tools.session,
+        bandwidth=tools.bandwidth,
+        sizes=Sizes(rows=s.batch_size),
     )
     yield from fetch(
         bucket,
@@ -412,6 +457,7 @@ def _fetch(bucket: str, tools: Tools, folder: Path, lock_fds: list[int]) -> Even
         threads=s.max_concurrent_downloads,
         block_size=s.download_chunk_size,
         rows_per_commit=rows,
+        bandwidth=tools.bandwidth,
     )
 
 

@@ -132,13 +132,6 @@ def _one_of(*words: str) -> Callable[[object], object]:
     return lambda value: known.get(value.strip().casefold(), value) if isinstance(value, str) else value
 
 
-def _engine(value: object) -> object:
-    word = _one_of("cli", "native")(value)
-    if word == "native":
-        raise ValueError("this version has no native engine yet; cli is the one there is")
-    return word
-
-
 def _command(value: object) -> object:
     if isinstance(value, str) and value.strip():
         try:
@@ -213,13 +206,13 @@ class Settings(BaseSettings):
         ),
     ] = Path("s3_migration_state.db")
     engine: Annotated[
-        Literal["cli"],
-        BeforeValidator(_engine),
+        Literal["cli", "native"],
+        BeforeValidator(_one_of("cli", "native")),
         About(
             "what does the bulk transfer",
-            allowed="cli",
-            cli="aws s3 sync, as subprocesses",
-            native="not in this version",
+            allowed="cli or native",
+            cli="aws s3 sync, as subprocesses; what it cannot bring comes by the native engine, a few objects by plain GETs",
+            native="the AWS Common Runtime, in worker processes; no AWS CLI is needed",
             flag="--engine",
         ),
     ] = "cli"
@@ -298,8 +291,8 @@ class Settings(BaseSettings):
         About(
             "objects that the program fetches itself at once",
             allowed="a whole number from 1 to 256",
-            cli="its own GETs, for what aws s3 sync leaves behind; aws has max_concurrency",
-            native="its own GETs outside the engine",
+            cli="its plain GETs, for the few objects that aws s3 sync and the native engine leave; aws has max_concurrency",
+            native="its plain GETs, for what the engine leaves; the engine has max_concurrency",
         ),
     ] = 8
     max_concurrent_verifications: Annotated[
@@ -329,7 +322,8 @@ class Settings(BaseSettings):
         About(
             "rows that a step takes from the state file at a time",
             allowed="a whole number from 1 to 100000",
-            cli="memory, and how much of a step is one piece of work",
+            cli="how many small objects a worker of the native engine, which fetches what aws leaves, gets at a time",
+            native="how many small objects a worker gets at a time; as many are still to be fetched after a kill",
         ),
     ] = 1000
     db_batch_commit_size: Annotated[
@@ -419,8 +413,8 @@ class Settings(BaseSettings):
         About(
             "bytes a second that all transfers together may take, by local time of day",
             allowed="a rate (20MB/s, MB is 1024 * 1024), off, or a timetable (08:00 5MB/s, 19:00 off)",
-            cli="divided among the aws s3 sync at work: each knows of its own share only",
-            native="one limit over all workers",
+            cli="divided among the aws s3 sync at work; they are begun anew, and go on, when the timetable says otherwise",
+            native="one limit over all workers, and over plain GETs",
             default="off",
         ),
     ] = None

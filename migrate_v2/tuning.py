@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 MiB = 1 << 20
@@ -32,10 +32,10 @@ def transfer(
     """The settings for objects of this mean size in bytes; the named arguments are an operator's and win.
 
     One process is bound by its CPU at about 300 small objects a second, so more requests at once than 16 gain nothing
-    there; large objects gain from more and larger ranges.
+    there; large objects gain from larger ranges, and from more of them where there are cores for their threads.
     """
     large = mean_size >= 16 * MiB
-    requests = concurrency or (min(32, 16 * cores) if large else 16)
+    requests = concurrency or (max(10, min(32, 4 * cores)) if large else 16)
     return Transfer(
         max_concurrent_requests=1 if use_threads is False else requests,
         max_queue_size=1000,
@@ -164,3 +164,197 @@ def _enough(rates: Mapping[int, float]) -> tuple[int, float]:
 
 def _time(amount: float, rate: float | None) -> float | None:
     return amount / rate if rate and amount else None
+
+
+@dataclass(frozen=True, slots=True)
+class Crew:
+    """Settings of the native engine: so many processes with so many requests in flight each; sizes in bytes."""
+
+    workers: int
+    window: int
+    threshold: int
+    part: int
+
+
+# Measured on loopback: 64 requests in flight keep one process busy, and more gain nothing; S3 itself answers after
+# 20-50 ms, so that there 256 are needed for 5,000 small objects a second.
+IN_FLIGHT = 256
+WORKER_MEMORY = 400 * MiB  # of one with large objects under way
+
+
+def crew(
+    mean_size: float,
+    cores: int,
+    memory_available: int,
+    *,
+    threshold: int | None = None,
+    part: int | None = None,
+    concurrency: int | None = None,
+    use_threads: bool | None = None,
+) -> Crew:
+    """The native engine for objects of this mean size in bytes; the named arguments are an operator's and win.
+
+    A process for each core: one is bound by Python's lock. Large objects need memory for their parts, and few of them
+    fill any line.
+    """
+    workers = max(1, min(cores, 16, memory_available // WORKER_MEMORY))
+    large = mean_size >= 16 * MiB
+    flight = concurrency or (32 if large else IN_FLIGHT)
+    workers = min(workers, flight)
+    window = 1 if use_threads is False else max(1, flight // workers)
+    return Crew(workers, min(window, 128), threshold or 8 * MiB, part or 8 * MiB)
+
+
+# -- directories for several `aws s3 sync` at once
+
+# What one process moves of bytes in the time that it needs for one small object.
+OBJECT = 768 << 10
+# Below this a process is not worth its start (0.3-0.6 s of CPU, some 200 small objects); others fetch those objects.
+WORTH_A_PROCESS = 400.0
+# Every key that the CLI lists is matched against every pattern.
+MOST_PATTERNS = 40
+# A process lists all that is beneath its folder, for a fortieth of what it takes to fetch it: a group that is less than
+# this part of its folder is left alone.
+WORTH_A_LISTING = 0.1
+_CHILDREN = 1000
+_GLOB = frozenset("*?[")
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """What one `aws s3 sync` of `s3://B/<prefix>` is for: everything beneath, or the named folders in it alone.
+
+    `prefix` is empty or ends in "/", names of `children` do not; objects and bytes are what is left to fetch there.
+    """
+
+    prefix: str
+    children: tuple[str, ...]
+    objects: int
+    bytes: int
+
+    @property
+    def weight(self) -> float:
+        return self.objects + self.bytes / OBJECT
+
+    def folders(self) -> tuple[str, ...]:
+        """All that it covers, as key prefixes."""
+        return tuple(f"{self.prefix}{name}/" for name in self.children) or (self.prefix,)
+
+
+class _Folder:
+    """A folder that the walk is in: what lies in it, as far as no shard has it yet."""
+
+    __slots__ = ("bytes", "children", "cut", "groups", "objects", "prefix", "total", "waiting")
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+        self.objects = self.bytes = 0  # of its own
+        self.children: list[tuple[str, int, int]] = []  # whole folders in it, of which no part is in a shard
+        self.waiting = 0.0  # their weight
+        self.cut = False  # part of what is beneath it is in a shard: it cannot be one as a whole
+        self.groups: list[Directory] | None = []
+        self.total = 0.0  # the weight of all that is beneath it
+
+    def gather(self) -> None:
+        """Its children so far become groups; it is cut from then on."""
+        self.cut = True
+        batch: list[tuple[str, int, int]] = []
+        for child in (*self.children, None):
+            if batch and (child is None or len(batch) == MOST_PATTERNS):
+                self._group(batch)
+                batch = []
+            if child is not None:
+                batch.append(child)
+        self.children = []
+        self.waiting = 0.0
+
+    def _group(self, batch: list[tuple[str, int, int]]) -> None:
+        group = Directory(
+            self.prefix, tuple(name for name, _, _ in batch), sum(n for _, n, _ in batch), sum(b for _, _, b in batch)
+        )
+        if self.groups is not None and group.weight >= WORTH_A_PROCESS:
+            self.groups.append(group)
+            if len(self.groups) > 1 / WORTH_A_LISTING:
+                self.groups = None  # so many that each is too small a part
+
+    def close(self, alone: float) -> tuple[list[Directory], tuple[int, int] | None]:
+        """The shards in it, and where there is none (objects, bytes) for the folder above to decide."""
+        own = Directory(
+            self.prefix,
+            (),
+            self.objects + sum(n for _, n, _ in self.children),
+            self.bytes + sum(b for _, _, b in self.children),
+        )
+        if not self.cut:
+            if own.weight < alone or not _GLOB.isdisjoint(self.prefix) or not self.prefix:
+                return [], (own.objects, own.bytes)
+            return [own], None
+        self.gather()
+        # Where the prefix has a sign of the CLI's patterns none can be given: all beneath it, or nothing.
+        if not _GLOB.isdisjoint(self.prefix):
+            return [], None
+        return [group for group in self.groups or () if group.weight >= WORTH_A_LISTING * self.total], None
+
+
+def directories(objects: Iterable[tuple[str, int]], alone: float, together: float) -> list[Directory]:
+    """Cuts (key, size) in key order into shards, the heaviest first: a folder of the weight `alone` is one by itself, the
+    deepest that has it; those that have less are grouped until they have the weight `together`.
+
+    No object is in two of them. Those that are in none lie in no folder, or in one that is not worth a process: they
+    are for others to fetch. Holds the folders that it is in, at most 1,000 names in each, and the shards.
+    """
+    shards: list[Directory] = []
+    stack = [_Folder("")]
+
+    def leave() -> None:
+        folder = stack.pop()
+        found, whole = folder.close(alone)
+        shards.extend(found)
+        above = stack[-1]
+        above.total += folder.total
+        if whole is None:
+            above.cut = True
+            return
+        name = folder.prefix[len(above.prefix) : -1]
+        above.children.append((name, *whole))
+        above.waiting += folder.total
+        if above.waiting >= together or len(above.children) >= _CHILDREN:
+            above.gather()
+
+    for key, size in objects:
+        while not key.startswith(stack[-1].prefix):
+            leave()
+        here = stack[-1]
+        at = key.find("/", len(here.prefix))
+        while at >= 0:
+            here = _Folder(key[: at + 1])
+            stack.append(here)
+            at = key.find("/", at + 1)
+        here.objects += 1
+        here.bytes += size
+        here.total += 1 + size / OBJECT
+    while len(stack) > 1:
+        leave()
+    root = stack[0]
+    root.gather()
+    shards += [group for group in root.groups or () if group.weight >= WORTH_A_LISTING * root.total]
+    return sorted(shards, key=lambda shard: -shard.weight)
+
+
+def pieces(objects: int, size: int, processes: int) -> tuple[float, float]:
+    """The weights `alone` and `together` for a bucket of so much.
+
+    A start is 1 % of a process for 20,000 objects, and 12 % for the least. Two groups for each process: more would list
+    the same again and again, fewer would not end together.
+    """
+    weight, least = objects + size / OBJECT, 4 * WORTH_A_PROCESS
+    return max(least, min(weight / 64, 20_000.0)), max(least, weight / (2 * processes))
+
+
+PROCESS_MEMORY = 400 * MiB  # 105 with small objects, 380 with large ones
+
+
+def processes(cores: int, memory_available: int, bandwidth: int | None) -> int:
+    """How many `aws s3 sync` at once: each is bound by one core; below 1 MB/s for each, more would only wait."""
+    by_bandwidth = cores if bandwidth is None else bandwidth // MiB
+    return max(1, min(cores, 16, memory_available // PROCESS_MEMORY, by_bandwidth))

@@ -57,7 +57,7 @@ def test_every_option_of_the_usage_is_explained() -> None:
         ["confirm-delete", "--dry", "b"],
         ["migrate", "--wai", "b"],
         ["--js", "status"],
-        ["migrate", "--engine=native", "b"],
+        ["migrate", "--engine=rust", "b"],
         ["migrate", "b"],
         ["verify", "b"],
         ["migrate", "--dest", "d", "not a bucket"],

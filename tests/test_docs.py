@@ -26,9 +26,14 @@ def commands_block() -> str:
 
 
 def settings_block() -> str:
-    lines = ["| setting | default | allowed | what it is, and with the AWS CLI |", "|---|---|---|---|"]
+    lines = [
+        "| setting | default | allowed | what it is, and with the AWS CLI | with the native engine |",
+        "|---|---|---|---|---|",
+    ]
     for setting in settings.TABLE:
-        cells = (f"`{setting.name}`", f"`{setting.default}`", setting.allowed, f"{setting.description}: {setting.cli}")
+        what = f"{setting.description}: {setting.cli}"
+        native = setting.native if setting.native != setting.cli else "the same"
+        cells = (f"`{setting.name}`", f"`{setting.default}`", setting.allowed, what, native)
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines)
 

@@ -6,10 +6,11 @@ import itertools
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from migrate_v2.flow import Allowance, Meter, batched, in_threads
+from migrate_v2.flow import Allowance, Limit, Meter, batched, in_threads
 
 
 def test_every_item_comes_with_its_own_result() -> None:
@@ -74,6 +75,21 @@ def test_a_meter_counts_what_many_threads_add() -> None:
     list(in_threads(lambda n, _: meter.add(n), range(1000), threads=8))
     meter.add(-500)
     assert meter.bytes == sum(range(1000)) - 500
+
+
+def test_a_limit_is_for_all_threads_together_and_a_stop_ends_the_waiting() -> None:
+    limit = Limit(lambda: 1000)
+    stop = threading.Event()
+    began = time.monotonic()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: limit.take(100, stop), range(5)))
+    assert 0.4 <= time.monotonic() - began < 3
+    stop.set()
+    limit.take(10**9, stop)
+    before = time.monotonic()
+    limit.take(1, stop)
+    assert time.monotonic() - before < 0.2
+    Limit(lambda: None).take(10**12, threading.Event())
 
 
 def test_no_more_a_second_than_allowed_for_all_threads_together() -> None:

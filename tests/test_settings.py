@@ -151,7 +151,7 @@ def test_rows_hold_every_setting_ready_for_json(here: Path) -> None:
     assert table["state_db_path"].value == str(here / "s3_migration_state.db")
     assert table["multipart_threshold"].origin == "migrate-v2.toml"
     assert table["engine"].meaning_native != table["engine"].meaning_cli
-    assert table["batch_size"].meaning_native == table["batch_size"].meaning_cli == SETTING["batch_size"].cli
+    assert table["noncurrent"].meaning_native == table["noncurrent"].meaning_cli == SETTING["noncurrent"].cli
 
 
 # sources
@@ -372,7 +372,6 @@ REFUSED = [
     ("expected_bucket_owner", ["123", "1234567890123", "12345678901x", "١٢٣٤٥٦٧٨٩٠١٢"], "12 digits"),
     ("notify_command", ["  "], "a command line"),
     ("engine", ["rust"], "must be cli"),
-    ("engine", ["native", "Native"], "this version has no native engine yet"),
 ]
 
 
@@ -428,7 +427,7 @@ def test_a_wrong_value_in_the_file_is_one_line_too(here: Path, text: str, line: 
 
 def test_several_wrong_values_are_said_together(here: Path) -> None:
     (here / "migrate-v2.toml").write_text("batch_size = 0\nglacier_restore_days = 0\n")
-    line = refusal({"local_base_path": "", "engine": "native"}, None, {"MIGRATE_V2_BATCH_SIZE": "-1"}, here)
+    line = refusal({"local_base_path": "", "engine": "rust"}, None, {"MIGRATE_V2_BATCH_SIZE": "-1"}, here)
     assert [part.split(" = ")[0] for part in line.split("; ") if " = " in part] == [
         "local_base_path",
         "engine",
@@ -439,7 +438,7 @@ def test_several_wrong_values_are_said_together(here: Path) -> None:
 
 
 def test_a_wrong_value_that_a_later_source_overrides_is_not_in_force(here: Path) -> None:
-    (here / "migrate-v2.toml").write_text('engine = "native"\n')
+    (here / "migrate-v2.toml").write_text('engine = "rust"\n')
     assert load({"engine": "cli"}, None, {}, here).origin("engine") == "--engine"
 
 

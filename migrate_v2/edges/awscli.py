@@ -308,11 +308,12 @@ def arguments(
     force_glacier: bool = False,
     excludes: Sequence[str] = (),
     includes: Sequence[str] = (),
+    but: Sequence[str] = (),
 ) -> tuple[str, ...]:
     """The command line of one transfer. Pure.
 
     `prefix` ends in "/". `excludes` and `includes` are the CLI's glob patterns (`[`, `*`, `?` of a key need brackets
-    around them), relative to bucket and prefix; includes come later and win. `force_glacier` only where every archived
+    around them), relative to bucket and prefix; includes come later and win, and `but` are excludes that come last. `force_glacier` only where every archived
     object is restored: the others are tried, and fail.
     """
     if prefix and not prefix.endswith("/"):
@@ -326,6 +327,7 @@ def arguments(
         *(f"--{name}={value}" for name, value in options.items() if value),
         *(f"--exclude={pattern}" for pattern in excludes),
         *(f"--include={pattern}" for pattern in includes),
+        *(f"--exclude={pattern}" for pattern in but),
     )
 
 

@@ -17,10 +17,13 @@ import resource
 import secrets
 import stat
 import sys
+import threading
 import time
+from collections import OrderedDict
 from collections.abc import Collection, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import NoReturn, Self
@@ -162,12 +165,18 @@ _syscall = _libc.syscall
 if sys.platform == "linux":
     _syscall.restype = ctypes.c_long
     _syscall.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.POINTER(_How), ctypes.c_size_t]
+_HOW_SIZE = ctypes.sizeof(_How)
 _LOOK = _How(_O_PATH | _CAREFULLY, 0, _RESOLVE)
+
+
+@lru_cache(64)
+def _how(flags: int, mode: int) -> _How:
+    return _How(flags | _CAREFULLY | _O_LARGEFILE, mode, _RESOLVE)
 
 
 def _openat2(folder: int, path: bytes, how: _How) -> int:
     for _ in range(1000):
-        fd: int = _syscall(_OPENAT2, folder, path, ctypes.byref(how), ctypes.sizeof(_How))
+        fd: int = _syscall(_OPENAT2, folder, path, how, _HOW_SIZE)
         if fd >= 0:
             return fd
         number = ctypes.get_errno()
@@ -521,6 +530,15 @@ class Disk:
         except BaseException:
             os.close(fd)
             raise
+
+    @classmethod
+    def inherited(cls, base: Path, fd: int, walks: bool) -> Self:
+        """In another process, over the descriptor that the process which opened the folder passed on."""
+        return cls(base, fd, walks)
+
+    def passed_on(self) -> tuple[Path, int, bool]:
+        """What inherited() needs there; the descriptor must be among those that the new process keeps."""
+        return self.base, self._fd, self._walks
 
     def close(self) -> None:
         fd, self._fd = self._fd, -1
@@ -1069,7 +1087,7 @@ class Disk:
     def _open(self, path: bytes, flags: int, mode: int = 0) -> int:
         if self._walks:
             return _walk(self._fd, self.device, path, flags, mode)
-        return _openat2(self._fd, path, _How(flags | _CAREFULLY | _O_LARGEFILE, mode, _RESOLVE))
+        return _openat2(self._fd, path, _how(flags, mode))
 
     def _stat(self, path: bytes) -> os.stat_result:
         """lstat, of a path that no link is on."""
@@ -1123,6 +1141,10 @@ class Disk:
 
     # What is told of errors
 
+    def refuse(self, number: int, path: str) -> NoReturn:
+        """Raises what an errno from writing to `path` means: Obstacle or DiskError."""
+        self._explain(OSError(number, os.strerror(number)), path, "write")
+
     def _where(self, path: str) -> str:
         return show(f"{self.base}/{path}")
 
@@ -1151,6 +1173,128 @@ class Disk:
                     text = f"cannot {verb} {self._where(path)}: no inodes left; the destination can hold no more files"
                     raise DiskError(f"{text}: remove some and run the same command again", errno.ENOSPC) from error
         raise _disk_error(error, verb, self._where(path)) from error
+
+
+class Landing:
+    """Where many files of one bucket come in: whole under their names or not there at all, and over nothing that is there.
+
+    Temporary files are in the bucket's private folder. Folders are made and opened once, and held open; before what came
+    is believed, moved() has to be asked whether they still are where they were. Methods may be called from several threads.
+    """
+
+    def __init__(self, disk: Disk, bucket: str, folders: int = 64) -> None:
+        self._disk = disk
+        self._bucket = bucket
+        self._most = folders
+        self._lock = threading.Lock()
+        self._open: OrderedDict[str, int] = OrderedDict()
+        self._moved: set[str] = set()
+        self._numbers = itertools.count(secrets.randbits(63))
+        disk.make_folder(_partials(bucket))
+        try:
+            self._partials = disk._open(_bytes(_partials(bucket)), _FOLDER)
+        except OSError as error:
+            disk._explain(error, _partials(bucket), "write", "folder")
+
+    @property
+    def folder(self) -> int:
+        """The descriptor of the folder that the temporary files are in."""
+        return self._partials
+
+    def begin(self) -> tuple[str, int]:
+        """The name and the descriptor of a new empty file, for finish() or abandon(); may raise OSError."""
+        temporary = f".mv2-{next(self._numbers) & (1 << 64) - 1:016x}"
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _CAREFULLY
+        return temporary, os.open(temporary, flags, 0o600, dir_fd=self._partials)
+
+    def finish(self, path: str, temporary: str, fd: int, size: int, mtime_ns: int) -> None:
+        """The file gets its time and its name, and is on the disk after settle(). Whatever has the name goes to quarantine.
+
+        OSError, Obstacle, or Changed where it has not `size` bytes; the caller abandons it then.
+        """
+        if os.fstat(fd).st_size != size:
+            raise Changed(self._disk._where(path))
+        with suppress(PermissionError, OverflowError):
+            os.utime(fd, ns=(mtime_ns, mtime_ns))
+        above, _, name = path.rpartition("/")
+        with self._lock:  # a folder in use is not closed
+            folder = self._folder(above)
+            for _ in range(100):
+                try:
+                    _rename_over_nothing(self._partials, temporary.encode(), folder, _bytes(name))
+                    break
+                except FileExistsError:
+                    self._disk.quarantine(path, self._bucket)
+            else:
+                raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+        with suppress(OSError):  # settle() and the next reading report it
+            os.close(fd)
+
+    def abandon(self, temporary: str, fd: int) -> None:
+        with suppress(OSError):
+            os.close(fd)
+        with suppress(OSError):
+            os.unlink(temporary, dir_fd=self._partials)
+
+    def moved(self) -> set[str]:
+        """The folders that files were put into and that are not where they were: what came into them has not come."""
+        with self._lock:
+            for path in self._open:
+                self._look_after(path)
+            moved, self._moved = self._moved, set()
+            for path in moved:
+                if path in self._open:
+                    os.close(self._open.pop(path))
+        return moved
+
+    def close(self) -> None:
+        with self._lock:
+            while self._open:
+                os.close(self._open.popitem()[1])
+            os.close(self._partials)
+
+    def _folder(self, path: str) -> int:
+        if path in self._open:
+            self._open.move_to_end(path)
+            return self._open[path]
+        fd = self._disk._folder(_bytes(path), make=True, flush=False)
+        self._open[path] = fd
+        if len(self._open) > self._most:
+            oldest = next(iter(self._open))
+            self._look_after(oldest)
+            os.close(self._open.pop(oldest))
+        return fd
+
+    def _look_after(self, path: str) -> None:
+        held = os.fstat(self._open[path])
+        try:
+            now = self._disk._stat(_bytes(path))
+            if (now.st_dev, now.st_ino) == (held.st_dev, held.st_ino):
+                return
+        except OSError:
+            pass
+        self._moved.add(path)
+
+
+# renameat2(2), RENAME_NOREPLACE: one step, so that nothing can come between a look and the rename.
+_NOREPLACE = 1
+_renameat2 = getattr(_libc, "renameat2", None)  # glibc 2.28, musl 1.2.5
+
+
+def _rename_over_nothing(old_folder: int, old: bytes, new_folder: int, new: bytes) -> None:
+    """FileExistsError where the name is taken."""
+    if _renameat2 is not None:
+        if _renameat2(old_folder, old, new_folder, new, _NOREPLACE) == 0:
+            return
+        number = ctypes.get_errno()
+        if number not in (errno.EINVAL, errno.ENOSYS):  # NFS and others know no flags
+            raise OSError(number, os.strerror(number))
+    try:
+        os.stat(new, dir_fd=new_folder, follow_symlinks=False)
+    except FileNotFoundError:
+        os.rename(old, new, src_dir_fd=old_folder, dst_dir_fd=new_folder)
+        return
+    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
 
 
 class Lock:

@@ -230,13 +230,15 @@ def _runs(parts: Sequence[int]) -> list[list[int]]:
     return runs
 
 
+def evidence_document(witnesses: Sequence[Witness]) -> list[dict[str, object]]:
+    return [
+        {"kind": w.kind, "value": w.value, "bits": w.bits, **({"parts": _runs(w.parts)} if w.parts else {})}
+        for w in witnesses
+    ]
+
+
 def evidence_text(witnesses: Sequence[Witness]) -> str:
-    return json.dumps(
-        [
-            {"kind": w.kind, "value": w.value, "bits": w.bits, **({"parts": _runs(w.parts)} if w.parts else {})}
-            for w in witnesses
-        ]
-    )
+    return json.dumps(evidence_document(witnesses))
 
 
 def evidence_of(text: str | None) -> tuple[Witness, ...]:
@@ -256,50 +258,52 @@ _COLUMNS = (
 )
 
 
-def _row(r: sqlite3.Row, key: Key) -> Row:
-    identity = None
-    if r["inode"] is not None:
-        identity = FileIdentity(r["device"] % 2**64, r["inode"] % 2**64, r["size"], r["mtime_ns"], r["ctime_ns"])
-    asked = None
-    if r["restore_requested_at"] is not None:
-        at = datetime.fromisoformat(r["restore_requested_at"])
-        asked = Asked(at, r["restore_tier"] or "", r["restore_days"], r["restore_answer"] or "", r["restore_job"] or "")
+_STATES: dict[str, FileState] = {state.value: state for state in FileState}
+_PLACED: dict[str | None, Place] = {place.value: place for place in Place}
+_VERDICTS: dict[str | None, Verdict] = {verdict.value: verdict for verdict in Verdict}
+
+
+def _row(r: sqlite3.Row, of: Key) -> Row:
+    # By position: sqlite3.Row looks names up one by one, and rows are what all steps are made of.
+    bucket, key, version_id, size, etag, storage_class, last_modified, is_latest, algorithm, kind, *more = r
+    restore_expiry, state, verdict, reason, place, path, sha256, evidence, *more = more
+    device, inode, mtime_ns, ctime_ns, archived, read_run, verified_at, mac, hold, *more = more
+    asked_at, tier, days, answer, job = more
+    sealed = False
+    if state == "verified":
+        # What a reading found, and of which object; the path is not in it, the file itself is. In the order of _recorded().
+        said = (bucket, key, version_id, size, etag, state, verdict, sha256, evidence)
+        sealed = mac == of.mac(*said, device, inode, mtime_ns, ctime_ns, read_run, verified_at)
     return Row(
-        version=ObjectVersion(
-            bucket=r["bucket"],
-            key=r["key"],
-            version_id=r["version_id"],
-            size=r["size"],
-            etag=r["etag"],
-            storage_class=r["storage_class"],
-            last_modified=datetime.fromisoformat(r["last_modified"]),
-            is_latest=bool(r["is_latest"]),
-            checksum_algorithm=r["checksum_algorithm"],
-            checksum_type=r["checksum_type"],
-            restore_expiry=_moment(r["restore_expiry"]),
+        ObjectVersion(
+            bucket,
+            key,
+            version_id,
+            size,
+            etag,
+            storage_class,
+            datetime.fromisoformat(last_modified),
+            bool(is_latest),
+            algorithm,
+            kind,
+            None,
+            _moment(restore_expiry),
         ),
-        state=FileState(r["state"]),
-        verdict=Verdict(r["verdict"]) if r["verdict"] else None,
-        reason=r["reason"] or "",
-        place=Place(r["place"]) if r["place"] else None,
-        path=r["local_path"] or "",
-        sha256=r["sha256"] or "",
-        witnesses=evidence_of(r["evidence"]),
-        identity=identity,
-        archived=bool(r["archived"]),
-        read_run=r["read_run"] or "",
-        read_at=_moment(r["verified_at"]),
-        sealed=r["state"] == FileState.VERIFIED and r["mac"] == key.mac(*(r[column] for column in _SEALED)),
-        hold=r["hold"] or "",
-        asked=asked,
+        _STATES[state],
+        _VERDICTS.get(verdict),
+        reason or "",
+        _PLACED.get(place),
+        path or "",
+        sha256 or "",
+        evidence_of(evidence) if evidence else (),
+        FileIdentity(device % 2**64, inode % 2**64, size, mtime_ns, ctime_ns) if inode is not None else None,
+        bool(archived),
+        read_run or "",
+        _moment(verified_at),
+        sealed,
+        hold or "",
+        Asked(datetime.fromisoformat(asked_at), tier or "", days, answer or "", job or "") if asked_at else None,
     )
-
-
-# What a reading found, and of which object: what a proof says of the content. The path is not in it, the file itself is.
-_SEALED = (
-    "bucket", "key", "version_id", "size", "etag", "state", "verdict", "sha256", "evidence",
-    "device", "inode", "mtime_ns", "ctime_ns", "read_run", "verified_at",
-)  # fmt: skip
 
 
 # A version that S3 lists differently from the row is another object under the same name: what was known of the old one
@@ -823,11 +827,14 @@ class Store:
 
     # -- rows
 
-    def rows(self, bucket: str, where: str, *arguments: object) -> Iterator[Row]:
+    def rows(self, bucket: str, where: str, *arguments: object, under: str = "") -> Iterator[Row]:
         """Rows in key order, read a page at a time so that the caller may change rows while it reads.
 
-        `where` is SQL of this module's own making. A "+state" keeps SQLite from sorting: it walks in key order instead."""
-        key, version = "", ""
+        `where` is SQL of this module's own making. A "+state" keeps SQLite from sorting: it walks in key order instead.
+        `under` is the folder that the keys are in, "" or with a slash at its end; no other rows are touched."""
+        key, version = under, ""
+        if under:
+            where, arguments = f"{where} AND key < ?", (*arguments, _behind(under))
         sql = (
             f"SELECT {_COLUMNS} FROM files WHERE bucket = ? AND (key, version_id) > (?, ?) AND {where}"
             f" ORDER BY key, version_id LIMIT {PAGE}"
@@ -861,10 +868,27 @@ class Store:
         sql = f"SELECT ifnull(sum(objects), 0) FROM tallies WHERE state IN {_ON_THE_WAY}"
         return int(self._conn.execute(sql).fetchone()[0])
 
-    def left_to_fetch(self, bucket: str, place: Place | None = None) -> Iterator[Row]:
+    def left_to_fetch(self, bucket: str, place: Place | None = None, *, under: str = "") -> Iterator[Row]:
         placed = f" AND place = '{place.value}'" if place else ""
         return self.rows(
-            bucket, f"+state IN ('discovered', 'downloading') AND NOT archived AND verdict IS NULL{placed}"
+            bucket, f"+state IN ('discovered', 'downloading') AND NOT archived AND verdict IS NULL{placed}", under=under
+        )
+
+    def left_to_cut(self, bucket: str) -> Iterator[tuple[str, int]]:
+        """(key, size) of all that the CLI can bring, in key order."""
+        yield from self._conn.execute(
+            "SELECT key, size FROM files WHERE bucket = ? AND +state IN ('discovered', 'downloading') AND NOT archived"
+            " AND verdict IS NULL AND place = 'plain' ORDER BY key",
+            (bucket,),
+        )
+
+    def left_to_pull(self, bucket: str, size: int, *, large: bool) -> Iterator[Row]:
+        """Of what is left to fetch, that with bytes or a file of its own: of at least `size` bytes, or the rest."""
+        return self.rows(
+            bucket,
+            "+state IN ('discovered', 'downloading') AND NOT archived AND verdict IS NULL AND place IN ('plain', 'side')"
+            f" AND size {'>=' if large else '<'} ?",
+            size,
         )
 
     def any_changed(self, bucket: str) -> bool:
@@ -1393,10 +1417,19 @@ class Store:
             ).fetchone()
         return int(r[0]), int(r[1])
 
-    def not_for_the_cli(self, bucket: str, archived_too: bool) -> Iterator[Row]:
+    def not_for_the_cli(self, bucket: str, archived_too: bool, *, under: str = "") -> Iterator[Row]:
         """Current objects that the CLI must not bring: their copy belongs elsewhere, or is not to be had yet."""
         archived = " OR archived" if archived_too else ""
-        return self.rows(bucket, f"is_latest AND (place = 'side' OR verdict = 'kept'{archived})")
+        return self.rows(bucket, f"is_latest AND (place = 'side' OR verdict = 'kept'{archived})", under=under)
+
+    def archived_under(self, bucket: str, folder: str) -> tuple[int, int]:
+        """As archived_counts, of one folder."""
+        r = self._conn.execute(
+            "SELECT ifnull(sum(state = 'downloading' AND NOT archived), 0), ifnull(sum(archived), 0) FROM files"
+            f" WHERE bucket = ? AND key >= ? AND key < ? AND storage_class IN {ARCHIVED_CLASSES}",
+            (bucket, folder, _behind(folder)),
+        ).fetchone()
+        return int(r[0]), int(r[1])
 
     def archived_counts(self, bucket: str) -> tuple[int, int]:
         """(restored and waiting to be fetched, not restored), objects."""
@@ -1450,7 +1483,7 @@ class Store:
             run,
             moment,
         )
-        # In the order of _SEALED.
+        # In the order of _row().
         mac = self._key.mac(*_identity(e.version), e.version.size, e.version.etag, e.state, e.verdict, *found)
         sealed = mac if e.state is FileState.VERIFIED else None
         return e.state, e.verdict, e.reason or None, *found, sealed, moment, *_identity(e.version)
@@ -1650,6 +1683,11 @@ _UNDESCRIBED = "described = ? AND state IN ('downloaded', 'verified')"
 
 def _shallower(full: bool) -> tuple[str, ...]:
     return ("", "head") if full else ("",)
+
+
+def _behind(folder: str) -> str:
+    """The first text that comes after all keys in this folder: "0" follows "/"."""
+    return folder[:-1] + "0"
 
 
 def _identity(version: ObjectVersion) -> tuple[str, str, str]:

@@ -6,7 +6,7 @@ import hashlib
 import random
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
 from threading import Event as Flag
 from threading import Lock
@@ -16,7 +16,7 @@ from migrate_v2.edges.s3 import S3, Archived, Corrupted, Denied, Gone, Moved, Re
 from migrate_v2.edges.store import Change, Store
 from migrate_v2.errors import Failure
 from migrate_v2.events import Ended, Event, Found, Progress, Started, Warned
-from migrate_v2.flow import batched, in_threads
+from migrate_v2.flow import Limit, batched, in_threads
 from migrate_v2.keys import show
 from migrate_v2.model import CHANGED, VANISHED, FileState, ObjectVersion, Place, Row
 
@@ -35,9 +35,10 @@ _MD5 = re.compile("[0-9a-f]{32}")
 
 
 class _Meter:
-    """`bytes` of the objects that are here; `received` of them in this run."""
+    """`bytes` of the objects that are here; `received` of them in this run; `limit` is where one has to wait."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: Limit) -> None:
+        self.limit = limit
         self._lock = Lock()
         self.bytes = 0
         self.received = 0
@@ -63,10 +64,12 @@ def fetch(
     block_size: int,
     rows_per_commit: int,
     large: int = LARGE,
+    bandwidth: Callable[[], int | None] = lambda: None,
 ) -> Iterator[Event]:
     """Fetches all that is left to fetch; what cannot be had is in `error` with the reason.
 
     An object of `large` bytes or more goes on, in the next run too, from where it broke off; the others begin anew.
+    `bandwidth` gives the bytes a second that are allowed now.
     """
     total_objects, total_bytes = store.start_fetching(bucket, everything=True)
     disk.same_place()
@@ -76,7 +79,7 @@ def fetch(
     s3.region_of(bucket)
     began = time.monotonic()
     yield Started(bucket, "fetch", total_objects, total_bytes)
-    meter = _Meter()
+    meter = _Meter(Limit(bandwidth))
     objects = unanswered = in_a_row = 0
 
     def bring(row: Row, stop: Flag) -> Failure | None:
@@ -232,6 +235,7 @@ def _receive(sink: Sink, version: ObjectVersion, s3: S3, block_size: int, meter:
                     hashed += len(block)
                 sink.write(block)
                 meter.add(len(block))
+                meter.limit.take(len(block), stop)
         finally:
             body.close()
         opaque, checked = body.opaque, body.checked

@@ -7,11 +7,12 @@ import heapq
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 
 from migrate_v2 import __version__
 from migrate_v2.edges.disk import Disk
-from migrate_v2.edges.store import Store, evidence_text, now
+from migrate_v2.edges.store import Store, evidence_document, now
 from migrate_v2.events import Event, Noted, Stands
 from migrate_v2.keys import CERTIFICATE, SIDE
 from migrate_v2.model import VANISHED, FileState, Place, Row
@@ -84,11 +85,12 @@ def _evidence_of(row: Row) -> dict[str, object]:
         "state": row.state,
         "verdict": row.verdict,
         "reason": row.reason,
-        "witnesses": json.loads(evidence_text(row.witnesses)),
+        "witnesses": evidence_document(row.witnesses),
         "verified_at": _begun(row.read_run) if row.sha256 else "",
     }
 
 
+@lru_cache(64)  # strptime takes as long as all the rest of a line
 def _begun(run: str) -> str:
     """When the run that last read the copy began, from the run's name; "" where the name does not tell."""
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from threading import Event as Flag
 
@@ -16,10 +16,12 @@ from migrate_v2.edges.store import Evidence, Store
 from migrate_v2.events import Ended, Event, Found, Progress, Started, Warned
 from migrate_v2.flow import Meter, batched, in_threads
 from migrate_v2.model import CHANGED, VANISHED, FileIdentity, FileState, Place, Row, Verdict, Witness
+from migrate_v2.shards import Sizes, sharded
 
 _MULTIPART = re.compile(r"[0-9a-f]{32}-([0-9]{1,5})")
 # So many objects in a row without an answer: it is not the objects.
 HOPELESS = 20
+HANDFUL, HANDFUL_BYTES = 16, 1 << 20
 # A second reading that S3 does not answer to the end is begun anew this often.
 ATTEMPTS = 4
 _OPAQUE = ("aws:kms", "aws:kms:dsse", "SSE-C")
@@ -78,12 +80,14 @@ def verify(
         except Unreachable as failure:
             return failure
 
+    def examine_all(some: Sequence[Row], stop: Flag) -> list[tuple[Row, Finding | Unreachable]]:
+        return [(row, examine(row, stop)) for row in some]
+
     for batch in batched(rows, rows_per_commit):
         evidence: list[Evidence] = []
         told: list[Found] = []
-        for answer in in_threads(examine, batch, threads=threads):
-            if answer is not None:
-                row, found = answer
+        for answer in in_threads(examine_all, _handfuls(batch), threads=threads):
+            for row, found in answer[1] if answer is not None else ():
                 objects += 1
                 in_a_row = in_a_row + 1 if isinstance(found, Unreachable) else 0
                 if isinstance(found, Unreachable):
@@ -106,6 +110,11 @@ def verify(
     if unanswered:
         yield Warned(bucket, f"S3 gave no proper answer for {unanswered:,} objects; the next run asks again")
     yield Ended(bucket, verb, objects, meter.bytes, time.monotonic() - began)
+
+
+def _handfuls(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+    """A thread gets small files by the handful: to hand one over takes as long as to read it."""
+    return sharded(rows, Sizes(HANDFUL, HANDFUL_BYTES))
 
 
 def _judge(row: Row, disk: Disk, s3: S3, meter: Meter, stop: Flag) -> Finding:

@@ -148,7 +148,7 @@ def test_bad_input_is_one_line_and_the_documented_status(
         Bad(2, ("glacier_restore_days", "30000"), ("status",), {"MIGRATE_V2_GLACIER_RESTORE_DAYS": "0"}),
         Bad(2, ("frobnicate",), ("frobnicate",)),
         Bad(2, ("--confir",), ("confirm-delete", "--confir=0", bucket)),
-        Bad(2, ("native",), ("--engine", "native", "migrate", bucket)),
+        Bad(2, ("must be cli or native",), ("--engine", "rust", "migrate", bucket)),
         Bad(1, ("unheard-of",), ("status", "unheard-of")),
         Bad(2, ("aws_path",), ("migrate", bucket), {"MIGRATE_V2_AWS_PATH": str(tmp_path / "no" / "aws")}),
         # The same name at another endpoint is another bucket; its objects must not come over what is here.

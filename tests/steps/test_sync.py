@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from fnmatch import fnmatch
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from migrate_v2 import tuning
 from migrate_v2.edges.awscli import Aws, Transfer, find
 from migrate_v2.edges.disk import Lock
 from migrate_v2.errors import Refused
@@ -38,7 +42,7 @@ Sync = Callable[..., list[Event]]
 
 @pytest.fixture
 def sync(job: Job, tmp_path: Path) -> Sync:
-    def sync(aws: Aws, *, stall: float = 300.0, pauses: list[float] | None = None) -> list[Event]:
+    def sync(aws: Aws, *, stall: float = 300.0, pauses: list[float] | None = None, **more: Any) -> list[Event]:
         folder = tmp_path / "run"
         folder.mkdir(exist_ok=True)
         cli = Cli(
@@ -55,6 +59,7 @@ def sync(job: Job, tmp_path: Path) -> Sync:
             endpoint_url=job.server.url,
             addressing_style="path",
             stall_seconds=stall,
+            **more,
         )
         with Lock(folder / "lock", "bucket b") as lock:
             return list(
@@ -289,3 +294,146 @@ def test_only_plain_paths_are_handed_to_it(job: Job, sync: Sync) -> None:
         "k": FileState.DOWNLOADING,
     }
     assert job.row("a").place is Place.SIDE
+
+
+# Several at once
+
+
+@pytest.fixture
+def cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every folder of two objects is worth a process."""
+    monkeypatch.setattr(sync_step, "WORTH_CUTTING", 1)
+    monkeypatch.setattr(tuning, "WORTH_A_PROCESS", 0.5)
+    monkeypatch.setattr(tuning, "WORTH_A_LISTING", 1e-9)
+
+
+SHARDED = [
+    *(f"plain/{n}" for n in range(6)),
+    *(f"nested/in/{n}" for n in range(6)),
+    *("-dash/1", "-dash/2", "g*b/1", "g*b/2", "g*b/3", "[x]/1", "sm/1", "smile \U0001f600/1", "a b/1", "new\nline/1"),
+]
+
+
+def taken(arguments: Sequence[str], keys: Iterable[str]) -> set[str]:
+    """The keys that the CLI takes, by its own rules (awscli/customizations/s3/filters.py)."""
+    root = arguments[2].removeprefix("s3://")
+    taken = set()
+    for key in keys:
+        if not f"b/{key}".startswith(root):
+            continue
+        take = True
+        for argument in arguments[4:]:
+            option, _, pattern = argument.partition("=")
+            if option in ("--exclude", "--include") and fnmatch(f"b/{key}", os.path.join(root, pattern)):
+                take = option == "--include"
+        if take:
+            taken.add(key)
+    return taken
+
+
+def test_shards_together_take_each_object_that_is_for_the_cli_once_and_no_other(
+    job: Job, sync: Sync, cut: None
+) -> None:
+    day = job.server.clock() + 86400
+    side = ["plain//x", "plain/a/../b", "nested/in//y", "sm//z", "plain/full/", "a b//1"]
+    for key in (*SHARDED, *side, "loose"):
+        job.server.put("b", key, key.encode(), last_modified=TIME)
+    job.server.put("b", "plain/cold", b"cold", storage_class="GLACIER")
+    job.server.put("b", "nested/in/thawed", b"thawed", storage_class="GLACIER", restored_until=day)
+    job.scan()
+    job.place()
+    log = Path(job.store.path).with_name("arguments")
+    sync(program(log.with_name("aws"), f'for a in "$@"; do printf "%s\\0" "$a"; done > {log}.$$'), processes=2)
+    calls = [f.read_text().split("\0")[:-1] for f in log.parent.glob("arguments.*")]
+    assert len(calls) >= 3
+    every = [row.key for row in job.rows()]
+    total: list[str] = []
+    for call in calls:
+        assert call[3].removeprefix(str(job.disk.base) + "/") == call[2].removeprefix("s3://").rstrip("/")
+        total += taken(call, every)
+    wanted = {row.key for row in job.rows() if row.place is Place.PLAIN and not row.archived}
+    # A cold object may be tried: without --force-glacier-transfer the CLI passes over it.
+    assert sorted(set(total) - {"plain/cold"}) == sorted(wanted - {"loose"})
+    assert len(total) == len(set(total))
+    forced = [call for call in calls if "--force-glacier-transfer" in call]
+    assert len(forced) == 1 and "nested" in forced[0][2] and "plain/cold" not in taken(forced[0], every)
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="no aws in this environment")
+def test_the_real_cli_in_shards_brings_all_but_what_lies_in_no_folder(job: Job, sync: Sync, cut: None) -> None:
+    ready(job, *SHARDED, "loose", "plain//x", "sm//y")
+    events = sync(find(None, "", str(REAL)), processes=2)
+    left = {row.key for row in job.rows() if row.state is not FileState.DOWNLOADED}
+    assert left == {"loose", "plain//x", "sm//y"}, [e for e in events if isinstance(e, Noted)]
+    for row in job.rows():
+        if row.state is FileState.DOWNLOADED:
+            assert job.path(row.key).read_bytes() == row.key.encode()
+    job.fetch()
+    job.verify()
+    assert all_states(job) == {FileState.VERIFIED}
+
+
+def test_s3s_wish_for_less_is_granted_and_several_run_at_once(job: Job, sync: Sync, cut: None) -> None:
+    ready(job, *(f"d{n}/{i}" for n in range(6) for i in range(3)))
+    folder = Path(job.store.path).parent / "count"
+    folder.mkdir()
+    text = f"""
+        touch {folder}/$$
+        n=0
+        while [ ! -e {folder}.go ] && [ $(ls {folder} | wc -l) -lt 3 ] && [ $n -lt 400 ]; do sleep 0.05; n=$((n+1)); done
+        ls {folder} | wc -l >> {folder}.most
+        touch {folder}.go
+        echo "download failed: s3://b/x to x An error occurred (SlowDown) when calling the GetObject operation"
+        sleep 0.3; rm {folder}/$$; exit 1"""
+    events = sync(program(folder.with_name("aws"), text), processes=3)
+    at_once = [int(n) for n in Path(f"{folder}.most").read_text().split()]
+    assert len(at_once) >= 5 and max(at_once) == 3 and at_once[-1] == 1, at_once
+    said = [e.text for e in events if isinstance(e, Noted)]
+    assert "S3 asks to slow down: 2 aws s3 sync at once from now on" in said
+    assert all_states(job) == {FileState.DOWNLOADING}
+
+
+def test_the_bandwidth_is_shared_and_another_limit_begins_anew(job: Job, sync: Sync, cut: None) -> None:
+    ready(job, *(f"d{n}/{i}" for n in range(3) for i in range(3)))
+    limits = count()
+    log = Path(job.store.path).with_name("limits")
+    shares: list[int | None] = []
+
+    def tune(_: float, share: int | None) -> Transfer:
+        shares.append(share)
+        return Transfer(10, 1000, 8 << 20, 8 << 20, share)
+
+    text = f'grep max_bandwidth "$AWS_CONFIG_FILE" >> {log}; sleep 0.5'
+    sync(
+        program(log.with_name("aws"), text),
+        processes=2,
+        tune=tune,
+        bandwidth=lambda: (8 << 20) if next(limits) < 2 else (4 << 20),
+    )
+    assert shares[:2] == [4 << 20, 4 << 20] and set(shares[2:]) == {2 << 20} and len(shares) >= 4
+    assert "4096KB/s" in log.read_text() and "2048KB/s" in log.read_text()
+
+
+def test_interrupted_all_of_them_end(job: Job, sync: Sync, cut: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    ready(job, *(f"d{n}/{i}" for n in range(4) for i in range(3)))
+
+    def interrupt() -> int | None:
+        if len(list(pids.iterdir())) == 2:
+            raise KeyboardInterrupt
+        return None
+
+    pids = Path(job.store.path).parent / "pids"
+    pids.mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        sync(program(pids.with_name("aws"), f"touch {pids}/$$; sleep 60"), processes=2, bandwidth=interrupt)
+    for pid in pids.iterdir():
+        assert not Path(f"/proc/{pid.name}").exists()
+
+
+def test_what_lies_in_no_folder_needs_no_cli(job: Job, sync: Sync, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sync_step, "WORTH_CUTTING", 1)
+    ready(job, "k1", "k2")
+    ran = job.disk.base.parent / "ran"
+    events = sync(program(Path(job.store.path).with_name("aws"), f"touch {ran}"))
+    assert not ran.exists() and all_states(job) == {FileState.DOWNLOADING}
+    assert any("not needed" in e.text for e in events if isinstance(e, Noted))

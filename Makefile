@@ -40,11 +40,6 @@ dev: $(VENV)/ready-dev
 servers: $(SERVERS)/ready
 peers: $(BENCH)/ready
 
-setup: $(VENV)/ready  ## make the environment in .venv, with an `aws` in it
-dev: $(VENV)/ready-dev
-servers: $(SERVERS)/ready
-peers: $(BENCH)/ready
-
 # --- the work --------------------------------------------------------------------------------
 
 migrate scan restore sync verify status: setup  ## do this for BUCKET=name; more options go in ARGS="..."

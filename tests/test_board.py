@@ -14,7 +14,7 @@ import pytest
 
 from migrate_v2.board import bucket_lines, one_line, texts, total_lines
 from migrate_v2.model import FileState, Phase
-from migrate_v2.steps.status import Amount, Glacier, Standing, Throughput, Total, total
+from migrate_v2.steps.status import Amount, Glacier, RestoreCost, Standing, Throughput, Total, total
 from tests.conftest import PROGRAM, Run, fill
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ def standing(**how: Any) -> Standing:
         "glacier": Glacier(Amount(12, GB), Amount(5, GB), Amount()),
         "errors": 1, "elapsed_seconds": 3 * 86400.0, "throughput": Throughput(35e6, 30e6), "eta_seconds": 7200.0,
         "delete_markers": 0, "uploads": None, "account": "", "region": "", "endpoint": "", "versioning": "", "scanned_at": "",
-        "fetched_bytes": 4 * GB, "fetch_seconds": 100.0,
+        "fetched_bytes": 4 * GB, "fetch_seconds": 100.0, "backlog": {}, "on_its_way": [], "copies": [],
+        "restore_cost": RestoreCost(0.0, 0, 0, ""), "restores_seen_at": "",
     }  # fmt: skip
     usual["to_come"], usual["verified"] = Amount(60, 6 * GB), Amount(39, 4 * GB)
     return Standing(**{**usual, **how})

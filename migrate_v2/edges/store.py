@@ -7,6 +7,7 @@ import math
 import os
 import sqlite3
 import stat
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -394,8 +395,7 @@ class Store:
             conn.execute("PRAGMA temp_store = MEMORY")
             conn.execute("PRAGMA foreign_keys = ON")
             database = Database(conn)
-            if schema.migrations.pending(database):
-                schema.migrations.apply(database)
+            _migrate(database)
             key = key or Key.beside(path)
         except sqlite3.DatabaseError as error:
             conn.close()
@@ -1768,6 +1768,19 @@ def _listed(version: ObjectVersion, scan: int, moment: str) -> dict[str, object]
         "vanished": VANISHED,
         "changed": CHANGED,
     }
+
+
+def _migrate(database: Database) -> None:
+    """Two processes may find the same new file at once: who comes second finds the tables made."""
+    for patience in (0.05, 0.5, 2.0, None):
+        if not schema.migrations.pending(database):
+            return
+        try:
+            schema.migrations.apply(database)
+        except sqlite3.OperationalError:
+            if patience is None:
+                raise
+            time.sleep(patience)
 
 
 def _cause(error: Exception) -> str:

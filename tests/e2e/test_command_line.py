@@ -220,7 +220,9 @@ def test_a_full_disk_loses_nothing(
     try:
         objects = {f"k{number}": os.urandom(300_000) for number in range(6)} | {"x//y": os.urandom(300_000)}
         fill(boto, bucket, objects)
-        ended = run("migrate", bucket)
+        refused = run("migrate", bucket)
+        assert refused.returncode == 5 and "does not fit" in refused.stderr
+        ended = run("migrate", "--force-space", bucket)
         assert ended.returncode == 1, ended.stderr
         assert "full" in ended.stderr.splitlines()[-1]
         assert states(state, bucket).get("error", 0) == 0

@@ -101,9 +101,10 @@ def test_the_plan_is_what_the_server_counts_and_the_bill_follows(run: Run, serve
 
     for log in (server.served, server.sent, server.requests):
         log.clear()
-    assert run("migrate", env=env, timeout=200).returncode == 3
+    names = sorted(bucket["bucket"] for bucket in plan["buckets"])  # unnamed, the list of buckets tells their regions
+    assert run("migrate", *names, env=env, timeout=200).returncode == 3
     server.advance(49 * 3600)
-    ended = run("migrate", env=env, timeout=200)
+    ended = run("migrate", *names, env=env, timeout=200)
     assert ended.returncode == 0, ended.stderr
     counted = kinds(server.served)
     planned = Counter[str]()
@@ -196,9 +197,10 @@ def test_without_a_scan_it_refuses_or_estimates(
 def test_what_cannot_fit_is_not_begun(run: Run, boto: S3Client, bucket: str, home: Path, state: Path) -> None:
     """Before a restore is paid for; with --force-space it begins, and nearly everything that is there already fits."""
     fill(boto, bucket, {"frozen": b"1"}, StorageClass="GLACIER")
+    fill(boto, bucket, {"ordinary": b"2"})
     assert run("scan", bucket).returncode == 0
     with sqlite3.connect(state) as rows:  # as if it had been listed so
-        rows.execute("UPDATE files SET size = 100000000000000000")
+        rows.execute("UPDATE files SET size = 100000000000000000 WHERE key = 'frozen'")
     plan, refused = at_once(run, [("plan", "--json", "--deadline=2099-01-01", bucket), ("migrate", bucket)])
     assert refused.returncode == 5
     assert "does not fit" in refused.stderr and "--force-space" in refused.stderr
@@ -209,7 +211,8 @@ def test_what_cannot_fit_is_not_begun(run: Run, boto: S3Client, bucket: str, hom
     assert "--throughput" in " ".join(said["deadline"]["advice"])
     forced = run("migrate", "--force-space", bucket)
     assert forced.returncode == 3, forced.stderr
-    assert "Restore" in boto.head_object(Bucket=bucket, Key="frozen")
+    assert (home / bucket / "ordinary").read_bytes() == b"2"
+    assert "Restore" not in boto.head_object(Bucket=bucket, Key="frozen"), "no room for its copy, so it is not paid for"
 
 
 def test_prices_are_asked_for_at_the_endpoint_that_is_named(

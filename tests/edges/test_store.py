@@ -6,6 +6,8 @@ import os
 import random
 import sqlite3
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -31,6 +33,7 @@ from migrate_v2.model import (
     Verdict,
     Witness,
 )
+from tests.conftest import ROOT
 
 WHEN = datetime(2020, 1, 2, 3, 4, 5, tzinfo=UTC)
 MD5 = Witness("md5-etag", "5d41402abc4b2a76b9719d911017c592", 128)
@@ -91,6 +94,16 @@ def test_p8_the_file_and_its_companions_are_the_owner_s_alone(store: Store) -> N
 def test_every_commit_is_on_the_disk_before_it_returns(store: Store) -> None:
     assert store._conn.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
     assert store._conn.execute("PRAGMA synchronous").fetchone()[0] == 2
+
+
+def test_of_two_that_make_it_at_once_both_have_it(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from migrate_v2.edges.store import Store; Store.open(Path(sys.argv[1]))"
+    )
+    for number in range(3):
+        path = str(tmp_path / f"{number}.db")
+        both = [subprocess.Popen([sys.executable, "-c", code, path], cwd=ROOT) for _ in range(4)]
+        assert [one.wait(60) for one in both] == [0] * 4
 
 
 @pytest.mark.parametrize(

@@ -366,6 +366,8 @@ class Oracle:
         while True:
             query = f"/{quote(one.bucket)}?versions&prefix={quote(one.key, safe='~')}{markers}"
             code, _, body = self._ask(query, names)
+            if code == 501 and status == 404:  # it knows no versions
+                return _There("nothing", "", "", b"")
             if code != 200:
                 raise ValueError(f"{status}, and the list of versions is answered with {code}")
             document = ET.fromstring(_without_controls(body))

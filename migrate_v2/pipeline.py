@@ -995,13 +995,26 @@ def _way(bucket: str, tools: Tools, wish: Wish) -> Way:
         concurrency=s.max_concurrency,
         use_threads=s.use_threads,
     )
+    threshold, chunk = chosen.multipart_threshold, chosen.multipart_chunksize
+    if s.engine == "native":
+        m = machine()
+        team = tuning.crew(
+            size / max(1, objects),
+            m.cores,
+            m.memory_available,
+            threshold=s.multipart_threshold,
+            part=s.multipart_chunksize,
+        )
+        threshold, chunk = team.threshold, team.part
     return Way(
-        threshold=chosen.multipart_threshold,
-        chunk=chosen.multipart_chunksize,
+        threshold=threshold,
+        chunk=chunk,
         metadata=s.metadata,
         tier=s.glacier_restore_tier,
         days=s.glacier_restore_days,
         every_tag=_asks_every_tag(tools),
+        by_cli=s.engine == "cli",
+        native=s.engine == "native",
     )
 
 

@@ -57,6 +57,7 @@ class Way:
     kms_each: bool = False  # no bucket key: each GET is a request to KMS
     locked: bool = False
     by_cli: bool = True
+    native: bool = False  # the engine: large objects come in ranges by it too, and nothing is listed for the CLI
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,7 @@ def asked_for_object(shape: Shape, way: Way, deeds: Iterable[Deed]) -> Asked:
     ---------|------------------------------------|------------------------------------------------------
     fetch    | a folder                           | nothing
     fetch    | at its plain path, by the CLI      | 1 GET, from the threshold on one for each range
+    fetch    | by the native engine               | the same; none where it is empty
     fetch    | elsewhere, or not by the CLI       | 1 GET; none where it is empty
     restore  | archived                           | 1 POST, counted apart
     wait     | archived                           | a HEAD at each look
@@ -96,7 +98,7 @@ def asked_for_object(shape: Shape, way: Way, deeds: Iterable[Deed]) -> Asked:
     empty_folder = shape.place is Place.FOLDER
     for deed in deeds:
         if deed == "fetch" and not empty_folder:
-            if way.by_cli and shape.place is Place.PLAIN:
+            if (shape.size and way.native) or (way.by_cli and shape.place is Place.PLAIN):
                 gets += 1 if shape.size < way.threshold else -(-shape.size // way.chunk)
             else:
                 gets += shape.size > 0

@@ -32,6 +32,7 @@ from migrate_v2.workload import (
 KB, MB = 1 << 10, 1 << 20
 TODAY = date(2026, 11, 25)
 WAY = Way(threshold=8 * MB, chunk=8 * MB)
+NATIVE = Way(8 * MB, 8 * MB, by_cli=False, native=True)
 PLAIN, SIDE, FOLDER = Place.PLAIN, Place.SIDE, Place.FOLDER
 
 
@@ -51,6 +52,10 @@ PLAIN, SIDE, FOLDER = Place.PLAIN, Place.SIDE, Place.FOLDER
         (Shape(20 * MB, PLAIN), Way(20 * MB, 8 * MB), ("fetch",), Asked(gets=3)),
         (Shape(80 * MB, SIDE), WAY, ("fetch",), Asked(gets=1)),
         (Shape(80 * MB, PLAIN), Way(8 * MB, 8 * MB, by_cli=False), ("fetch",), Asked(gets=1)),
+        (Shape(80 * MB, PLAIN), NATIVE, ("fetch",), Asked(gets=10)),
+        (Shape(80 * MB, SIDE), NATIVE, ("fetch",), Asked(gets=10)),
+        (Shape(8 * MB - 1, PLAIN), NATIVE, ("fetch",), Asked(gets=1)),
+        (Shape(0, PLAIN), NATIVE, ("fetch", "verify"), Asked()),
         (Shape(20 * MB, PLAIN, 3), WAY, ("verify",), Asked()),
         (Shape(20 * MB, PLAIN, 3, usual_parts=False), WAY, ("verify",), Asked(heads=3)),
         (Shape(20 * MB, PLAIN, 1, usual_parts=False), WAY, ("verify",), Asked(heads=2)),

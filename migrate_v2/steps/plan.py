@@ -105,7 +105,7 @@ class Forecast:
 
 def count(held: BucketRow, store: Store, way: Way, asking: Asking) -> tuple[Census, list[Item]]:
     """Walks through the bucket's rows once, or twice where many keys are unfit; also a few of its rows, by chance."""
-    way = replace(way, by_cli=not store.holds_only_copies(held.bucket))
+    way = replace(way, by_cli=not way.native and not store.holds_only_copies(held.bucket))
     census, sample, unfit = _counted(held, store, way, asking, ())
     if way.by_cli and unfit > PATTERNS:
         covers = _covering_patterns(held.bucket, store, asking)

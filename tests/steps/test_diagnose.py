@@ -127,7 +127,7 @@ def test_the_command(
     code, out, err = run("--dest", str(job.disk.base), "diagnose", "--write")
     assert code == 0 and "bottleneck\t" in out and "max_concurrency is set there already" in err
     text = (tmp_path / "migrate-v2.toml").read_text()
-    assert text.startswith("max_concurrency = 3  # mine\n") and 'engine = "cli"  # advised by diagnose' in text
+    assert text.startswith("max_concurrency = 3  # mine\n") and 'engine = "native"  # advised by diagnose' in text
     assert run("config")[0] == 0
     code, out, _ = run("diagnose")
     assert code == 0 and "not measured" in out

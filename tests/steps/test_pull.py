@@ -64,8 +64,20 @@ def leftovers(job: Job) -> list[Path]:
     return list(job.disk.base.rglob(".mv2-*"))
 
 
+_before: set[int] = set()
+
+
+@pytest.fixture(autouse=True)
+def not_ours() -> None:
+    """Servers that other tests of this process have started are children of it too."""
+    _before.clear()
+    _before.update(children())
+
+
 def children(of: int | None = None) -> set[int]:
-    return {child.pid for child in psutil.Process(of).children() if child.status() != psutil.STATUS_ZOMBIE}
+    """Of this process, those that came in this test."""
+    living = {child.pid for child in psutil.Process(of).children() if child.status() != psutil.STATUS_ZOMBIE}
+    return living - _before
 
 
 def test_every_kind_of_key_version_and_size_comes_whole_and_only_once(job: Job, pull: Pull) -> None:

@@ -52,7 +52,7 @@ demo: setup servers  ## the whole job on an embedded S3, no AWS account needed
 # --- the project -----------------------------------------------------------------------------
 
 test: dev servers  ## all tests, on loopback only
-	@$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
+	@$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 soak: dev servers  ## what takes minutes and prints figures; in slices by ARGS="--rounds 200 -k flipped"
 	@$(VENV)/bin/python -m pytest --soak $(ARGS)

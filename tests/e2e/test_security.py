@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import socket
 import ssl
 import stat
@@ -264,8 +263,6 @@ def test_what_a_server_says_does_not_steer_a_terminal(run: Run, tmp_path: Path) 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
     """For 127.0.0.1, signed by itself; its key is in the same file."""
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl makes the certificate")
     path = tmp_path / "tls.pem"
     name = ["-subj", "/CN=tests", "-addext", "subjectAltName=IP:127.0.0.1"]
     key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", path]
@@ -316,6 +313,7 @@ def over_tls(url: str, certificate: Path) -> Iterator[str]:
         listener.close()
 
 
+@pytest.mark.system  # openssl
 def test_tls_that_nobody_vouches_for_is_no_s3(
     run: Run, boto: S3Client, bucket: str, oracle: Oracle, home: Path, certificate: Path
 ) -> None:

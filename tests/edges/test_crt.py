@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import ssl
 import subprocess
@@ -128,8 +127,6 @@ def test_nothing_secret_and_no_proxy_in_the_environment() -> None:
 @pytest.fixture
 def tls(server: S3Server, tmp_path: Path) -> Iterator[tuple[str, Path]]:
     """The fake behind TLS with a certificate of its own: the URL, and what has to be trusted for it."""
-    if not shutil.which("openssl"):
-        pytest.skip("no openssl here")
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     subprocess.run(
         [
@@ -185,6 +182,7 @@ def tls(server: S3Server, tmp_path: Path) -> Iterator[tuple[str, Path]]:
     listener.close()
 
 
+@pytest.mark.system  # openssl
 def test_tls_by_a_bundle_of_the_operators_own_and_by_no_other(
     server: S3Server, disk: Disk, tls: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -373,8 +373,8 @@ def _plan(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
         return 0
     report.table(sheet.BUCKET_HEADERS, sheet.bucket_rows(forecast), right=range(1, 6))
     for stage in Stage:
-        headers = (sheet.DUE[stage], "quantity", "rate", "amount")
-        report.table(headers, sheet.cost_rows(forecast, stage), right=(1, 2, 3))
+        if costs := list(sheet.cost_rows(forecast, stage)):
+            report.table((sheet.DUE[stage], "quantity", "rate", "amount"), costs, right=(1, 2, 3))
     report.table(sheet.TOTAL_HEADERS, sheet.total_rows(forecast), right=(1,))
     if forecast.tiers:
         report.table(sheet.TIER_HEADERS, sheet.tier_rows(forecast), right=(1, 2, 3))

@@ -86,10 +86,10 @@ def _of_place(known: Known) -> Iterator[Obstacle]:
                    "use credentials of that partition; neither passes for the other")  # fmt: skip
     elif known.home_region and known.region and known.region != known.home_region:
         yield told("region", "costs", f"the bucket is in {known.region}, and the configured region is {known.home_region}",
-                   "nothing: each bucket is asked in its own region; its prices are those of that region")  # fmt: skip
+                   "nothing to do: each bucket is asked in its own region; its prices are those of that region")  # fmt: skip
     if known.aside:
         yield told("keys", "costs", f"{known.aside:,} versions have keys or ids that no plain path can hold",
-                   "nothing: they come by requests of their own to the side layout, and map.jsonl leads back")  # fmt: skip
+                   "nothing to do: they come by requests of their own to the side layout, and map.jsonl leads back")  # fmt: skip
     if known.uploads:
         yield told("uploads", "costs", f"{known.uploads:,} uploads were never completed; their parts cannot be read",
                    "abort them (`aws s3api abort-multipart-upload`) when nobody is at work on them: they are billed")  # fmt: skip

@@ -149,7 +149,9 @@ def advise(left: Left, m: Measured, *, native: bool = False) -> Advice:
         return Advice("unknown", "nothing could be measured", settings, None, times)
     if not objects:
         named = "the network" if line < (m.write or float("inf")) else "the destination"
-        return Advice(named, "nothing is listed that is still to come; by the bytes a second", settings, None, times)
+        return Advice(
+            named, "by what it moves a second; nothing is listed that is still to come", settings, None, times
+        )
     slowest = max(times, key=lambda name: times[name])
     share = times[slowest] / max(fetching + reading, 1e-9)
     why = f"it alone takes {share:.0%} of the time for {objects:,} objects"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import ROOT, Run, fill
+from tests.conftest import ROOT, Run, fill, in_s3
 from tests.fakes.oldfiles import old_file
 
 if TYPE_CHECKING:
@@ -50,14 +52,42 @@ def test_the_guide_leads_to_a_finished_bucket(run: Run, boto: S3Client, endpoint
     boto.delete_bucket(Bucket="photos")  # there is one of a name
 
 
-def test_the_session_of_the_readme(run: Run, boto: S3Client, tmp_path: Path) -> None:
+def test_the_session_of_the_readme(run: Run, boto: S3Client, home: Path) -> None:
+    """What it shows is printed, line by line, and nothing else but progress; other are times, sizes, ids and the token."""
     boto.create_bucket(Bucket="photos")
-    fill(boto, "photos", {"2019/a.jpg": b"a", "2019/b c.jpg": b"b"})
+    boto.put_bucket_versioning(Bucket="photos", VersioningConfiguration={"Status": "Enabled"})
+    fill(boto, "photos", {f"2019/IMG_{n:04}.jpg": os.urandom(20_000 + n) for n in range(60)})
+    fill(
+        boto, "photos", {"2019/IMG_0000.jpg": os.urandom(30_000), "2019//odd": b"odd", "film.mov": os.urandom(2 << 20)}
+    )
     text = (ROOT / "README.md").read_text()
-    session = text.partition("<!-- session:")[2].partition("<!-- /session -->")[0]
-    lines = re.findall(r"^\$ bin/migrate-v2 (.*)$", session, re.MULTILINE)
-    assert len(lines) >= 6
-    for line in lines:
-        ended = run(*shlex.split(line.replace("/srv/s3", str(tmp_path / "srv"))))
+    session = text.partition("<!-- session:")[2].partition("```console\n")[2].partition("```\n")[0]
+    _, *parts = re.split(r"^\$ bin/migrate-v2 (.*)\n", session, flags=re.MULTILINE)
+    assert len(parts) == 10
+    token = ""
+    for line, shown in zip(parts[::2], parts[1::2], strict=True):
+        argv = shlex.split(re.sub("--confirm=[0-9a-f]{40}", f"--confirm={token}", line))
+        ended = run(*(word.replace("/srv/s3", str(home)) for word in argv))
         assert ended.returncode == 0, (line, ended.stderr)
-    assert (tmp_path / "srv/photos/2019/b c.jpg").read_bytes() == b"b"
+        said, expected = Counter(_timeless(ended.stdout + ended.stderr)), Counter(_timeless(shown))
+        assert (line, expected - said) == (line, Counter())
+        assert all(": N of N objects" in more for more in said - expected), (line, said - expected)
+        token = "".join(re.findall(r"^token\t(\S+)$", ended.stdout, re.MULTILINE)) or token
+    assert (home / "photos/2019/IMG_0001.jpg").stat().st_size == 20_001
+    assert in_s3(boto, "photos") == []
+    boto.delete_bucket(Bucket="photos")  # there is one of a name
+
+
+def _timeless(text: str) -> list[str]:
+    """Its lines without figures, the token and the endpoint, and but for which `aws` is in use."""
+    for pattern, word in (
+        (r"\b[0-9a-f]{40}\b", "TOKEN"),
+        (r"http://\S+", "URL"),
+        (r"\d{4}-\d\d-\d\dT[\d:]+\+00:00", "TIME"),
+        (r"\d[\d.,]*", "N"),
+        (r"N (min|h) N (s|min)\b", "N s"),
+        (r"\bN ([kMG]?B)", "N B"),
+        (r" +", " "),
+    ):
+        text = re.sub(pattern, word, text)
+    return [line for line in text.splitlines() if not line.startswith("using ")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 from decimal import Decimal
 from html import escape
 from typing import Any
@@ -21,6 +22,8 @@ _BLUE, _ORANGE, _GREEN, _RED, _GREY, _SKY = "#0072b2", "#e69f00", "#009e73", "#d
 _SPAN_COLOURS = {"restore": _SKY, "transfer": _BLUE, "verify": _GREEN}
 _SEVERITY = {"stops": _RED, "costs": _ORANGE, "unknown": _GREY}
 _MOST_SPANS = 24
+# (from so many seconds on, seconds of the unit, unit) of the time line.
+_UNITS = ((96 * 3600, 86400, "days"), (3 * 3600, 3600, "hours"), (180, 60, "minutes"), (0, 1, "seconds"))
 _CSS = """
 :root { color-scheme: light; }
 body { font: 16px/1.45 system-ui, sans-serif; color: #1a1a1a; background: #fff; margin: 0 auto; max-width: 60rem; padding: 1rem; }
@@ -78,7 +81,10 @@ def _top(told: Forecast) -> str:
         answer = {True: "kept", False: "missed", None: "unknown"}[told.deadline.fits]
         facts.append((f"deadline {told.deadline.by}", answer))
     boxes = "".join(f"<div><dt>{_text(name)}</dt><dd>{_text(value)}</dd></div>" for name, value in facts)
-    names = ", ".join(b.census.bucket for b in told.buckets[:8]) + (" and more" if len(told.buckets) > 8 else "")
+    names = (
+        ", ".join(b.census.bucket for b in told.buckets[:8]) + (" and more" if len(told.buckets) > 8 else "")
+        or "no bucket"
+    )
     warning = "" if once.complete else f'<p class="warn">Incomplete, no rate for: {_text("; ".join(once.unknown))}</p>'
     estimated = (
         '<p class="warn">An estimate from CloudWatch, without a listing.</p>'
@@ -86,7 +92,7 @@ def _top(told: Forecast) -> str:
         else ""
     )
     return (
-        f"<h1>Migration plan</h1><p>{len(told.buckets)} buckets: {_text(names)}. Made {told.asking.now:%Y-%m-%d %H:%M}; prices:"
+        f"<h1>Migration plan</h1><p>Of {_text(names)}. Made {told.asking.now:%Y-%m-%d %H:%M}; prices:"
         f' {_text(", ".join(told.book.sources))}.</p>{warning}{estimated}<dl class="key">{boxes}</dl>'
     )
 
@@ -199,16 +205,16 @@ def _costs(told: Forecast) -> str:
     chart = _chart(
         pygal.HorizontalBar, len(ordered), [_BLUE], lambda value: f"{value:,.2f}", show_legend=False, **_BARE
     )
-    chart.x_labels = [f"{name}: {amount:,.2f}" for name, amount in ordered]
+    chart.x_labels = [f"{name}: {sheet.money(amount, told.book.currency)}" for name, amount in ordered]
     chart.add("cost", [float(amount) for _, amount in ordered])
-    return _figure(chart, f"What is paid once, by kind, in {told.book.currency}")
+    return _figure(chart, "What is paid once, by kind")
 
 
 def _tables_of_costs(told: Forecast) -> str:
     tables = [_table(sheet.BUCKET_HEADERS, sheet.bucket_rows(told), range(1, 6))]
     for stage in Stage:
-        headers = (sheet.DUE[stage], "quantity", "rate", "amount")
-        tables.append(_table(headers, sheet.cost_rows(told, stage), (1, 2, 3)))
+        if costs := list(sheet.cost_rows(told, stage)):
+            tables.append(_table((sheet.DUE[stage], "quantity", "rate", "amount"), costs, (1, 2, 3)))
     tables.append(_table(sheet.TOTAL_HEADERS, sheet.total_rows(told), (1,)))
     return "".join(f"<p></p>{table}" for table in tables)
 
@@ -233,28 +239,25 @@ def _time(told: Forecast) -> str:
     if not spans:
         return "<p>Nothing to draw: the speed of the line is unknown, or nothing is to be done.</p>"
 
-    def hours_from_start(moment: Any) -> float:
-        return float((moment - told.timeline.start).total_seconds()) / 3600
+    def from_start(moment: datetime) -> float:
+        return (moment - told.timeline.start).total_seconds()
 
-    whole = max(hours_from_start(span.end) for span in spans)
-    size, unit = (24.0, "days") if whole > 96 else (1.0, "hours")
+    whole = max(from_start(span.end) for span in spans)
+    size, unit = next((size, unit) for least, size, unit in _UNITS if whole >= least)
     chart = _chart(
         pygal.HorizontalStackedBar,
         len(spans),
         ["transparent", *_SPAN_COLOURS.values()],
-        lambda value: f"{value:,.0f}",
+        lambda value: f"{value:,.1f}".removesuffix(".0"),
         show_legend=False,
     )
     ordered = list(reversed(spans))
     chart.x_labels = [
-        f"{span.kind}, {span.name}: {(hours_from_start(span.end) - hours_from_start(span.start)) / size:,.1f}"
-        for span in ordered
+        f"{span.kind}, {span.name}: {(from_start(span.end) - from_start(span.start)) / size:,.1f}" for span in ordered
     ]
-    chart.add(None, [hours_from_start(span.start) / size for span in ordered])
+    chart.add(None, [from_start(span.start) / size for span in ordered])
     for kind in _SPAN_COLOURS:
-        lengths = [
-            (hours_from_start(s.end) - hours_from_start(s.start)) / size if s.kind == kind else None for s in ordered
-        ]
+        lengths = [(from_start(s.end) - from_start(s.start)) / size if s.kind == kind else None for s in ordered]
         chart.add(kind, lengths)
     left_out = len(told.timeline.spans) - len(spans)
     caption = f"{unit} from {told.timeline.start:%Y-%m-%d %H:%M} on" + (

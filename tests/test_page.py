@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import xml.etree.ElementTree as ET
 from dataclasses import replace
+from datetime import timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 
 from migrate_v2 import page, sheet
 from migrate_v2.steps.plan import Forecast
+from migrate_v2.timeline import Span
 from tests.test_sheet import planned
 
 CHARTS = 6  # costs, restores, time line, two of sizes, obstacles
@@ -92,6 +94,27 @@ def test_what_is_unknown_is_told_on_top() -> None:
     text = page.html(planned("mars-north-1", line=None))
     assert "Incomplete, no rate for:" in text
     assert "The speed of the line is unknown" in text
+
+
+@pytest.mark.parametrize(
+    ("lasts", "shown"),
+    [
+        (timedelta(seconds=90), "transfer, at hand: 45.0 seconds"),
+        (timedelta(minutes=30), "transfer, at hand: 15.0 minutes"),
+        (timedelta(hours=30), "transfer, at hand: 15.0 hours"),
+        (timedelta(days=30), "transfer, at hand: 15.0 days"),
+    ],
+)
+def test_the_time_line_is_in_a_unit_that_fits(told: Forecast, lasts: timedelta, shown: str) -> None:
+    start = told.timeline.start
+    spans = (
+        Span("transfer", "at hand", start, start + lasts / 2),
+        Span("verify", "read back", start + lasts / 2, start + lasts),
+    )
+    text = page.html(replace(told, timeline=replace(told.timeline, spans=spans)))
+    label, unit = shown.rsplit(" ", 1)
+    assert label in text
+    assert f"{unit} from {start:%Y-%m-%d %H:%M} on" in text
 
 
 # What is drawn how large only the browser knows; it says so in the page's title, by a script of the test's own.

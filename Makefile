@@ -58,10 +58,10 @@ soak: dev servers  ## what takes minutes and prints figures; in slices by ARGS="
 	@$(VENV)/bin/python -m pytest --soak $(ARGS)
 
 # What leads to a DELETE, and the tests that have to go through every branch of it.
-DELETING := migrate_v2/model.py,migrate_v2/edges/ledger.py,migrate_v2/steps/delete.py,migrate_v2/steps/hold.py,migrate_v2/steps/settle.py
+DELETING := migrate_v2/model.py,migrate_v2/deletion.py,migrate_v2/edges/ledger.py,migrate_v2/steps/delete.py,migrate_v2/steps/hold.py,migrate_v2/steps/settle.py
 coverage: dev servers  ## every branch of what leads to a delete is tested
 	$(VENV)/bin/coverage run --branch --data-file=.coverage --include=$(DELETING) \
-		-m pytest -q tests/test_model.py tests/test_pipeline.py tests/edges/test_ledger.py \
+		-m pytest -q tests/test_model.py tests/test_deletion.py tests/test_pipeline.py tests/edges/test_ledger.py \
 		tests/steps/test_delete.py tests/steps/test_hold.py tests/steps/test_settle.py
 	$(VENV)/bin/coverage report --show-missing --fail-under=100
 

@@ -129,9 +129,10 @@ from typing import Any, TypedDict
 
 from docopt import DocoptExit, docopt
 
-from migrate_v2 import __version__, pipeline, prices, settings, sheet
+from migrate_v2 import __version__, deletion, outlook, pipeline, prices, settings, sheet
 from migrate_v2.board import Line, bucket_lines, one_line, total_lines
 from migrate_v2.costs import Stage
+from migrate_v2.deletion import Early, Plan
 from migrate_v2.edges.disk import Disk, free_at, replace_file
 from migrate_v2.edges.s3 import S3, BucketName, Denied, check_bucket_name
 from migrate_v2.errors import INTERRUPTED, BadUsage, Failure, Refused, worst
@@ -140,7 +141,7 @@ from migrate_v2.flow import batched, in_threads
 from migrate_v2.keys import show
 from migrate_v2.model import FileState, Phase, Row
 from migrate_v2.notify import notify, worth_telling
-from migrate_v2.pipeline import Draft, Early, Events, Plan, Tools
+from migrate_v2.pipeline import Draft, Events, Tools
 from migrate_v2.report import Bytes, Report, human, sentence, span
 from migrate_v2.steps import errors
 from migrate_v2.steps.manifest import proved_by
@@ -346,7 +347,7 @@ def _plan(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
     names = _named(arguments)
     if names == []:
         return 0
-    wish = pipeline.Wish(
+    wish = outlook.Wish(
         quick=arguments["--quick"],
         waits=arguments["--wait"] or _terminal(),
         waiver=arguments["--egress-waiver"],
@@ -355,10 +356,10 @@ def _plan(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
     )
     cache = _cache(tools.environ)
     if arguments["--refresh-prices"]:
-        for told in pipeline.refresh_prices(names, tools, cache, quick=wish.quick):
+        for told in outlook.refresh_prices(names, tools, cache, quick=wish.quick):
             report.say(told)
     book = prices.load(cache, _own_prices(arguments["--prices"]))
-    forecast = _value(pipeline.planned(names, tools, book, wish), report)
+    forecast = _value(outlook.planned(names, tools, book, wish), report)
     if arguments["--html"]:
         from migrate_v2 import page  # its charts take 65 ms to load, and every other command does without
 
@@ -539,7 +540,7 @@ def _plan_lines(plan: Plan) -> list[tuple[str, str]]:
         *([("abort", f"{plan.uploads:,} unfinished multipart uploads")] if plan.uploads else []),
         ("keep", _figures(plan.stays) + f", {plan.kept - plan.stays[0]:,} delete markers"),
         *(("because", f"{count:,}: {reason}") for reason, count in reasons[:_REASONS]),
-        *([("because", f"{more:,}: {pipeline.OTHER_REASONS}")] if more else []),
+        *([("because", f"{more:,}: {deletion.OTHER_REASONS}")] if more else []),
         ("deleted before", _figures(plan.deleted)),
         ("token", plan.token),
     ]
@@ -557,7 +558,7 @@ def _figures(amount: tuple[int, int]) -> str:
 
 
 def _show_plan(plan: Plan, tools: Tools, report: Report, as_json: bool) -> None:
-    staying = pipeline.kept(tools.store, plan.site)
+    staying = deletion.kept(tools.store, plan.site)
     if as_json:
         report.document(
             {
@@ -1044,7 +1045,7 @@ def _reset(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
 
 def _diagnose(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
     bucket = None if arguments["<name>"] is None else check_bucket_name(arguments["<name>"])
-    found = pipeline.diagnosis(bucket, tools, lambda text: report.say(text))
+    found = outlook.diagnosis(bucket, tools, lambda text: report.say(text))
     v, n, d, advice = found.vitals, found.network, found.destination, found.advice
     if arguments["--json"]:
         report.document(
@@ -1088,7 +1089,7 @@ def _write_advice(path: Path, advice: Mapping[str, str | int]) -> list[str]:
     return staying
 
 
-def _diagnosis_lines(found: pipeline.Diagnosis) -> Iterator[tuple[str, str]]:
+def _diagnosis_lines(found: outlook.Diagnosis) -> Iterator[tuple[str, str]]:
     v, n, d, advice = found.vitals, found.network, found.destination, found.advice
     yield "bucket", found.bucket or "none"
     if n.note:

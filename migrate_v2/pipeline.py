@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import heapq
 import json
 import sys
 import time
@@ -11,60 +10,47 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime, timedelta
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from migrate_v2 import __version__, conveyor, keys, policy, tuning
-from migrate_v2.edges import awscli, pricelist
+from migrate_v2 import __version__, conveyor, deletion, keys, policy, tuning
+from migrate_v2.edges import awscli
 from migrate_v2.edges.crt import Engine
-from migrate_v2.edges.disk import Disk, Lock, Vitals, clock_reading, machine, vitals, volume
+from migrate_v2.edges.disk import Disk, Lock, clock_reading, machine
 from migrate_v2.edges.s3 import S3, Deleter, PolicySetter, Restorer, Unreachable
 from migrate_v2.edges.s3control import BatchRestorer
-from migrate_v2.edges.store import BucketRow, Item, Store, Upload
+from migrate_v2.edges.store import BucketRow, Store, Upload
 from migrate_v2.errors import BadUsage, Differs, Failure, NotFinished, Refused
 from migrate_v2.events import Ended, Event, Failed, Found, Noted, PhaseEarned, Waiting, Warned
 from migrate_v2.keys import show
 from migrate_v2.model import (
-    MINIMUM_DAYS,
-    VANISHED,
-    DeleteMarker,
-    Digest,
-    Doomed,
     FileState,
-    ObjectVersion,
     Phase,
     Row,
     Site,
     Verdict,
-    doomed,
     phase_of,
     recently,
     why_kept,
 )
-from migrate_v2.obstacles import Obstacle as InTheWay
-from migrate_v2.obstacles import obstacles
-from migrate_v2.prices import PriceBook
-from migrate_v2.settings import SETTING, Settings, bandwidth_at
+from migrate_v2.settings import Settings, bandwidth_at
 from migrate_v2.shards import Sizes
 from migrate_v2.steps import audit as audit_step
 from migrate_v2.steps import batch as batch_step
 from migrate_v2.steps import delete as delete_step
 from migrate_v2.steps import describe as describe_step
-from migrate_v2.steps import diagnose as diagnose_step
 from migrate_v2.steps import errors as errors_step
 from migrate_v2.steps import manifest as manifest_step
-from migrate_v2.steps import plan as plan_step
 from migrate_v2.steps import policy as policy_step
 from migrate_v2.steps import restore as restore_step
 from migrate_v2.steps.fetch import LARGE, fetch
 from migrate_v2.steps.hold import hold
 from migrate_v2.steps.place import adopt, choose, place, same_history
-from migrate_v2.steps.plan import Asking, Forecast, OfBucket
 from migrate_v2.steps.preflight import preflight
 from migrate_v2.steps.pull import pull
 from migrate_v2.steps.scan import must_be_as_listed, scan
@@ -73,8 +59,6 @@ from migrate_v2.steps.status import stands
 from migrate_v2.steps.sync import Cli, sync
 from migrate_v2.steps.upgrade import upgrade
 from migrate_v2.steps.verify import verify
-from migrate_v2.timeline import Pace
-from migrate_v2.workload import Way
 
 # Seconds by which the clock may be put right (by NTP, say) between two readings without being thought to have been set.
 CLOCK_TOLERANCE = 60.0
@@ -225,7 +209,7 @@ class Tools:
 # -- one bucket
 
 
-def _held(bucket: str, tools: Tools) -> BucketRow:
+def held_row(bucket: str, tools: Tools) -> BucketRow:
     held = tools.store.bucket(bucket)
     if held is None:
         raise Failure(f"{show(bucket)} is not in the state file")
@@ -234,7 +218,7 @@ def _held(bucket: str, tools: Tools) -> BucketRow:
 
 def _advance(bucket: str, tools: Tools, *, anew: bool = False) -> Events:
     """Moves the phase to where the rows say that it is; `anew`: what is told beside the data has changed all the same."""
-    before = _held(bucket, tools).phase
+    before = held_row(bucket, tools).phase
     phase = phase_of(tools.store.counts(bucket))
     moved = phase is not before
     # Written before the phase moves, and again where a crash in between left it out.
@@ -251,7 +235,7 @@ def _advance(bucket: str, tools: Tools, *, anew: bool = False) -> Events:
 
 
 def _manifest(bucket: str, tools: Tools) -> Events:
-    yield from manifest_step.manifest(bucket, tools.store, tools.disk, stands(_held(bucket, tools), tools.store))
+    yield from manifest_step.manifest(bucket, tools.store, tools.disk, stands(held_row(bucket, tools), tools.store))
     yield from describe_step.list_metadata(bucket, tools.store, tools.disk)
 
 
@@ -262,7 +246,7 @@ def _scan(bucket: str, tools: Tools) -> Events:
 def _same_bucket(bucket: str, tools: Tools) -> None:
     """Of a bucket that is deleted whole there is nothing to ask S3, nor need there be such a bucket any more."""
     if tools.store.left_in_s3(bucket):
-        must_be_as_listed(_held(bucket, tools), tools.s3.identity().account, tools.s3.endpoint_of(bucket))
+        must_be_as_listed(held_row(bucket, tools), tools.s3.identity().account, tools.s3.endpoint_of(bucket))
 
 
 def _restore(bucket: str, tools: Tools, *, beside: bool = True, by_jobs: bool = False) -> Events:
@@ -312,7 +296,7 @@ def _for_batch(bucket: str, tools: Tools) -> tuple[str, str]:
 
 
 def _seconds_since_the_last_look(bucket: str, tools: Tools) -> float:
-    seen = _held(bucket, tools).restores_seen_at
+    seen = held_row(bucket, tools).restores_seen_at
     return time.time() - datetime.fromisoformat(seen).timestamp() if seen else conveyor.DAY / 2
 
 
@@ -577,7 +561,7 @@ def scan_bucket(bucket: str, tools: Tools, *, rescan: bool = False) -> Events:
             yield Noted(bucket, f"was listed at {held.scanned_at}; --rescan lists it again")
             return
         yield from _ensure_scanned(bucket, tools, rescan=True, destination=False)
-        yield stands(_held(bucket, tools), tools.store)
+        yield stands(held_row(bucket, tools), tools.store)
 
 
 def manifests_only(bucket: str, tools: Tools, *, folder: Path) -> Events:
@@ -608,7 +592,7 @@ def sync_bucket(bucket: str, tools: Tools) -> Events:
         yield from _ensure_scanned(bucket, tools)
         yield from _fetch(bucket, tools, folder, lock_fds)
         yield from _advance(bucket, tools)
-        yield stands(_held(bucket, tools), tools.store)
+        yield stands(held_row(bucket, tools), tools.store)
         _conclude(bucket, tools, verified=False)
 
 
@@ -628,7 +612,7 @@ def verify_bucket(bucket: str, tools: Tools, *, refetch: bool = False) -> Events
         tools.store.accept_key()
         earned = phase_of(tools.store.counts(bucket)) in (Phase.DELETING, Phase.COMPLETE)
         yield from _advance(bucket, tools, anew=earned)
-        yield stands(_held(bucket, tools), tools.store)
+        yield stands(held_row(bucket, tools), tools.store)
         if differing := found[Verdict.DIFFERS] + found[Verdict.MISSING]:
             raise Differs(
                 f"{differing:,} local copies in {bucket} are not what S3 has; `migrate` fetches them again where S3 has them"
@@ -666,7 +650,7 @@ def migrate_bucket(bucket: str, tools: Tools, *, force_space: bool = False) -> E
                 except Unreachable as failure:  # confirm-delete asks again, and stops where there is no answer
                     yield Warned(bucket, str(failure))
             described = yield from _describe(bucket, tools)
-            if described and _held(bucket, tools).phase in (Phase.DELETING, Phase.COMPLETE):
+            if described and held_row(bucket, tools).phase in (Phase.DELETING, Phase.COMPLETE):
                 yield from describe_step.list_metadata(bucket, tools.store, tools.disk)
             if not rescanned and tools.store.any_changed(bucket):
                 rescanned = True
@@ -677,10 +661,10 @@ def migrate_bucket(bucket: str, tools: Tools, *, force_space: bool = False) -> E
             if not differing:
                 break
             if round_ == ROUNDS:
-                yield stands(_held(bucket, tools), tools.store)
+                yield stands(held_row(bucket, tools), tools.store)
                 raise Differs(f"{differing:,} objects of {bucket} came down wrong {ROUNDS} times")
             yield Noted(bucket, f"{differing:,} local copies are not what S3 has; fetching them again")
-        yield stands(_held(bucket, tools), tools.store)
+        yield stands(held_row(bucket, tools), tools.store)
         _conclude(bucket, tools)
 
 
@@ -736,52 +720,6 @@ def _audit(bucket: str, disk: Disk, threads: int) -> Events:
         raise Differs(f"{wrong:,} things in {show(bucket)} are not what was recorded")
 
 
-@dataclass(frozen=True, slots=True)
-class Diagnosis:
-    bucket: str
-    network: diagnose_step.Network
-    destination: diagnose_step.Destination | None
-    vitals: Vitals
-    left: tuning.Left
-    advice: tuning.Advice
-
-
-def diagnosis(bucket: str | None, tools: Tools, say: Callable[[str], None]) -> Diagnosis:
-    """Measures what there is to measure by: no state file, no bucket and no destination are no reason to fail."""
-    store = tools.store if tools.settings.state_db_path.exists() else None
-    left = diagnose_step.left(bucket, store)
-    name = bucket
-    if name is None and store is not None:
-        amounts = {known: sum(t.bytes for t in store.tallies(known)) for known in store.buckets()}
-        name = max(amounts, key=lambda known: amounts[known], default=None)
-    health = vitals()
-    network = diagnose_step.Network(note="no bucket is named, and the state file knows none")
-    if name is not None:
-        say(f"measuring S3 by objects of {show(name)}")
-        network = diagnose_step.network(diagnose_step.samples(name, store, tools.s3), tools.s3)
-    there = None
-    if tools.settings.local_base_path is not None:
-        say(f"measuring {show(str(tools.settings.local_base_path))}")
-        there = diagnose_step.destination(tools.disk, sorted({1, health.cores}))
-    advice = tuning.advise(
-        left,
-        tuning.Measured(
-            cores=health.cores,
-            memory_available=health.memory_available,
-            open_files=health.open_files_limit,
-            single=network.single,
-            parallel=network.parallel,
-            objects=network.objects,
-            throttled=network.throttled,
-            write=there.write if there else None,
-            files=there.files if there else None,
-            read_hash=there.read_hash if there else None,
-        ),
-        native="native" in SETTING["engine"].allowed,
-    )
-    return Diagnosis(name or "", network, there, health, left, advice)
-
-
 def known_buckets(names: list[str] | None, tools: Tools) -> list[str]:
     """The named buckets, or all of the state file that are not excluded. Failure: one that the state file does not know."""
     known = tools.store.buckets()
@@ -819,7 +757,7 @@ def oblivion(names: Iterable[str], tools: Tools) -> tuple[list[Oblivion], str]:
         tallies = tools.store.tallies(name)
         objects, size = sum(t.objects for t in tallies), sum(t.bytes for t in tallies)
         stays = tools.store.only_copies(name)
-        told.append(Oblivion(name, _held(name, tools).phase, objects, size, stays))
+        told.append(Oblivion(name, held_row(name, tools).phase, objects, size, stays))
         digest.update(json.dumps([tools.store.identity(), name, stays, sorted(map(repr, tallies))]).encode())
     return told, digest.hexdigest()[:40]
 
@@ -895,355 +833,7 @@ def _in_glacier(bucket: str, tools: Tools) -> bool:
     return counts.to_request + counts.restoring > 0
 
 
-# -- what it is going to cost
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What `plan` was asked beside the buckets' names."""
-
-    quick: bool = False
-    waits: bool = False
-    waiver: bool = False
-    line: float | None = None  # bytes a second
-    deadline: date | None = None
-
-
-def planned(names: list[str] | None, tools: Tools, book: PriceBook, wish: Wish) -> Generator[Event, None, Forecast]:
-    """Counts what the state file knows, asks S3 what is in the way, and puts both together; changes nothing anywhere.
-
-    Refused without a finished scan of each bucket, unless it is to be `quick`.
-    """
-    asking = _asking(tools, wish)
-    parts: list[OfBucket] = []
-    found: list[InTheWay] = []
-    ends = asking.now.date()
-    for bucket in _to_plan(names, tools, quick=wish.quick):
-        settings, unasked = None, ""
-        try:
-            tools.s3.region_of(bucket)
-            settings = plan_step.settings_of(bucket, tools.s3)
-        except Failure as failure:
-            if wish.quick:
-                raise
-            unasked = str(failure)
-            yield Warned(bucket, f"its settings were not read: {unasked}")
-        way = plan_step.by_settings(_way(bucket, tools, wish), settings)
-        sample: list[Item] = []
-        configured = False
-        if wish.quick:
-            census = plan_step.estimate(bucket, tools.s3.region_of(bucket), tools.s3, way)
-        else:
-            census, sample = plan_step.count(_held(bucket, tools), tools.store, way, asking)
-            configured = bool(tools.settings.local_base_path) and _configured(bucket, tools)
-        if settings is not None and census.uploads != 0:
-            census.upload_bytes = tools.s3.upload_bytes(bucket)
-        classes = [*census.to_restore, *census.restoring]
-        if (looks := plan_step.looks(asking, classes)) != way.looks:
-            way = replace(way, looks=looks)
-            for table in (census.to_restore, census.restoring):
-                for name, amount in table.items():
-                    census.heads[name] += (looks - 1) * amount.objects
-        parts.append(plan_step.of_bucket(census, way, asking, configured=configured, scanned=not wish.quick, ends=ends))
-        found += obstacles(plan_step.known(census, sample, settings, unasked, tools.s3))
-    return plan_step.forecast(parts, found, book, asking)
-
-
-def refresh_prices(names: list[str] | None, tools: Tools, cache: Path, *, quick: bool) -> list[str]:
-    """Of the regions that these buckets are in; what was learned, a line each."""
-    regions = {
-        tools.s3.region_of(name) if quick else _held(name, tools).region for name in _to_plan(names, tools, quick=quick)
-    }
-    return pricelist.refresh(tools.s3, sorted(regions), cache)
-
-
-def _to_plan(names: list[str] | None, tools: Tools, *, quick: bool) -> list[str]:
-    if quick:
-        if names is not None:
-            return names
-        excluded = set(tools.settings.excluded_buckets)
-        return [bucket.name for bucket in tools.s3.buckets() if bucket.name not in excluded]
-    there = tools.settings.state_db_path.exists()
-    if names is None:
-        names = [n for n in tools.store.buckets() if n not in tools.settings.excluded_buckets] if there else []
-        if not names:
-            raise Refused("nothing was scanned yet: run `scan`, or `plan --quick` for an estimate from CloudWatch")
-    for name in names:
-        held = tools.store.bucket(name) if there else None
-        if held is None or not held.scan_complete:
-            raise Refused(
-                f"{show(name)} was not scanned to the end: run `scan` for it, or `plan --quick` for an estimate from CloudWatch"
-            )
-    return names
-
-
-def _configured(bucket: str, tools: Tools) -> bool:
-    """Is bucket.json there? Asked without making the destination."""
-    return (tools.settings.base() / keys.SIDE / bucket / "bucket.json").exists()
-
-
-def _way(bucket: str, tools: Tools, wish: Wish) -> Way:
-    s = tools.settings
-    held = None if wish.quick else tools.store.bucket(bucket)
-    amounts = [(t.objects, t.bytes) for t in tools.store.tallies(bucket)] if held else []
-    objects, size = sum(a[0] for a in amounts), sum(a[1] for a in amounts)
-    chosen = tuning.transfer(
-        size / max(1, objects),
-        machine().cores,
-        threshold=s.multipart_threshold,
-        chunk=s.multipart_chunksize,
-        concurrency=s.max_concurrency,
-        use_threads=s.use_threads,
-    )
-    threshold, chunk = chosen.multipart_threshold, chosen.multipart_chunksize
-    if s.engine == "native":
-        m = machine()
-        team = tuning.crew(
-            size / max(1, objects),
-            m.cores,
-            m.memory_available,
-            threshold=s.multipart_threshold,
-            part=s.multipart_chunksize,
-        )
-        threshold, chunk = team.threshold, team.part
-    return Way(
-        threshold=threshold,
-        chunk=chunk,
-        metadata=s.metadata,
-        tier=s.glacier_restore_tier,
-        days=s.glacier_restore_days,
-        every_tag=_asks_every_tag(tools),
-        by_cli=s.engine == "cli",
-        native=s.engine == "native",
-    )
-
-
-def _asks_every_tag(tools: Tools) -> bool:
-    try:
-        return not tools.s3.at_aws
-    except Failure:
-        return False
-
-
-def _asking(tools: Tools, wish: Wish) -> Asking:
-    s = tools.settings
-    there = s.state_db_path.exists()
-    measured = tools.store.recall("diagnose_throughput") if there else ""
-    line, source = wish.line, "--throughput"
-    if line is None:
-        try:
-            line, source = float(measured), "the last `diagnose`"
-        except ValueError:
-            line, source = None, "unknown"
-    pace = Pace(
-        line if line is None or line > 0 else None,
-        source,
-        s.max_concurrent_downloads,
-        s.max_concurrent_verifications,
-        s.max_bandwidth,
-    )
-    base = s.local_base_path
-    return Asking(
-        way=Way(0, 1, tier=s.glacier_restore_tier, days=s.glacier_restore_days),
-        pace=pace,
-        noncurrent=s.noncurrent,
-        at_most_restores=s.max_glacier_restores,
-        waits=wish.waits,
-        poll_seconds=s.restore_poll_seconds,
-        waiver=wish.waiver,
-        deadline=wish.deadline,
-        base=str(base or ""),
-        room=volume(base) if base else None,
-        state_room=volume(s.state_db_path.parent),
-        memory=machine().memory_available,
-        now=datetime.now().astimezone(),
-    )
-
-
 # -- deletion
-
-
-@dataclass(frozen=True, slots=True)
-class Early:
-    """Objects of one class that S3 bills to the end of its minimum duration: how many, their bytes, the last of those ends."""
-
-    objects: int
-    bytes: int
-    until: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What confirm-delete would do to one bucket, in figures; `token` stands for exactly this plan.
-
-    By objects and by bytes, listed = what is to be deleted + `stays` + `deleted`. `kept` counts delete markers too.
-    `resumes` is the token that was asked for, if this plan is what is left of the one that had it.
-    """
-
-    site: Site
-    token: str
-    objects: int
-    bytes: int
-    markers: int
-    kept: int
-    evidence: Mapping[str, int]
-    reasons: Mapping[str, int]
-    listed: tuple[int, int]
-    stays: tuple[int, int]
-    deleted: tuple[int, int]
-    early: Mapping[str, Early]
-    uploads: int
-    trust: timedelta | None
-    resumes: str
-
-    def agrees(self, token: str) -> bool:
-        return token in (self.token, self.resumes) and token != ""
-
-
-# So many reasons are counted apart; there may be one of its own for each object.
-REASONS = 1000
-OTHER_REASONS = "other reasons"
-
-
-def decide(store: Store, site: Site) -> Iterator[tuple[Row | DeleteMarker, str]]:
-    """Every version and delete marker that S3 listed, in key order, with the reason why it stays, "" where it goes.
-
-    A delete marker goes with the last of its key's data versions, and stays while one of them does.
-    """
-    streams: list[Iterator[tuple[str, int, Row | DeleteMarker]]] = [
-        ((row.key, 0, row) for row in store.not_deleted(site.bucket)),
-        ((marker.key, 1, marker) for marker in store.listed_markers(site.bucket)),
-    ]
-    held_by: str | None = None
-    for key, _, subject in heapq.merge(
-        *streams, key=lambda entry: (entry[0].encode("utf-8", "surrogatepass"), entry[1])
-    ):
-        if isinstance(subject, Row):
-            reason = why_kept(subject, site)
-            # What others have deleted holds no marker: the same rule as that of the markers that are sent.
-            gone = subject.state is FileState.ERROR and subject.reason == VANISHED
-            held_by = key if reason and not gone else held_by
-        elif site.mfa_delete:
-            reason = "MFA delete is on for this bucket"
-        elif held_by == key:
-            reason = "a delete marker above versions that stay"
-        elif subject.version_id == "null" and site.versioning != "Enabled":
-            reason = "a null delete marker while versioning is not enabled: its id may be reused at any time"
-        else:
-            reason = ""
-        yield subject, reason
-
-
-def plan(store: Store, site: Site, *, uploads: bool = False, trust: timedelta | None = None, resumes: str = "") -> Plan:
-    """The plan as the rows are now, with the abortion of all listed `uploads` if that is asked for.
-
-    What was deleted under the token `resumes`, and what would be now: if that together is the plan of this token, then it
-    is still good, for the rest.
-    """
-    now = datetime.now(UTC)
-    digest, whole = Digest(site), Digest(site)
-    objects = size = markers = kept = staying = staying_size = aborted = 0
-    evidence: Counter[str] = Counter()
-    reasons: Counter[str] = Counter()
-    early: dict[str, Early] = {}
-    gone, aborts = (
-        _Ahead(store.ledger.gone_under(site.bucket, resumes, uploads=of_uploads)) for of_uploads in (False, True)
-    )
-    for subject, reason in decide(store, site):
-        for before in gone.before(_order(doomed(subject))):
-            whole.deletes(before)
-        if reason:
-            kept += 1
-            reasons[reason if reason in reasons or len(reasons) < REASONS else OTHER_REASONS] += 1
-            if isinstance(subject, Row):
-                staying += 1
-                staying_size += subject.version.size
-            digest.keeps(subject.key, _version_id(subject), reason)
-            if not _made_by_us(subject, store, site, resumes):
-                whole.keeps(subject.key, _version_id(subject), reason)
-            continue
-        if isinstance(subject, Row):
-            objects += 1
-            size += subject.version.size
-            evidence[subject.witnesses[0].kind] += 1
-            _add_early(early, subject.version, now)
-        else:
-            markers += 1
-        for each_ in (digest, whole):
-            each_.deletes(doomed(subject))
-    for before in gone.before(None):
-        whole.deletes(before)
-    for upload in store.uploads(site.bucket) if uploads else ():
-        aborted += 1
-        named = Doomed(upload.key, upload.upload_id, "upload")
-        for before in aborts.before(_order(named)):
-            whole.deletes(before)
-        for each_ in (digest, whole):
-            each_.deletes(named)
-    for before in aborts.before(None) if uploads else ():
-        whole.deletes(before)
-    # The kept counts, and not the rows once more: what does not add up is to be seen.
-    tallies = store.tallies(site.bucket)
-    past = [tally for tally in tallies if tally.state is FileState.DELETED]
-    listed, deleted = ((sum(t.objects for t in some), sum(t.bytes for t in some)) for some in (tallies, past))
-    return Plan(
-        site=site,
-        token=digest.token(),
-        objects=objects,
-        bytes=size,
-        markers=markers,
-        kept=kept,
-        evidence=evidence,
-        reasons=reasons,
-        listed=listed,
-        stays=(staying, staying_size),
-        deleted=deleted,
-        early=early,
-        uploads=aborted,
-        trust=trust,
-        resumes=resumes if resumes and whole.token() == resumes else "",
-    )
-
-
-def _order(d: Doomed) -> tuple[bytes, int, bytes]:
-    """Where it stands in a plan: markers behind the versions of their key."""
-    return d.key.encode("utf-8", "surrogatepass"), int(d.kind == "marker"), d.version_id.encode()
-
-
-def _made_by_us(subject: Row | DeleteMarker, store: Store, site: Site, token: str) -> bool:
-    """A delete of the current null version leaves a null marker where versioning is suspended: of a plan that goes on, it is
-    no news."""
-    null = isinstance(subject, DeleteMarker) and subject.version_id == "null" and site.versioning == "Suspended"
-    return null and store.ledger.went(site.bucket, token, subject.key, "null")
-
-
-class _Ahead:
-    """What is gone, taken up in the order of a plan as far as the plan has come."""
-
-    def __init__(self, gone: Iterator[Doomed]) -> None:
-        self._gone = gone
-        self._next = next(self._gone, None)
-
-    def before(self, place: tuple[bytes, int, bytes] | None) -> Iterator[Doomed]:
-        while self._next is not None and (place is None or _order(self._next) < place):
-            yield self._next
-            self._next = next(self._gone, None)
-
-
-def _add_early(early: dict[str, Early], version: ObjectVersion, now: datetime) -> None:
-    days = MINIMUM_DAYS.get(version.storage_class, 0)
-    if days and (until := version.last_modified + timedelta(days)) > now:
-        before = early.get(version.storage_class, Early(0, 0, until))
-        early[version.storage_class] = Early(before.objects + 1, before.bytes + version.size, max(before.until, until))
-
-
-def kept(store: Store, site: Site) -> Iterator[tuple[str, str, str]]:
-    """(key, version id, reason) of all that stays."""
-    return ((s.key, _version_id(s), reason) for s, reason in decide(store, site) if reason)
-
-
-def _version_id(subject: Row | DeleteMarker) -> str:
-    return subject.version.version_id if isinstance(subject, Row) else subject.version_id
 
 
 def site_of(bucket: str, tools: Tools) -> Site:
@@ -1274,7 +864,7 @@ _NOT_RECORDED = {
 def confirm_delete(
     bucket: str,
     tools: Tools,
-    consent: Callable[[Plan], str],
+    consent: Callable[[deletion.Plan], str],
     *,
     token: str = "",
     remove_bucket: bool = False,
@@ -1300,7 +890,7 @@ def confirm_delete(
         yield from _ensure_scanned(bucket, tools, rescan=True)
         site = site_of(bucket, tools)
         if (
-            site.versioning != _held(bucket, tools).versioning
+            site.versioning != held_row(bucket, tools).versioning
         ):  # by which the listing was read: `null` means another thing now
             raise Refused(f"the versioning of {show(bucket)} has changed while it was listed; run the same again")
         yield from hold(
@@ -1314,8 +904,8 @@ def confirm_delete(
         if abort_uploads:
             tools.store.list_uploads(bucket, (Upload(*upload) for upload in tools.s3.uploads(bucket)))
 
-        def planned_now() -> Plan:
-            return plan(tools.store, site, uploads=abort_uploads, trust=trust, resumes=token)
+        def planned_now() -> deletion.Plan:
+            return deletion.plan(tools.store, site, uploads=abort_uploads, trust=trust, resumes=token)
 
         planned = planned_now()
         if planned.objects and (lost := _NOT_RECORDED.get(tools.settings.metadata)):
@@ -1378,7 +968,7 @@ def confirm_delete(
             yield from manifest_step.certificate(bucket, tools.store, tools.disk)
         if remove_bucket and not left_over:
             yield from _remove(bucket, tools)
-        yield stands(_held(bucket, tools), tools.store)
+        yield stands(held_row(bucket, tools), tools.store)
         if left_over:
             raise NotFinished(
                 f"{at_most:,} of {planned.objects + planned.markers:,} were deleted from {bucket}, as --max-delete says;"
@@ -1386,7 +976,7 @@ def confirm_delete(
             )
 
 
-def _facts(planned: Plan, tools: Tools, agreed: str) -> dict[str, object]:
+def _facts(planned: deletion.Plan, tools: Tools, agreed: str) -> dict[str, object]:
     """What the ledger keeps of a consent: under names that its entries have not themselves."""
     return {
         "account": planned.site.account,

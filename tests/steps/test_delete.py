@@ -15,7 +15,7 @@ from typing import Any
 import boto3
 import pytest
 
-from migrate_v2 import model, pipeline
+from migrate_v2 import deletion, model
 from migrate_v2.edges.s3 import S3, Deleter
 from migrate_v2.edges.store import Evidence, Store, Upload
 from migrate_v2.errors import Failure, Refused
@@ -883,8 +883,8 @@ def test_p3_a_plan_in_portions_goes_on_under_its_token_to_the_end(job: Job, vers
     begun(job, "u", "v", "w")
     listed(job)
 
-    def planned(resumes: str = "") -> pipeline.Plan:
-        return pipeline.plan(job.store, job.site(), uploads=True, resumes=resumes)
+    def planned(resumes: str = "") -> deletion.Plan:
+        return deletion.plan(job.store, job.site(), uploads=True, resumes=resumes)
 
     token = planned().token
     for _ in range(3):

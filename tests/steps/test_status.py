@@ -12,9 +12,9 @@ import pytest
 
 from migrate_v2 import cli
 from migrate_v2.conveyor import Link
+from migrate_v2.deletion import plan
 from migrate_v2.edges.s3 import Restorer
 from migrate_v2.model import FileState, phase_of
-from migrate_v2.pipeline import plan
 from migrate_v2.report import sentence
 from migrate_v2.steps import restore as restore_step
 from migrate_v2.steps.manifest import manifest

@@ -13,11 +13,11 @@ from unittest.mock import ANY
 import pytest
 
 from migrate_v2 import cli
+from migrate_v2.deletion import plan
 from migrate_v2.edges.store import UNKNOWN_VERSION, Store
 from migrate_v2.errors import Failure, Refused
 from migrate_v2.events import Ended, Event, Noted, Progress, Started
 from migrate_v2.model import VANISHED, FileState, Place, Verdict
-from migrate_v2.pipeline import plan
 from migrate_v2.steps import restore as restore_step
 from migrate_v2.steps.place import adopt
 from migrate_v2.steps.upgrade import upgrade

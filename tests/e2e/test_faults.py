@@ -432,7 +432,7 @@ def deleting(made: World, s3: S3) -> str:
                 pass
     except Failure as failure:
         return type(failure).__name__
-    except (sqlite3.Error, ValueError, TypeError, KeyError, OverflowError, AssertionError) as error:
+    except (sqlite3.Error, ValueError, TypeError, LookupError, OverflowError, AssertionError) as error:
         return f"unforeseen {type(error).__name__}"  # cli.main() makes one line and exit status 1 of it
     return "deleted"
 

@@ -40,6 +40,8 @@ BLOCK = 1 << 20
 # A file that can be continued is put on the disk each time so many bytes or seconds went into it: what a power cut costs.
 FLUSH_BYTES = 64 << 20
 FLUSH_SECONDS = 5.0
+# Fewer are what one batch of files gives back when it fails: then it is they that had run out.
+_FEW_INODES = 100
 _MARKER = f"{OWN}/.base.json"  # no bucket can have this name
 _MARKER_LOCK = f"{OWN}/.base.lock"
 
@@ -646,14 +648,16 @@ class Disk:
             probe = f"{OWN}/probe-{secrets.token_hex(8)}"
             self.make_folder(probe)
             try:
-                with self._parent(f"{probe}/x") as (folder, _):
-                    try:
-                        self._file_system = _probe(folder)
-                    finally:
-                        for name in os.listdir(folder):  # noqa: PTH208 - a descriptor
-                            os.unlink(os.fsencode(name), dir_fd=folder)
-                with self._parent(probe) as (folder, name_of_probe):
-                    os.rmdir(name_of_probe, dir_fd=folder)
+                try:
+                    with self._parent(f"{probe}/x") as (folder, _):
+                        try:
+                            self._file_system = _probe(folder)
+                        finally:
+                            for name in os.listdir(folder):  # noqa: PTH208 - a descriptor
+                                os.unlink(os.fsencode(name), dir_fd=folder)
+                finally:
+                    with self._parent(probe) as (folder, name_of_probe):
+                        os.rmdir(name_of_probe, dir_fd=folder)
             except OSError as error:
                 self._explain(error, probe, "try the file system at", "folder")
         return self._file_system
@@ -1169,7 +1173,9 @@ class Disk:
         if error.errno == errno.ENOSPC:
             with suppress(OSError):
                 facts = os.fstatvfs(self._fd)
-                if facts.f_files and not facts.f_favail:
+                # What could not be finished is removed by now, and its inodes are free again.
+                few = facts.f_favail < _FEW_INODES and facts.f_bavail * facts.f_frsize >= BLOCK
+                if facts.f_files and (few or not facts.f_favail):
                     text = f"cannot {verb} {self._where(path)}: no inodes left; the destination can hold no more files"
                     raise DiskError(f"{text}: remove some and run the same command again", errno.ENOSPC) from error
         raise _disk_error(error, verb, self._where(path)) from error

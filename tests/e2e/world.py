@@ -37,7 +37,7 @@ class Ran:
 class Zygote:
     """The forking server as seen from here: one run at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, env: Mapping[str, str] | None = None) -> None:
         self.pid = 0  # of the run that began last
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.fakes.zygote"],
@@ -45,7 +45,7 @@ class Zygote:
             stdout=subprocess.PIPE,
             text=True,
             cwd=ROOT,
-            env=bare_environment() | {"PYTHONUTF8": "1", "PYTHONPATH": str(ROOT)},
+            env=bare_environment() | {"PYTHONUTF8": "1", "PYTHONPATH": str(ROOT)} | dict(env or {}),
             preexec_fn=end_with_parent,
         )
 
@@ -74,9 +74,17 @@ class Zygote:
 
 
 class World:
-    def __init__(self, folder: Path, zygote: Zygote, *, versioning: str = "", bucket: str = "bucket") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        zygote: Zygote,
+        *,
+        versioning: str = "",
+        bucket: str = "bucket",
+        home: Path | None = None,
+    ) -> None:
         self.folder, self.zygote, self.bucket, self.versioning = folder, zygote, bucket, versioning
-        self.home, self.state = folder / "home", folder / "state.db"
+        self.home, self.state = home or folder / "home", folder / "state.db"
         (folder / "user").mkdir()
         self.server = S3Server()
         self.server.start()

@@ -455,8 +455,12 @@ def _verify(
     *,
     refetch: bool = False,
     untold: Verdict | None = None,
+    all_of_it: bool = False,
 ) -> Generator[Event, None, Counter[Verdict]]:
-    """Passes on what verify tells, but for findings that are `untold`, and counts its findings by verdict."""
+    """Passes on what verify tells, but for findings that are `untold`, and counts its findings by verdict.
+
+    `all_of_it`: `rows` are all that have a local copy, so that no older reading counts any more.
+    """
     found: Counter[Verdict] = Counter()
     _same_bucket(bucket, tools)
     for event in verify(
@@ -478,7 +482,11 @@ def _verify(
             if event.verdict is untold:
                 continue
         yield event
-    tools.store.remember(f"clock {bucket}", " ".join(clock_reading()))
+    before, now = tools.store.recall(f"clock {bucket}"), clock_reading()
+    if all_of_it or _was_set(before, now):
+        # Rows that were read by the other clock stay doubtful, however often it is read from now on.
+        tools.store.remember(f"clock was set {bucket}", "" if all_of_it else "yes")
+    tools.store.remember(f"clock {bucket}", " ".join(now))
     return found
 
 
@@ -602,7 +610,8 @@ def verify_bucket(bucket: str, tools: Tools, *, refetch: bool = False) -> Events
         yield from _ensure_scanned(bucket, tools)
         objects, size = _amount(bucket, tools, FileState.DOWNLOADED, FileState.VERIFIED, FileState.DELETED)
         copies = tools.store.with_local_copy(bucket)
-        found = yield from _verify(bucket, tools, copies, objects, size, untold=Verdict.UNPROVABLE if refetch else None)
+        untold = Verdict.UNPROVABLE if refetch else None
+        found = yield from _verify(bucket, tools, copies, objects, size, untold=untold, all_of_it=True)
         objects, size = _amount(bucket, tools, FileState.DOWNLOADED, verdict=Verdict.UNPROVABLE)
         if refetch and objects:
             unproved = (
@@ -939,6 +948,8 @@ def confirm_delete(
                     f"{sum(found.values()):,} local copies in {bucket} are not what was verified; nothing was deleted."
                     " Run `migrate` and then `confirm-delete` again"
                 )
+            if trust is not None:  # by which clock was it told what is recent?
+                _same_clock(bucket, tools)
             if planned_now().token != planned.token:
                 raise Refused(f"the plan for {show(bucket)} changed while the copies were read; nothing was deleted")
             yield from _keep_configuration(bucket, tools)
@@ -999,12 +1010,23 @@ def _must_be_read(row: Row, tools: Tools, trust: timedelta | None) -> bool:
 
 
 def _same_clock(bucket: str, tools: Tools) -> None:
-    """How old a reading is, is told by the clock: it must not have been set since the last one."""
-    boot, wall, uptime_ = [*tools.store.recall(f"clock {bucket}").split(), "", "", ""][:3]
-    boot_now, wall_now, uptime_now = clock_reading()
-    passed = float(wall_now) - float(wall or 0)
-    if passed < 0 or (boot == boot_now and abs(passed - (float(uptime_now) - float(uptime_))) > CLOCK_TOLERANCE):
-        raise Refused("the clock was set since the copies were read, so none is recent; do without --trust-recent")
+    """How old a reading is, is told by the clock: nobody must have set it since the first of them."""
+    if tools.store.recall(f"clock was set {bucket}") or _was_set(
+        tools.store.recall(f"clock {bucket}"), clock_reading()
+    ):
+        raise Refused(
+            "the clock was set, or this machine started anew, since the copies were read, so none is recent; do without"
+            " --trust-recent"
+        )
+
+
+def _was_set(before: str, now: tuple[str, str, str]) -> bool:
+    """Between two readings; by what it was set while the machine was off, nobody knows."""
+    if not before:
+        return False
+    boot, wall, uptime_ = before.split()
+    passed, really = float(now[1]) - float(wall), float(now[2]) - float(uptime_)
+    return boot != now[0] or passed < 0 or abs(passed - really) > CLOCK_TOLERANCE
 
 
 def _remove(bucket: str, tools: Tools) -> Events:

@@ -116,7 +116,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
         ("b 1000 10", ("b", "1600", "510"), True),  # set forward
         ("b 1000 10", ("b", "1100", "510"), True),  # set back
         ("b 1000 10", ("b", "999", "10"), True),
-        ("b 1000 10", ("c", "9999", "1"), False),  # started anew
+        ("b 1000 10", ("c", "9999", "1"), True),  # started anew, after nobody knows how long
         ("b 1000 10", ("c", "999", "1"), True),
     ],
 )

@@ -2,7 +2,8 @@
 
 `python -m tests.fakes.zygote` reads one JSON object a line (see Job) and answers twice: {"pid": ...} when the run has
 begun, {"code": ...} when it has ended, as Python gives it (-9 for SIGKILL). The run is migrate_v2.cli.main in a process of
-its own, with its own environment, folder, streams and session: only the waits between attempts are cut short.
+its own, with its own environment, folder, streams and session: only the waits between attempts are cut short, and the
+life of proofs where LIFETIME_OF_PROOFS (seconds) says so.
 
 A fault is planted in the n-th call of a kind, counted from 1; `fired` is made just before it takes effect.
 
@@ -33,6 +34,8 @@ import signal
 import sqlite3
 import stat
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -41,7 +44,7 @@ from typing import IO, Any
 import botocore.session
 from botocore.retries.standard import ExponentialBackoff
 
-from migrate_v2 import cli
+from migrate_v2 import cli, model
 from migrate_v2.edges import disk, s3
 from tests.conftest import end_with_parent
 
@@ -196,6 +199,11 @@ def warm() -> None:
     botocore.session.create_loader = functools.cache(botocore.session.create_loader)
     ExponentialBackoff.delay_amount = lambda *_: 0.001  # type: ignore[assignment,method-assign]
     s3.SLOW_DOWN = 0.01
+    if "faketime" in os.environ.get("LD_PRELOAD", ""):
+        # libfaketime 0.9.10 answers EINVAL to the absolute times that Python sleeps until, unless it moves all clocks.
+        time.sleep = lambda seconds: threading.Event().wait(seconds) and None  # type: ignore[assignment]
+    if seconds := os.environ.get("LIFETIME_OF_PROOFS"):
+        model.LIFETIME = float(seconds)
     os.environ |= {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_CONFIG_FILE": os.devnull}
     os.environ["AWS_SHARED_CREDENTIALS_FILE"] = os.devnull
     made = s3.S3(endpoint_url="http://127.0.0.1:9", region="us-east-1")

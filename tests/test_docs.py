@@ -214,3 +214,32 @@ if __name__ == "__main__":
     for name, made in FILES.items():
         (ROOT / name).parent.mkdir(exist_ok=True)
         (ROOT / name).write_text(made())
+
+
+def named_tests(text: str) -> list[tuple[str, str]]:
+    """(file below tests/, name of the test or "") of all that SECURITY.md says hold something."""
+    return re.findall(r"`((?:\w+/)*\w+\.py)(?:::(\w+))?`", text)
+
+
+def test_every_test_that_the_security_page_names_exists_and_every_soak_it_runs_finds_one() -> None:
+    text = (ROOT / "docs" / "SECURITY.md").read_text()
+    named = [(file, name) for file, name in named_tests(text) if file.rpartition("/")[2].startswith("test_")]
+    assert len(named) > 80
+    for file, name in named:
+        path = ROOT / "tests" / file
+        assert path.exists(), file
+        assert not name or re.search(rf"^def {name}\(", path.read_text(), re.MULTILINE), f"{file}::{name}"
+    marked = re.compile(r"@pytest\.mark\.soak\n(?:@.*\n(?:[ )\]].*\n)*)*def (\w+)")
+    long = [name for path in (ROOT / "tests").rglob("test_*.py") for name in marked.findall(path.read_text())]
+    chosen = re.findall(r"^make soak ARGS=.*-k (?:'([^']*)'|([\w]+))", text, re.MULTILINE)
+    assert len(chosen) >= 6
+    for quoted, plain in chosen:
+        for word in (quoted or plain).split(" or "):
+            assert any(word in name for name in long), word
+
+
+def test_a_test_that_does_not_exist_would_be_noticed() -> None:
+    assert named_tests("`e2e/test_a.py::test_b` and `test_c.py`, not `migrate_v2/d`") == [
+        ("e2e/test_a.py", "test_b"),
+        ("test_c.py", ""),
+    ]

@@ -6,7 +6,7 @@ from sqlite_utils import Database, Migrations
 
 APPLICATION_ID = 0x4D475632  # "MGV2"
 # Raised with every migration: an older program refuses a file whose number it does not know.
-USER_VERSION = 2
+USER_VERSION = 3
 
 migrations = Migrations("migrate-v2")
 
@@ -316,3 +316,11 @@ def m002_restores(db: Database) -> None:
             ended_at TEXT
         ) STRICT
     """)
+
+
+@migrations()
+def m003_renewals(db: Database) -> None:
+    db.execute("PRAGMA user_version = 3")
+    # Days for which a copy was about to be asked to stay longer, until S3's answer is recorded.
+    db.execute("ALTER TABLE files ADD COLUMN restore_renewal INTEGER")
+    db.execute("CREATE INDEX files_renewal ON files (bucket, key, version_id) WHERE restore_renewal IS NOT NULL")

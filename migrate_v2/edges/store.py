@@ -335,6 +335,7 @@ _FORGOTTEN = [
     "restore_days",
     "restore_answer",
     "restore_job",
+    "restore_renewal",
     "archive_tier",
 ]
 
@@ -1068,7 +1069,7 @@ class Store:
             self._conn.executemany(
                 "UPDATE files SET state = 'glacier_restore_requested', restore_requested_at = ?, restore_tier = ?,"
                 " restore_days = ?, restore_answer = NULL, restore_job = NULL, restore_expiry = NULL, reason = NULL,"
-                " updated_at = ? WHERE bucket = ? AND key = ? AND version_id = ?",
+                " restore_renewal = NULL, updated_at = ? WHERE bucket = ? AND key = ? AND version_id = ?",
                 ((moment, tier, days, moment, *_identity(version)) for version in marked),
             )
         return marked
@@ -1094,13 +1095,29 @@ class Store:
                 if a.word in ("started", "back"):
                     self._bought(version, a.tier, a.days, retrieved=a.word == "started")
 
+    def renewing(self, versions: Iterable[ObjectVersion], days: int | None) -> None:
+        """About to be asked to stay so many days longer: until S3 has answered nobody knows whether they do. None: it has,
+        and they stay as before."""
+        with self._writing():
+            self._conn.executemany(
+                "UPDATE files SET restore_renewal = ?, updated_at = ? WHERE bucket = ? AND key = ? AND version_id = ?",
+                ((days, now(), *_identity(version)) for version in versions),
+            )
+
+    def in_doubt(self, bucket: str) -> Iterator[Row]:
+        """Copies that a process was about to renew, and nobody knows whether it did."""
+        return self.rows(
+            bucket, "restore_renewal IS NOT NULL AND state IN ('discovered', 'downloading') AND archived = 0"
+        )
+
     def restore_renewed(self, renewed: Iterable[tuple[ObjectVersion, Answer, datetime]]) -> None:
         """Copies that stay until then, now that they were asked for again."""
         moment = now()
         with self._writing():
             for version, a, expiry in renewed:
                 self._conn.execute(
-                    "UPDATE files SET restore_answer = ?, restore_days = ?, restore_expiry = ?, updated_at = ?"
+                    "UPDATE files SET restore_answer = ?, restore_days = ?, restore_expiry = ?, restore_renewal = NULL,"
+                    " updated_at = ?"
                     " WHERE bucket = ? AND key = ? AND version_id = ?",
                     (a.word, a.days, _text(expiry), moment, *_identity(version)),
                 )
@@ -1122,6 +1139,7 @@ class Store:
         moment = now()
         with self._writing():
             for version, back, expiry in seen:
+                self._seen_to_stay(version, back, expiry)
                 self._conn.execute(
                     "UPDATE files SET state = CASE WHEN :back THEN 'discovered' ELSE 'glacier_restoring' END,"
                     " archived = NOT :back, restore_expiry = :expiry, restore_job = NULL, updated_at = :now"
@@ -1137,6 +1155,24 @@ class Store:
                 if arrived:
                     self._bought(version, arrived[0], arrived[1], retrieved=True)
 
+    def _seen_to_stay(self, version: ObjectVersion, back: bool, expiry: datetime | None) -> None:
+        """Did the renewal arrive that nobody saw the answer of? The copy stays longer then, or is on its way once more."""
+        held = self._conn.execute(
+            "SELECT ifnull(restore_tier, 'Standard'), restore_renewal, restore_expiry FROM files WHERE bucket = ? AND key = ?"
+            " AND version_id = ? AND restore_renewal IS NOT NULL",
+            _identity(version),
+        ).fetchone()
+        if held is None:
+            return
+        longer = expiry is not None and held[2] is not None and expiry > datetime.fromisoformat(held[2])
+        self._conn.execute(
+            "UPDATE files SET restore_answer = CASE WHEN ? THEN 'started' WHEN ? THEN 'back' ELSE restore_answer END,"
+            " restore_renewal = NULL WHERE bucket = ? AND key = ? AND version_id = ?",
+            (not back, longer, *_identity(version)),
+        )
+        if longer or not back:
+            self._bought(version, held[0], held[1], retrieved=not back)
+
     def restore_gone(self, versions: Iterable[ObjectVersion]) -> None:
         """Archived, and no restore under way or at hand: to be asked for (again). What S3 had accepted has expired."""
         moment = now()
@@ -1144,6 +1180,7 @@ class Store:
             self._conn.executemany(
                 "UPDATE files SET state = 'discovered', archived = 1, restore_expiry = NULL, restore_job = NULL,"
                 " restore_answer = CASE WHEN restore_answer IN ('started', 'back', 'under way', 'expired') THEN 'expired' END,"
+                " restore_renewal = NULL,"
                 " restore_requested_at = CASE WHEN restore_answer IS NOT NULL THEN restore_requested_at END, updated_at = ?"
                 " WHERE bucket = ? AND key = ? AND version_id = ?",
                 ((moment, *_identity(version)) for version in versions),

@@ -435,6 +435,8 @@ def guard(
     and some days more, and no second retrieval. What has expired already is found out, to be asked for anew."""
     moment = clock()
     back = _Sum()
+    for rows in batched(store.in_doubt(bucket), _BATCH):  # asked about, and never paid for twice
+        yield from _told(bucket, store, (), rows, s3, back)
     if any(copies.expiry.timestamp() <= moment for copies in store.restored(bucket)):
         for rows in batched(store.expiring(bucket, moment), _BATCH):
             yield from _told(bucket, store, (), rows, s3, back)
@@ -454,22 +456,31 @@ def guard(
 
     until = datetime.fromtimestamp(conveyor.expires(moment, days), UTC)
     for rows in batched(store.expiring(bucket, by), _BATCH):
+        store.renewing([row.version for row in rows], days)
         longer: list[tuple[ObjectVersion, Answer, datetime]] = []
-        for answer in in_threads(ask, rows, threads=_THREADS):
-            if answer is None:
-                continue
-            row, said = answer
-            if isinstance(said, Failure):
-                continue  # the fetch comes upon it, and says what it is
-            if said.word == "back":
-                longer.append((row.version, said, until))
-                renewed.add(row.version.size)
-                bought = Bought(row.version.storage_class, said.tier, 1, 0, row.version.size * days)
-                dear += conveyor.cost([bought])
-            elif said.word == "started":  # it went in this very moment
-                store.restore_asked([row.version], said.tier, said.days)
-                store.restore_answered([(row.version, said)])
-        store.restore_renewed(longer)
+        as_before: list[ObjectVersion] = []
+        try:
+            for answer in in_threads(ask, rows, threads=_THREADS):
+                if answer is None:
+                    continue
+                row, said = answer
+                if isinstance(said, Failure):
+                    # Without an answer it stays in doubt; else the fetch comes upon it, and says what it is.
+                    if isinstance(said, Throttled) or not isinstance(said, Unreachable):
+                        as_before.append(row.version)
+                elif said.word == "back":
+                    longer.append((row.version, said, until))
+                    renewed.add(row.version.size)
+                    bought = Bought(row.version.storage_class, said.tier, 1, 0, row.version.size * days)
+                    dear += conveyor.cost([bought])
+                elif said.word == "started":  # it went in this very moment
+                    store.restore_asked([row.version], said.tier, said.days)
+                    store.restore_answered([(row.version, said)])
+                else:
+                    as_before.append(row.version)
+        finally:
+            store.restore_renewed(longer)
+            store.renewing(as_before, None)
     if renewed.objects:
         yield Warned(
             bucket,

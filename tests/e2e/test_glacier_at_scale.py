@@ -140,6 +140,44 @@ def test_kill_9_in_the_middle_of_requesting_leads_to_no_second_request(
     assert states(state, "bkt") == {"glacier_restore_requested": 90 - before, "glacier_restoring": before}
 
 
+@pytest.mark.parametrize("answered", [False, True], ids=["before S3 acts", "after it acted"])
+def test_kill_9_while_copies_are_renewed_renews_none_of_them_twice(
+    run: Run,
+    server: S3Server,
+    env: dict[str, str | None],
+    environment: dict[str, str],
+    state: Path,
+    tmp_path: Path,
+    answered: bool,
+) -> None:
+    """What was about to stay longer is asked about first; what did not arrive is asked for then, once."""
+    soon = server.clock() + HOUR / 2
+    for number in range(60):
+        server.put("bkt", f"k{number:02}", b"1", storage_class="GLACIER", restored_until=soon)
+    assert run("scan", "bkt", env=env).returncode == 0
+    with subprocess.Popen(
+        [PROGRAM, "restore", "bkt"], env=changed(environment, env), cwd=tmp_path, stderr=subprocess.DEVNULL
+    ) as process:
+
+        def kill(*_: object) -> None:
+            os.kill(process.pid, signal.SIGKILL)
+
+        if answered:
+            server.fault({"op": "RestoreObject"}, rewrite=kill, times=1, after=20)  # type: ignore[arg-type]
+        else:
+            server.fault({"op": "RestoreObject"}, kill, times=1, after=20)
+        process.wait(60)
+    assert process.returncode == -signal.SIGKILL
+    server.calm()
+    arrived = server.count("RestoreObject", status=200)
+    assert 20 <= arrived < 60
+    assert run("restore", "bkt", env=env).returncode == 0
+    renewed = Counter(r.key for r in server.requests if r.op == "RestoreObject" and r.status == 200)
+    assert renewed == {f"k{number:02}": 1 for number in range(60)}
+    assert query(state, "select sum(requests), sum(bytes) from restores") == [(60, 0)], "each is in the costs, once"
+    assert query(state, "select count(*) from files where restore_renewal is not null") == [(0,)]
+
+
 def test_a_copy_that_expires_before_its_fetch_is_asked_for_again_and_that_is_told(
     run: Run, server: S3Server, env: dict[str, str | None], home: Path, state: Path
 ) -> None:

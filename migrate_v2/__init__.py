@@ -12,7 +12,8 @@
             conveyor                            inventory + link + disk -> restores, and for how many days
             settings                            the table of settings
             space costs obstacles timeline      whether it fits; what it costs, is in the way, takes
-            prices workload                     the rates; what is going to be asked for
+            prices                              the rates
+            workload                            what is going to be asked for, and what was, with its price
     edges   edges.schema edges.ledger           the tables, change by change; the record of deletes
             edges.older                         the older toolkit's state files, read only
             edges.store edges.s3                the state file; AWS

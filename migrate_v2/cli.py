@@ -311,7 +311,7 @@ def _report_on(bucket: str, tools: Tools, report: Report) -> None:
     held = tools.store.bucket(bucket)
     if held is None:
         return
-    s = standing(held, tools.store, tools.session)
+    s = standing(held, tools.store, tools.session, tools.book)
     for line in bucket_lines(s, 100, fancy=False, evidence=proved_by(bucket, tools.disk)):
         report.say(line.text.strip())
 
@@ -354,11 +354,11 @@ def _plan(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
         line=line_speed(arguments["--throughput"]) if arguments["--throughput"] is not None else None,
         deadline=_day(arguments["--deadline"]),
     )
-    cache = _cache(tools.environ)
+    cache = prices.cache_file(tools.environ)
     if arguments["--refresh-prices"]:
         for told in outlook.refresh_prices(names, tools, cache, quick=wish.quick):
             report.say(told)
-    book = prices.load(cache, _own_prices(arguments["--prices"]))
+    book = prices.load(cache, prices.own_file(arguments["--prices"]))
     forecast = _value(outlook.planned(names, tools, book, wish), report)
     if arguments["--html"]:
         from migrate_v2 import page  # its charts take 65 ms to load, and every other command does without
@@ -403,21 +403,6 @@ def _day(text: str | None) -> date | None:
         return date.fromisoformat(text)
     except ValueError:
         raise BadUsage(f"--deadline: {show(text)[:40]} is not a day, such as 2027-01-12") from None
-
-
-def _own_prices(named: str | None) -> Path | None:
-    if named is not None:
-        if not Path(named).is_file():
-            raise BadUsage(f"--prices: there is no file {show(named)}")
-        return Path(named)
-    usual = Path(prices.TOML_NAME)
-    return usual if usual.is_file() else None
-
-
-def _cache(environ: Mapping[str, str]) -> Path:
-    folder = Path(environ.get("XDG_CACHE_HOME", ""))  # a relative one is to be ignored, says XDG
-    folder = folder if folder.is_absolute() else Path(environ.get("HOME") or "/") / ".cache"
-    return folder / "migrate-v2" / "prices.json"
 
 
 def _write_page(target: Path, text: str) -> None:
@@ -783,7 +768,7 @@ def _standings(names: list[str] | None, tools: Tools) -> list[Standing]:
         held = tools.store.bucket(name)
         if held is None:
             raise Failure(f"{show(name)} is not in the state file; run `scan` for it")
-        standings.append(standing(held, tools.store, held.session))
+        standings.append(standing(held, tools.store, held.session, tools.book))
     return standings
 
 
@@ -1163,7 +1148,7 @@ def _list_buckets(arguments: Mapping[str, Any], tools: Tools, report: Report) ->
             versions = dict(answer for answer in in_threads(versioning, some, threads=8) if answer is not None)
             for bucket in some:
                 held = tools.store.bucket(bucket.name) if known else None
-                s = standing(held, tools.store, held.session) if held else None
+                s = standing(held, tools.store, held.session, tools.book) if held else None
                 yield {
                     "bucket": bucket.name,
                     "region": bucket.region or (held.region if held else ""),

@@ -241,31 +241,3 @@ def next_look(asked: Iterable[tuple[float, str, str]], now: float) -> float:
         left = when + early - now
         soonest = min(soonest, left if left > 0 else (late - early) / WHILE_DUE)
     return max(SOONEST, soonest)
-
-
-# -- money
-
-# USD, us-east-1, list prices as of 2025: a thousand requests, and a GB retrieved. An estimate, and to be called one.
-PRICES_OF = "us-east-1, 2025"
-_PRICES = {
-    ("GLACIER", "Expedited"): (10.0, 0.03),
-    ("GLACIER", "Standard"): (0.05, 0.01),
-    ("GLACIER", "Bulk"): (0.0, 0.0),
-    ("DEEP_ARCHIVE", "Standard"): (0.10, 0.02),
-    ("DEEP_ARCHIVE", "Bulk"): (0.025, 0.0025),
-    ("INTELLIGENT_TIERING", "Expedited"): (10.0, 0.03),
-    ("INTELLIGENT_TIERING", "Standard"): (0.0, 0.0),
-    ("INTELLIGENT_TIERING", "Bulk"): (0.0, 0.0),
-}
-_GB = 1 << 30  # as AWS bills it
-_STANDARD_GB_MONTH = 0.023
-
-
-def cost(bought: Iterable[Bought]) -> float:
-    """USD for requests, retrieval and the temporary copies."""
-    total = 0.0
-    for one in bought:
-        request, retrieval = _PRICES.get((one.storage_class, one.tier), (0.0, 0.0))
-        total += one.requests / 1000 * request + one.bytes / _GB * retrieval
-        total += one.byte_days / _GB / 30 * _STANDARD_GB_MONTH
-    return total

@@ -10,7 +10,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cached_property, partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from migrate_v2 import __version__, conveyor, deletion, keys, policy, tuning
+from migrate_v2 import __version__, conveyor, deletion, keys, policy, prices, tuning
 from migrate_v2.edges import awscli
 from migrate_v2.edges.crt import Engine
 from migrate_v2.edges.disk import Disk, Lock, clock_reading, machine
@@ -59,6 +59,7 @@ from migrate_v2.steps.status import stands
 from migrate_v2.steps.sync import Cli, sync
 from migrate_v2.steps.upgrade import upgrade
 from migrate_v2.steps.verify import verify
+from migrate_v2.workload import about, worth
 
 # Seconds by which the clock may be put right (by NTP, say) between two readings without being thought to have been set.
 CLOCK_TOLERANCE = 60.0
@@ -119,6 +120,19 @@ class Tools:
     @property
     def undo_folder(self) -> Path:
         return self.settings.state_db_path.with_name(self.settings.state_db_path.name + ".undo")
+
+    @cached_property
+    def book(self) -> prices.PriceBook:
+        """The rates by which this run tells what restores cost. A file that makes no sense stops no work: they are unknown."""
+        try:
+            return prices.load(prices.cache_file(self.environ), prices.own_file(None))
+        except BadUsage as error:
+            return replace(prices.UNKNOWN, notes=(str(error),))
+
+    def price(self, bucket: str) -> restore_step.Price:
+        held = self.store.bucket(bucket)
+        region = held.region if held else ""
+        return lambda bought: about(worth(bucket, region, bought, self.book), self.book)
 
     @cached_property
     def caller(self) -> policy.Caller:
@@ -313,6 +327,7 @@ def _means(bucket: str, tools: Tools, since: float, beside: bool) -> restore_ste
         at_most=s.max_glacier_restores,
         horizon=horizon if beside else days * conveyor.DAY,
         link=conveyor.link(*tools.store.fetched_so_far()),
+        price=tools.price(bucket),
         disk=tools.disk.free().bytes if known else None,
         beside=beside,
     )
@@ -590,7 +605,9 @@ def restore_bucket(bucket: str, tools: Tools, *, batch: bool = False, upgrade: s
         yield from _restore(bucket, tools, beside=False, by_jobs=batch)
         if upgrade:
             days = tools.settings.glacier_restore_days
-            yield from restore_step.upgrade(bucket, tools.store, tools.restorer, tier=upgrade, days=days)
+            yield from restore_step.upgrade(
+                bucket, tools.store, tools.restorer, tier=upgrade, days=days, price=tools.price(bucket)
+            )
         tools.store.set_phase(bucket, phase_of(tools.store.counts(bucket)))
         _conclude_restore(bucket, tools)
 

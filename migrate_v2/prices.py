@@ -88,11 +88,31 @@ class PriceBook:
     dated: date | None  # the oldest source in use
 
 
+UNKNOWN = PriceBook("USD", {}, (), (), None)
+
+
 @dataclass(frozen=True, slots=True)
 class _Layer:
     name: str
     document: Mapping[str, Any]
     own: bool = False  # the operator's
+
+
+def cache_file(environ: Mapping[str, str]) -> Path:
+    """Where what the price list said is kept."""
+    folder = Path(environ.get("XDG_CACHE_HOME", ""))  # a relative one is to be ignored, says XDG
+    folder = folder if folder.is_absolute() else Path(environ.get("HOME") or "/") / ".cache"
+    return folder / "migrate-v2" / "prices.json"
+
+
+def own_file(named: str | None) -> Path | None:
+    """The operator's own rates: the named file, else ./prices.toml if there is one."""
+    if named is not None:
+        if not Path(named).is_file():
+            raise BadUsage(f"--prices: there is no file {show(named)}")
+        return Path(named)
+    usual = Path(TOML_NAME)
+    return usual if usual.is_file() else None
 
 
 def load(cache: Path | None, private: Path | None) -> PriceBook:

@@ -13,8 +13,10 @@ from datetime import date, timedelta
 from decimal import Decimal
 from typing import Literal
 
-from migrate_v2.costs import DAYS_OF_A_MONTH, EGRESS, Charge, Stage
+from migrate_v2.conveyor import Bought
+from migrate_v2.costs import DAYS_OF_A_MONTH, EGRESS, Charge, Stage, Total, bill, total
 from migrate_v2.model import ARCHIVED_CLASSES, MINIMUM_DAYS, Place
+from migrate_v2.prices import PriceBook
 
 PAGE = 1000
 KB = 1024
@@ -344,3 +346,29 @@ def _once(census: Census, item: str, quantity: int, what: str) -> Charge:
 
 def _monthly(census: Census, item: str, quantity: int, what: str) -> Charge:
     return Charge(census.bucket, census.region, Stage.MONTHLY, item, quantity, what)
+
+
+def charges_of_bought(bucket: str, region: str, bought: Iterable[Bought]) -> list[Charge]:
+    """Restores that S3 has accepted, and their temporary copies."""
+    found = []
+    for one in bought:
+        name = f"{one.storage_class}/{one.tier}"
+        items = ((f"restore-request/{name}", one.requests), (f"retrieval/{name}", one.bytes))
+        found += [Charge(bucket, region, Stage.MIGRATE, item, quantity, item) for item, quantity in items if quantity]
+        if one.byte_days:
+            months = -(-one.byte_days // DAYS_OF_A_MONTH)
+            found.append(Charge(bucket, region, Stage.MIGRATE, "storage/STANDARD", months, "temporary copies"))
+    return found
+
+
+def worth(bucket: str, region: str, bought: Iterable[Bought], book: PriceBook) -> Total:
+    return total(bill(charges_of_bought(bucket, region, bought), book.rates))
+
+
+def about(sum_: Total, book: PriceBook) -> str:
+    """For people. A rate that is not known is said to be so; it is nothing that costs nothing."""
+    known = f"about {sum_.amount:,.2f} {book.currency} ({', '.join((*book.sources, *book.notes))})"
+    if sum_.complete:
+        return known
+    lacking = f"what nobody has told the price of: {', '.join(sum_.unknown)}"
+    return f"{known} and {lacking}" if sum_.amount else lacking

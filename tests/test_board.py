@@ -34,7 +34,7 @@ def standing(**how: Any) -> Standing:
         "errors": 1, "elapsed_seconds": 3 * 86400.0, "throughput": Throughput(35e6, 30e6), "eta_seconds": 7200.0,
         "delete_markers": 0, "uploads": None, "account": "", "region": "", "endpoint": "", "versioning": "", "scanned_at": "",
         "fetched_bytes": 4 * GB, "fetch_seconds": 100.0, "backlog": {}, "on_its_way": [], "copies": [],
-        "restore_cost": RestoreCost(0.0, 0, 0, ""), "restores_seen_at": "",
+        "restore_cost": RestoreCost(0.0, 0, 0, "", 0.0, "USD", [], ""), "restores_seen_at": "",
     }  # fmt: skip
     usual["to_come"], usual["verified"] = Amount(60, 6 * GB), Amount(39, 4 * GB)
     return Standing(**{**usual, **how})

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from migrate_v2 import conveyor
-from migrate_v2.conveyor import DAY, HOUR, MARGIN, Bought, Link, Lot, Wave
+from migrate_v2.conveyor import DAY, HOUR, MARGIN, Link, Lot, Wave
 
 MB = 10**6
 NOON = 20_000 * DAY + 12 * HOUR
@@ -143,13 +143,6 @@ def test_the_next_look_is_when_there_may_be_something_to_see(
 ) -> None:
     assert conveyor.next_look([(NOON - since, storage_class, tier)], NOON) == seconds
     assert conveyor.next_look([], NOON) == HOUR
-
-
-def test_cost_is_requests_retrieval_and_the_days_of_the_copies() -> None:
-    """1,000 objects of 1 GiB each, Deep Archive, Standard, 30 days."""
-    bought = Bought("DEEP_ARCHIVE", "Standard", 1000, 1000 << 30, 30 * 1000 << 30)
-    assert conveyor.cost([bought]) == pytest.approx(0.10 + 20.0 + 23.0)
-    assert conveyor.cost([Bought("INTELLIGENT_TIERING", "Bulk", 1000, 1 << 40, 0)]) == 0
 
 
 # -- two million objects, and a clock that is not waited for

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from migrate_v2 import prices, workload
+from migrate_v2.conveyor import Bought
 from migrate_v2.costs import GB, Rate, Stage, Tier, bill, total
 from migrate_v2.model import Place
 from migrate_v2.workload import (
@@ -234,3 +236,30 @@ def test_every_stage_has_its_charges() -> None:
     census.add_stored("GLACIER", GB, True, TODAY, TODAY)
     stages = {charge.stage for charge in charges(census, Visits(1, 1, 1, True), WAY, ends=TODAY)}
     assert stages == set(Stage)
+
+
+# -- what has been bought
+
+
+def test_restores_cost_requests_retrieval_and_the_days_of_the_copies() -> None:
+    """1,000 objects of 1 GiB each, Deep Archive, Standard, 30 days."""
+    book = prices.load(None, None)
+    bought = [Bought("DEEP_ARCHIVE", "Standard", 1000, 1000 << 30, 30 * 1000 << 30)]
+    cost = workload.worth("b", "us-east-1", bought, book)
+    assert (float(cost.amount), cost.unknown) == (pytest.approx(0.10 + 20.0 + 23.0), ())
+    said = workload.about(cost, book)
+    assert said.startswith("about 43.10 USD (snapshot of ")
+    free = workload.worth("b", "us-east-1", [Bought("INTELLIGENT_TIERING", "Bulk", 1000, 1 << 40, 0)], book)
+    assert (free.amount, free.complete) == (0, True)
+
+
+def test_a_rate_that_nobody_knows_is_not_nothing() -> None:
+    book = prices.load(None, None)
+    cost = workload.worth("b", "mars-north-1", [Bought("GLACIER", "Standard", 5, 5, 0)], book)
+    assert cost.unknown == (
+        "restore-request/GLACIER/Standard in mars-north-1",
+        "retrieval/GLACIER/Standard in mars-north-1",
+    )
+    said = workload.about(cost, book)
+    assert said.startswith("what nobody has told the price of: restore-request/GLACIER/Standard in mars-north-1")
+    assert "0.00" not in said

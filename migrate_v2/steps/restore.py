@@ -25,6 +25,7 @@ WORTH_A_LIST = 12
 LISTED = 1000
 
 Where = tuple[Row, bool, datetime | None]  # is it back, until when
+Price = Callable[[Sequence[Bought]], str]  # what these cost, in words
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class Means:
     at_most: int
     horizon: float  # seconds until the next time that more is asked for, or twice that
     link: Link
+    price: Price
     disk: int | None = None
     beside: bool = True  # the ordinary objects are fetched before and beside the archived ones
 
@@ -264,11 +266,11 @@ def _send(
         if len(mine) < len(rows):  # another process has asked meanwhile
             break
     if again.objects:
-        price = conveyor.cost([_bought(storage_class, tier, again, chosen.days)])
+        price = means.price([_bought(storage_class, tier, again, chosen.days)])
         yield Warned(
             bucket,
             f"{again.objects:,} restored copies ({_weight(again.bytes)}) expired before they were fetched and are asked for"
-            f" again for {chosen.days} days, for about {price:.2f} USD ({conveyor.PRICES_OF})",
+            f" again for {chosen.days} days, for {price}",
         )
 
 
@@ -373,10 +375,11 @@ def _ask(
         )
 
 
-def upgrade(bucket: str, store: Store, restorer: Restorer, *, tier: str, days: int) -> Iterator[Event]:
+def upgrade(bucket: str, store: Store, restorer: Restorer, *, tier: str, days: int, price: Price) -> Iterator[Event]:
     """Asks once more, at a faster tier, for what is still on its way at a slower one; S3 takes it for the same days only."""
     slower = [one for one in conveyor.TIERS if conveyor.faster(tier, one)]
-    done, dear = _Sum(), 0.0
+    done = _Sum()
+    dear: list[Bought] = []
     refused: set[str] = set()
 
     def ask(row: Row, stop: Flag) -> Answer | Failure:
@@ -403,8 +406,7 @@ def upgrade(bucket: str, store: Store, restorer: Restorer, *, tier: str, days: i
                 answers.append((row.version, said))
                 if said.word == "started":
                     done.add(row.version.size)
-                    one = _Sum(1, row.version.size)
-                    dear += conveyor.cost([_bought(row.version.storage_class, said.tier, one, 0)])
+                    _add(dear, Bought(row.version.storage_class, said.tier, 1, row.version.size, 0))
         store.restore_answered(answers)
     for why in sorted(refused - {""}):
         yield Warned(bucket, f"not asked for at {tier}: {why}")
@@ -413,8 +415,7 @@ def upgrade(bucket: str, store: Store, restorer: Restorer, *, tier: str, days: i
         return
     yield Noted(
         bucket,
-        f"{done.objects:,} objects ({_weight(done.bytes)}) were asked for again at {tier}, for about {dear:.2f} USD"
-        f" ({conveyor.PRICES_OF})",
+        f"{done.objects:,} objects ({_weight(done.bytes)}) were asked for again at {tier}, for {price(dear)}",
     )
 
 
@@ -445,7 +446,8 @@ def guard(
     if by is None:
         return
     days = max(conveyor.renewal(lots, moment, means.link), means.days if means.exactly else 1)
-    renewed, dear = _Sum(), 0.0
+    renewed = _Sum()
+    dear: list[Bought] = []
 
     def ask(row: Row, stop: Flag) -> Answer | Failure:
         try:
@@ -471,8 +473,7 @@ def guard(
                 elif said.word == "back":
                     longer.append((row.version, said, until))
                     renewed.add(row.version.size)
-                    bought = Bought(row.version.storage_class, said.tier, 1, 0, row.version.size * days)
-                    dear += conveyor.cost([bought])
+                    _add(dear, Bought(row.version.storage_class, said.tier, 1, 0, row.version.size * days))
                 elif said.word == "started":  # it went in this very moment
                     store.restore_asked([row.version], said.tier, said.days)
                     store.restore_answered([(row.version, said)])
@@ -485,8 +486,19 @@ def guard(
         yield Warned(
             bucket,
             f"{renewed.objects:,} restored copies ({_weight(renewed.bytes)}) would expire before they can be fetched and stay"
-            f" until {until:%Y-%m-%d %H:%M} UTC now, for about {dear:.2f} USD ({conveyor.PRICES_OF})",
+            f" until {until:%Y-%m-%d %H:%M} UTC now, for {means.price(dear)}",
         )
+
+
+def _add(some: list[Bought], one: Bought) -> None:
+    """To the sum of its kind: there are few kinds, however many objects."""
+    kind = (one.storage_class, one.tier)
+    at = next((n for n, b in enumerate(some) if (b.storage_class, b.tier) == kind), None)
+    if at is None:
+        some.append(one)
+        return
+    b = some[at]
+    some[at] = Bought(*kind, b.requests + one.requests, b.bytes + one.bytes, b.byte_days + one.byte_days)
 
 
 def _bought(storage_class: str, tier: str, amount: _Sum, days: int) -> Bought:

@@ -10,6 +10,8 @@ from migrate_v2 import conveyor
 from migrate_v2.edges.store import BucketRow, Restoring, Store, Tally
 from migrate_v2.events import Stands
 from migrate_v2.model import ARCHIVED_CLASSES, FileState, Phase, Verdict
+from migrate_v2.prices import UNKNOWN, PriceBook
+from migrate_v2.workload import about, worth
 
 
 @dataclass(slots=True)
@@ -56,12 +58,16 @@ class Copies:
 
 @dataclass(slots=True)
 class RestoreCost:
-    """What restores have cost so far: an estimate by list prices."""
+    """What restores have cost so far, by the rates that are known; `amount` is None where one is not, and `usd` then too."""
 
-    usd: float
+    usd: float | None
     requests: int
     retrieved_bytes: int
     prices_of: str
+    amount: float | None
+    currency: str
+    unknown: list[str]
+    text: str
 
 
 @dataclass(slots=True)
@@ -110,7 +116,7 @@ class Standing:
     restores_seen_at: str
 
 
-def standing(held: BucketRow, store: Store, session: str) -> Standing:
+def standing(held: BucketRow, store: Store, session: str, book: PriceBook = UNKNOWN) -> Standing:
     states = {state: Amount() for state in FileState}
     classes: dict[str, Amount] = {}
     backlog: dict[str, Amount] = {}
@@ -164,7 +170,7 @@ def standing(held: BucketRow, store: Store, session: str) -> Standing:
         backlog=backlog,
         on_its_way=_on_its_way(held.bucket, store),
         copies=[Copies(c.expiry.isoformat(), c.objects, c.bytes) for c in store.restored(held.bucket)],
-        restore_cost=_restore_cost(held.bucket, store),
+        restore_cost=_restore_cost(held, store, book),
         restores_seen_at=held.restores_seen_at,
     )
 
@@ -243,13 +249,19 @@ def _minute(moment: datetime) -> str:
     return moment.isoformat(timespec="minutes")
 
 
-def _restore_cost(bucket: str, store: Store) -> RestoreCost:
-    bought = store.bought(bucket)
+def _restore_cost(held: BucketRow, store: Store, book: PriceBook) -> RestoreCost:
+    bought = store.bought(held.bucket)
+    cost = worth(held.bucket, held.region, bought, book)
+    amount = round(float(cost.amount), 2) if cost.complete else None
     return RestoreCost(
-        round(conveyor.cost(bought), 2),
+        amount if book.currency == "USD" else None,
         sum(one.requests for one in bought),
         sum(one.bytes for one in bought),
-        conveyor.PRICES_OF,
+        ", ".join((*book.sources, *book.notes)),
+        amount,
+        book.currency,
+        list(cost.unknown),
+        about(cost, book),
     )
 
 
@@ -267,10 +279,7 @@ def glacier_lines(s: Standing) -> list[str]:
         lines.append(f"{s.glacier.to_request.objects:,} objects ({_gb(s.glacier.to_request.bytes)}) not asked for yet")
     if s.restore_cost.requests:
         cost = s.restore_cost
-        lines.append(
-            f"restores so far: {cost.requests:,} requests, {_gb(cost.retrieved_bytes)}, about {cost.usd:,.2f} USD"
-            f" ({cost.prices_of})"
-        )
+        lines.append(f"restores so far: {cost.requests:,} requests, {_gb(cost.retrieved_bytes)}, {cost.text}")
     return lines
 
 

@@ -24,7 +24,7 @@ from tests.fakes.s3server import ACCOUNT
 from tests.steps.conftest import Job
 
 ROLE = "arn:aws:iam::111122223333:role/restores"
-MEANS = Means(2, True, "Bulk", 10**6, 86400.0, Link(1e9, 1e6, measured=True))
+MEANS = Means(2, True, "Bulk", 10**6, 86400.0, Link(1e9, 1e6, measured=True), str)
 
 
 @pytest.fixture
@@ -187,12 +187,12 @@ def test_a_failed_job_is_told_and_its_rows_are_asked_about(cold: Job) -> None:
 
 
 def test_expedited_is_not_to_be_had_in_jobs(cold: Job) -> None:
-    choose(cold, Means(2, True, "Expedited", 10**6, 86400.0, MEANS.link))
+    choose(cold, Means(2, True, "Expedited", 10**6, 86400.0, MEANS.link, str))
     assert {one.tier for one in cold.store.open_jobs("b")} == {"Standard"}
 
 
 def test_the_cap_holds_for_jobs_too(cold: Job) -> None:
-    choose(cold, Means(2, True, "Bulk", 4, 86400.0, MEANS.link))
+    choose(cold, Means(2, True, "Bulk", 4, 86400.0, MEANS.link, str))
     assert sum(one.objects for one in cold.store.open_jobs("b")) == cold.store.outstanding_restores() == 4
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import boto3
 import pytest
 
-from migrate_v2.conveyor import Link
+from migrate_v2 import prices, workload
+from migrate_v2.conveyor import Bought, Link
 from migrate_v2.edges import s3 as s3_edge
 from migrate_v2.edges.s3 import Denied, Restorer, Throttled
 from migrate_v2.errors import Failure
@@ -30,9 +32,14 @@ def refresh(job: Job) -> list[Event]:
 LINK = Link(1e9, 1e6, measured=True)
 
 
+def price(bought: Sequence[Bought]) -> str:
+    book = prices.load(None, None)
+    return workload.about(workload.worth("b", "us-east-1", bought, book), book)
+
+
 def means(*, tier: str = "Standard", at_most: int = 1000, days: int = 2, **more: Any) -> Means:
     given: dict[str, Any] = {"exactly": True, "horizon": 24 * HOUR, "link": LINK, **more}
-    return Means(days=days, tier=tier, at_most=at_most, **given)
+    return Means(days=days, tier=tier, at_most=at_most, price=price, **given)
 
 
 def request(job: Job, said: set[str] | None = None, **how: Any) -> list[Event]:
@@ -548,7 +555,7 @@ def test_a_copy_about_to_expire_stays_longer_and_the_price_is_told(job: Job) -> 
 
 
 def upgrade(job: Job, tier: str) -> list[str]:
-    events = restore_step.upgrade("b", job.store, Restorer(job.s3), tier=tier, days=2)
+    events = restore_step.upgrade("b", job.store, Restorer(job.s3), tier=tier, days=2, price=price)
     return [e.text for e in events if isinstance(e, (Noted, Warned))]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from migrate_v2 import cli
+from migrate_v2 import cli, prices
 from migrate_v2.conveyor import Link
 from migrate_v2.deletion import plan
 from migrate_v2.edges.s3 import Restorer
@@ -75,7 +75,7 @@ def test_through_a_whole_migration(job: Job) -> None:
     assert s.throughput.session is s.throughput.overall is None
     assert (s.account, s.region, s.versioning) == ("111122223333", "us-east-1", "Enabled")
     restorer = Restorer(job.s3)
-    means = Means(1, True, "Standard", 9, 86400.0, Link(1e9, 1e6, measured=True))
+    means = Means(1, True, "Standard", 9, 86400.0, Link(1e9, 1e6, measured=True), str)
     list(restore_step.request("b", job.store, restorer, means))
     s = assert_it_adds_up(job)
     assert [(w.storage_class, w.tier, w.objects, w.bytes) for w in s.on_its_way] == [
@@ -86,6 +86,15 @@ def test_through_a_whole_migration(job: Job) -> None:
         assert abs(datetime.fromisoformat(way.ready_by).timestamp() - time.time() - hours * 3600) < 120
         assert way.ready_from < way.ready_by
     assert (s.restore_cost.requests, s.restore_cost.retrieved_bytes, s.copies, s.backlog) == (2, 60007, [], {})
+    assert (s.restore_cost.amount, s.restore_cost.usd) == (None, None), "no rates, no amount"
+    assert s.restore_cost.text.startswith(
+        "what nobody has told the price of: restore-request/DEEP_ARCHIVE/Standard in us"
+    )
+    assert any("what nobody has told the price of" in line for line in glacier_lines(s))
+    held = job.store.bucket("b")
+    assert held
+    priced = standing(held, job.store, "", prices.load(None, None)).restore_cost
+    assert priced.usd == priced.amount == 0.0 and priced.text.startswith("about 0.00 USD (snapshot of ")
     assert (s.phase, s.glacier.restoring.objects, s.glacier.to_request.objects) == ("glacier_wait", 2, 0)
     job.server.deny("s3:GetObjectVersion", "b", "denied")
     job.place()

@@ -950,6 +950,11 @@ def confirm_delete(
                 yield from _keep_configuration(bucket, tools)
         else:
             _safe_to_delete_at(site.endpoint)
+            if damage := tools.store.damage(of_indexes=True):
+                raise Failure(
+                    f"{show(str(tools.store.path))} is damaged ({show(damage)}), so nothing was deleted by it: keep it, put a"
+                    " backup in its place, or begin with a new one"
+                )
             yield from _describe(bucket, tools)
             for row in _left_to_describe(bucket, tools):
                 if row.state is FileState.VERIFIED and not why_kept(row, site):

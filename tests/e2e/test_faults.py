@@ -487,6 +487,33 @@ def test_flipped_bits_in_the_state_file(
     figures(f"bit flips in the state file, {which} (seed {seed}): {came.total()}, {dict(came)}, none unproved deleted")
 
 
+def test_p7_an_index_that_leaves_rows_out_stops_the_deletion(small: World) -> None:
+    """SQLite reads by it without a word and quick_check finds nothing; what is written beside the data would lack those
+    rows. Here it is one of another bucket, which nothing that the deletion does comes upon."""
+    small.server.bucket("other")
+    small.server.put("other", "other//one", b"1")
+    small.done("migrate", "other")
+    small.done("migrate", small.bucket)
+    token, restore = small.token(), small.saved()
+    with sqlite3.connect(small.state) as connection:
+        named = "select rootpage from sqlite_master where name = 'files_state'"
+        (root,) = connection.execute(named).fetchone()
+    connection.close()
+    body = bytearray(small.state.read_bytes())
+    place = body.index(b"other//one", (root - 1) * 4096, root * 4096)
+    body[place + 1] ^= 1
+    small.state.write_bytes(body)
+    with sqlite3.connect(small.state) as connection:
+        assert connection.execute("pragma quick_check").fetchone() == ("ok",)
+    connection.close()
+    ended = small.run("confirm-delete", token, small.bucket)
+    assert ended.code == 1 and "is damaged" in ended.err and "nothing was deleted" in ended.err, ended
+    assert len(small.server.versions(small.bucket)) == 3
+    small.nothing_is_lost()
+    restore()
+    small.comes_home()
+
+
 def test_a_cut_or_missing_state_file_deletes_nothing(small: World) -> None:
     small.done("migrate", small.bucket)
     token = small.token()

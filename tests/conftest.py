@@ -13,8 +13,9 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,15 +107,16 @@ def end_with_parent() -> None:
         _prctl(1, signal.SIGKILL)
 
 
-@pytest.fixture(scope="session")
-def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a MiniStack for the whole test run; each access key of 12 digits is an account of its own there."""
-    place = tmp_path_factory.mktemp("ministack")
+@contextmanager
+def ministack(place: Path, more: Mapping[str, str] | None = None) -> Iterator[str]:
+    """The URL of a MiniStack that runs with `more` in its environment."""
     url = f"http://127.0.0.1:{(port := free_port())}"
     with (place / "log").open("wb") as log:
         server = subprocess.Popen(
             [ROOT / ".venv-servers" / "bin" / "ministack"],
-            env=bare_environment() | {"BIND_HOST": "127.0.0.1", "GATEWAY_PORT": str(port), "HOME": str(place)},
+            env=bare_environment()
+            | {"BIND_HOST": "127.0.0.1", "GATEWAY_PORT": str(port), "HOME": str(place)}
+            | dict(more or {}),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -136,6 +138,13 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     finally:
         server.kill()
         server.wait()
+
+
+@pytest.fixture(scope="session")
+def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a MiniStack for the whole test run; each access key of 12 digits is an account of its own there."""
+    with ministack(tmp_path_factory.mktemp("ministack")) as url:
+        yield url
 
 
 @pytest.fixture

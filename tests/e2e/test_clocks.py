@@ -14,32 +14,10 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.e2e.world import World, Zygote, world
+from tests.fakes.clock import LIBRARY, Clock
 from tests.fakes.s3server import Request
 
-LIBRARY = Path("/usr/lib") / f"{os.uname().machine}-linux-gnu" / "faketime" / "libfaketimeMT.so.1"
 DAY = 86_400
-
-
-class Clock:
-    """The wall clock of the program, as an administrator would set it; the machine's uptime goes on as it does."""
-
-    def __init__(self, folder: Path) -> None:
-        self.file = folder / "clock"
-        self.set(0)
-        self.env = {
-            "LD_PRELOAD": str(LIBRARY),
-            "FAKETIME_TIMESTAMP_FILE": str(self.file),
-            "FAKETIME_NO_CACHE": "1",
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-            "FAKETIME_FORCE_MONOTONIC_FIX": "1",
-            "NO_FAKE_STAT": "1",
-        }
-
-    def set(self, seconds: float) -> None:
-        """So far from the real time."""
-        new = self.file.with_name("clock.new")
-        new.write_text(f"{seconds:+.0f}s\n")
-        new.replace(self.file)
 
 
 @pytest.fixture(scope="module")

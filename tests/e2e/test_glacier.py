@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import Run, fill, in_s3, phase, query, states, tree
+from tests.conftest import ROOT, Run, client, fill, in_s3, ministack, phase, query, states, tree
+from tests.fakes.clock import Clock, program
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -92,3 +94,35 @@ def test_wait_stays_until_all_is_back(run: Run, boto: S3Client, cold: str, home:
     assert states(state, cold) == {"verified": 6}
     tiers = dict(query(state, "select key, restore_tier from files where restore_tier is not null"))
     assert tiers == {"g/1": "Expedited", "g/2": "Expedited", "deep/3": "Standard", "deep//4": "Standard"}
+
+
+@pytest.mark.system
+def test_a_copy_that_expires_at_the_real_server_is_asked_for_again_and_that_is_told(
+    run: Run, account: str, secret: str, home: Path, state: Path, tmp_path: Path
+) -> None:
+    """MiniStack takes a restored copy back at its midnight; server and program live by one clock, which is set forward."""
+    clock = Clock(tmp_path)
+    (tmp_path / "server").mkdir()
+    with ministack(tmp_path / "server", clock.env) as url:
+        boto = client(url, account, secret)
+        bucket = f"bucket-{account}"
+        boto.create_bucket(Bucket=bucket)
+        fill(boto, bucket, {"cold": b"once"}, StorageClass="GLACIER")
+        fill(boto, bucket, {"warm": b"body"})
+        env: dict[str, str | None] = {**clock.env, "AWS_ENDPOINT_URL": url}
+        timed = partial(run, env=env, program=program(tmp_path, ROOT))
+        assert timed("restore", bucket).returncode == 3
+        time.sleep(BACK)
+        assert timed("restore", bucket).returncode == 0
+        assert states(state, bucket) == {"discovered": 2}
+        clock.set(30 * 86_400)
+        assert "Restore" not in boto.head_object(Bucket=bucket, Key="cold"), "it has expired there"
+        first = timed("migrate", bucket)
+        assert first.returncode == 3, first.stderr
+        assert "1 restored copies (4 bytes) expired before they were fetched" in first.stderr
+        assert files(home, bucket) == {"warm"}
+        time.sleep(BACK)
+        last = timed("migrate", bucket)
+        assert last.returncode == 0, last.stderr
+        assert (home / bucket / "cold").read_bytes() == b"once"
+        assert query(state, "select requests, bytes from restores") == [(2, 8)]

@@ -12,11 +12,19 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import PROGRAM, Run, changed, query, states, tree
+from tests.e2e.world import Zygote, world
 from tests.fakes.s3batch import Jobs
 from tests.fakes.s3server import ARCHIVED, Request, S3Server
 
 HOUR = 3600
 ROLE = "arn:aws:iam::111122223333:role/restores"
+
+
+@pytest.fixture(scope="module")
+def zygote() -> Iterator[Zygote]:
+    made = Zygote()
+    yield made
+    made.close()
 
 
 @pytest.fixture
@@ -245,3 +253,26 @@ def test_jobs_of_batch_operations_from_the_command_line(
     ended = run("migrate", "bkt", env=env)
     assert ended.returncode == 0, ended.stderr
     assert {path: body for path, body in tree(home / "bkt").items() if body is not None} == bodies
+
+
+def test_stragglers_are_hurried_by_one_command_once(zygote: Zygote, tmp_path: Path) -> None:
+    """`restore --upgrade`: asked again at the faster tier, paid once, and back by its time; Deep Archive has no Expedited."""
+    with world(tmp_path, zygote) as made:
+        for number in range(3):
+            made.put(f"g//{number}", b"%d" % number, storage_class="GLACIER")
+        made.put("deep//1", b"deep", storage_class="DEEP_ARCHIVE")
+        slow = {"MIGRATE_V2_GLACIER_RESTORE_TIER": "Bulk"}
+        assert made.run("migrate", made.bucket, env=slow).code == 3
+        made.server.advance(60)
+        hurried = made.run("restore", "--upgrade=Expedited", made.bucket, env=slow)
+        assert hurried.code == 3 and "3 objects (3 bytes) were asked for again at Expedited" in hurried.err, hurried
+        assert "USD" in hurried.err
+        again = made.run("restore", "--upgrade=Expedited", made.bucket, env=slow)
+        assert again.code == 3 and "nothing more is on its way at a slower tier" in again.err, again
+        asked = Counter((r.key, r.status) for r in made.server.requests if r.op == "RestoreObject")
+        assert asked == {**{(f"g//{n}", 202): 2 for n in range(3)}, ("deep//1", 202): 1}
+        made.server.advance(10 * 60)
+        assert made.run("migrate", made.bucket, env=slow).code == 3, "Deep Archive takes its time"
+        assert states(made.state, made.bucket)["verified"] == 3
+        made.server.advance(48 * HOUR)
+        made.comes_home()

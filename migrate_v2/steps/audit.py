@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Event as Flag
 from typing import Any
 
@@ -62,14 +63,19 @@ class _Stopped(Exception):
 
 
 def recorded_buckets(disk: Disk) -> list[str]:
-    """Every bucket that this destination says anything of."""
+    """Every bucket that this destination says or holds anything of; the lock of a name that S3 did not know is nothing."""
     try:
         with os.scandir(disk.base / SIDE) as entries:
-            return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+            names = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+        return [name for name in names if (disk.base / name).is_dir() or not _only_locked(disk.base / SIDE / name)]
     except FileNotFoundError:
         return []
     except OSError as error:
         raise Failure(f"cannot list {show(str(disk.base / SIDE))}: {error.strerror}") from error
+
+
+def _only_locked(folder: Path) -> bool:
+    return [path.name for path in folder.iterdir()] == ["lock"]
 
 
 def audit(bucket: str, disk: Disk, *, threads: int) -> Iterator[Event]:

@@ -270,6 +270,11 @@ def test_buckets_are_those_that_something_is_recorded_of(base: Path) -> None:
     (base / ".migrate-v2/file").write_bytes(b"")
     with Disk.open(base, create=False, writes=False) as disk:
         assert recorded_buckets(disk) == ["b", "c"]
+        for name in ("nowhere", "begun"):  # a name that S3 did not know, and a bucket that was being fetched
+            (base / ".migrate-v2" / name).mkdir()
+            (base / ".migrate-v2" / name / "lock").write_bytes(b"")
+        (base / "begun").mkdir()
+        assert recorded_buckets(disk) == ["b", "begun", "c"]
     with Disk.open(base / "b", create=False, writes=False) as disk:
         assert recorded_buckets(disk) == []
 

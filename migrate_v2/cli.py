@@ -226,7 +226,9 @@ def parse(argv: Sequence[str]) -> dict[str, Any]:
     try:
         arguments: dict[str, Any] = docopt(__doc__ or "", list(argv), default_help=False)
     except DocoptExit as exit_:
-        raise BadUsage(_usage(argv)) from exit_
+        # Of docopt's own lines one kind is of use: "--profile requires argument", "--wait must not have an argument".
+        said = str(exit_).partition("\n")[0]
+        raise BadUsage(f"{said}; see migrate-v2 --help" if said.startswith("-") else _usage(argv)) from exit_
     return arguments
 
 
@@ -345,7 +347,7 @@ def _migrate(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
 
 def _plan(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
     names = _named(arguments)
-    if names == []:
+    if names == [] and not arguments["--json"]:  # a document of nothing is one all the same
         return 0
     wish = outlook.Wish(
         quick=arguments["--quick"],
@@ -440,7 +442,8 @@ def _verify(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
         if arguments["--refetch"]:
             raise BadUsage("--refetch reads from S3, and --offline does without it: give one of them")
         codes: list[int] = []
-        _tell(pipeline.audit(_named(arguments), tools.settings, codes), report)
+        if (names := _named(arguments)) != []:
+            _tell(pipeline.audit(names, tools.settings, codes), report)
         return worst(codes)
     return _on_each(pipeline.verify_bucket, arguments, tools, report, refetch=arguments["--refetch"])
 
@@ -854,7 +857,7 @@ def _totals(standings: Sequence[Standing]) -> dict[str, Any]:
         "buckets": t.buckets,
         "objects": t.objects,
         "bytes": t.bytes,
-        "states": {state.value: asdict(t.states.get(state, Amount())) for state in FileState if t.buckets},
+        "states": {state.value: asdict(t.states.get(state, Amount())) for state in FileState},
     }
 
 
@@ -894,10 +897,12 @@ def _check_state(arguments: Mapping[str, Any], tools: Tools, report: Report) -> 
     groups = store.recount()
     wrong = [group for group in groups if not group.agrees]
     states = {state: Amount() for state in FileState}
-    buckets: dict[str, dict[FileState, Amount]] = {name: {} for name in store.buckets()}
+    buckets = {name: {state: Amount() for state in FileState} for name in store.buckets()}
     for group in groups:
         states[group.counted.state].add(group.counted)
-        buckets.setdefault(group.bucket, {}).setdefault(group.counted.state, Amount()).add(group.counted)
+        buckets.setdefault(group.bucket, {state: Amount() for state in FileState})[group.counted.state].add(
+            group.counted
+        )
     if arguments["--json"]:
         report.document(
             {
@@ -1246,14 +1251,13 @@ def _config(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
     if arguments["--json"]:
         report.document({row.name: {k: v for k, v in asdict(row).items() if k not in ("name", "text")} for row in rows})
         return 0
-    engine = tools.settings.engine
-    report.table(
-        ("setting", "value", "from", f"what it means with the {engine} engine"),
-        (
-            (row.name, row.text, row.origin, row.meaning_native if engine == "native" else row.meaning_cli)
-            for row in rows
-        ),
-    )
+
+    def meaning(row: settings.SettingRow) -> str:
+        same = row.meaning_cli == row.meaning_native
+        return row.meaning_cli if same else f"cli: {row.meaning_cli}; native: {row.meaning_native}"
+
+    headers = ("setting", "value", "from", "what it means, to each engine where they differ")
+    report.table(headers, ((row.name, row.text, row.origin, meaning(row)) for row in rows))
     return 0
 
 

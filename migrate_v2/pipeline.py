@@ -609,6 +609,7 @@ def restore_bucket(bucket: str, tools: Tools, *, batch: bool = False, upgrade: s
                 bucket, tools.store, tools.restorer, tier=upgrade, days=days, price=tools.price(bucket)
             )
         tools.store.set_phase(bucket, phase_of(tools.store.counts(bucket)))
+        yield stands(held_row(bucket, tools), tools.store)
         _conclude_restore(bucket, tools)
 
 
@@ -904,10 +905,11 @@ def confirm_delete(
     was not. `token` is that of the plan that the operator has seen, if any: what is left of an interrupted one goes on
     under it. `at_most` so many versions and markers go; copies read within `trust` are not read again.
     """
+    held = tools.store.bucket(bucket)  # before the lock, which makes a folder of that name
+    if held is None or not held.scanned_at:
+        raise Refused(f"nothing of {show(bucket)} is proved; run `migrate` for it first")
     with tools.locked(bucket):
-        held = tools.store.bucket(bucket)
-        if held is None or not held.scanned_at:
-            raise Refused(f"nothing of {show(bucket)} is proved; run `migrate` for it first")
+        held = held_row(bucket, tools)
         if trust is not None:
             _same_clock(bucket, tools)
         tools.store.check_ledger(bucket)

@@ -786,16 +786,14 @@ class Report:
             self._out.write(dumps(told, ensure_ascii=True, allow_nan=False, indent=indent) + "\n")
 
     def long_document(self, name: str, items: Iterable[object], rest: Callable[[], Mapping[str, object]]) -> None:
-        """One JSON object with a list of any length, written as it comes, and what is known once the list is at its end."""
+        """One JSON object, on one line, with a list of any length, written as it comes, and what is known at its end."""
         with self._lock, self._data():
             self._out.write(f"{{{dumps(name)}: [")
             for number, item in enumerate(items):
-                self._out.write(
-                    ("," if number else "") + "\n" + dumps(_plain(item), ensure_ascii=True, allow_nan=False)
-                )
+                self._out.write((", " if number else "") + dumps(_plain(item), ensure_ascii=True, allow_nan=False))
             self._out.write("]")
             for key, value in rest().items():
-                self._out.write(f",\n{dumps(key)}: {dumps(_plain(value, key), ensure_ascii=True, allow_nan=False)}")
+                self._out.write(f", {dumps(key)}: {dumps(_plain(value, key), ensure_ascii=True, allow_nan=False)}")
             self._out.write("}\n")
 
     def canvas(self) -> tuple[int, bool] | None:

@@ -12,6 +12,7 @@ import pytest
 
 from migrate_v2 import cli
 from migrate_v2.errors import BadUsage
+from migrate_v2.model import FileState
 from tests.fakes.s3server import S3Server
 from tests.steps.conftest import server as server
 
@@ -122,12 +123,65 @@ def test_a_name_from_standard_input_is_checked(monkeypatch: pytest.MonkeyPatch) 
         cli._named({"<bucket>": ["-"]})
 
 
-@pytest.mark.parametrize("command", ["migrate", "scan", "restore", "sync", "verify"])
+@pytest.mark.parametrize("command", ["migrate", "scan", "restore", "sync", "verify", "verify --offline", "plan"])
 def test_nothing_on_standard_input_means_nothing_to_do(
     command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
-    assert cli.main([command, "--dest", "d", "-"]) == 0
+    assert cli.main([*command.split(), "--dest", "d", "-"]) == 0
+    assert not (tmp_path / "d").exists()
+
+
+@pytest.mark.parametrize("command", ["plan", "status"])
+def test_a_document_of_no_buckets_is_a_document(
+    command: str, server: S3Server, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    assert cli.main([command, "--json", "-"]) == 0
+    assert json.loads(capfd.readouterr().out)["buckets"] == []
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("whoami --endpoint-url", "--endpoint-url requires argument"),
+        ("migrate --wait=3 bucket", "--wait must not have an argument"),
+        ("migrate --dest d s3://photos/", "its name is photos"),
+        ("migrate --dest d s3://photos/2019", "s3://photos/2019 is not the name of a bucket\n"),
+    ],
+)
+def test_what_is_wrong_with_a_command_line_is_said(line: str, said: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(line.split()) == 2
+    assert said in capfd.readouterr().err
+
+
+def test_every_state_is_counted_even_where_there_is_none(
+    server: S3Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    states = {state.value for state in FileState}
+    server.bucket("photos")
+    assert cli.main(["--json", "status"]) == 0
+    assert json.loads(capfd.readouterr().out)["totals"]["states"].keys() == states
+    assert cli.main(["scan", "photos"]) == 0
+    capfd.readouterr()
+    assert cli.main(["--json", "check-state"]) == 0
+    counted = json.loads(capfd.readouterr().out)["buckets"]
+    assert [(one["bucket"], one["states"].keys()) for one in counted] == [("photos", states)]
+    assert cli.main(["--json", "errors"]) == 0
+    assert json.loads(out := capfd.readouterr().out) and out.count("\n") == 1
+
+
+def test_config_tells_what_a_setting_means_to_each_engine(capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["config"]) == 0
+    lines = dict(line.split("\t", 1) for line in capfd.readouterr().out.splitlines())
+    assert "cli: " in lines["max_concurrency"] and "; native: " in lines["max_concurrency"]
+    assert "native: " not in lines["metadata"]
+
+
+def test_a_bucket_that_nobody_scanned_is_refused_without_a_folder(tmp_path: Path, server: S3Server) -> None:
+    server.bucket("photos")
+    assert cli.main(["scan", "photos"]) == 0
+    assert cli.main(["confirm-delete", "--dest", str(tmp_path / "d"), "--dry-run", "fotos"]) == 5
     assert not (tmp_path / "d").exists()
 
 

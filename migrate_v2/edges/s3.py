@@ -246,7 +246,9 @@ def check_bucket_name(name: str) -> str:
             f"{show(name)} is a directory bucket (S3 Express); this program moves general purpose buckets only"
         )
     if not _BUCKET_NAME.fullmatch(name) or ".." in name:
-        raise BadUsage(f"{show(name)} is not the name of a bucket")
+        bare = name.removeprefix("s3://").removesuffix("/")
+        alone = f"; its name is {show(bare)}" if bare != name and _BUCKET_NAME.fullmatch(bare) else ""
+        raise BadUsage(f"{show(name)} is not the name of a bucket{alone}")
     return name
 
 

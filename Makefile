@@ -16,9 +16,16 @@ help:  ## list the targets
 
 # --- the environment -------------------------------------------------------------------------
 
+# The first line that pip gives `aws`, a script of the old kind, does not run where the path of this folder has a space in it.
+# The program itself is not built: its console script is a link, and `python -m migrate_v2` finds it from any folder.
+OWN_PROGRAMS = printf '%s\n' '\#!/bin/sh' 'exec "$${0%/*}/python" -m awscli "$$@"' > $(VENV)/bin/aws \
+	&& chmod +x $(VENV)/bin/aws && ln -sf ../../bin/migrate-v2 $(VENV)/bin/migrate-v2 \
+	&& pwd > "$$($(VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/migrate-v2.pth"
+
 $(VENV)/ready: requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python $(PIP_INSTALL) -r requirements.lock
+	@$(OWN_PROGRAMS)
 	@touch $@
 
 $(VENV)/ready-dev: $(VENV)/ready requirements-dev.lock

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -243,3 +245,33 @@ def test_a_test_that_does_not_exist_would_be_noticed() -> None:
         ("e2e/test_a.py", "test_b"),
         ("test_c.py", ""),
     ]
+
+
+def test_programs_of_the_environment_run_where_the_path_has_a_space(tmp_path: Path) -> None:
+    """`aws` through this environment's Python, `migrate-v2` as a link, `python -m migrate_v2` from any folder."""
+    place, packages = tmp_path / "check out", tmp_path / "packages"
+    (place / "bin").mkdir(parents=True)
+    packages.mkdir()
+    for name in ("Makefile", "bin/migrate-v2"):
+        shutil.copy(ROOT / name, place / name)
+    for name in ("requirements.lock", "pyproject.toml"):
+        (place / name).touch()
+    python = tmp_path / "python"  # makes an environment with itself as the Python, and an `aws` as pip leaves it
+    python.write_text(
+        '#!/bin/sh\ncase "$2" in\n'
+        'venv) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" && echo "#!/no where/python" >"$3/bin/aws";;\n'
+        f"*sysconfig*) echo '{packages}';;\n"
+        'pip) ;;\n*) echo "$@";;\nesac\n'
+    )
+    python.chmod(0o755)
+    env = {"PATH": os.defpath}
+    subprocess.run(["make", "-C", place, f"PYTHON={python}", ".venv/ready"], env=env, check=True, capture_output=True)
+
+    def said(name: str, *arguments: str) -> str:
+        return subprocess.run(
+            [place / ".venv/bin" / name, *arguments], cwd="/", env=env, check=True, capture_output=True, text=True
+        ).stdout
+
+    assert said("aws", "s3", "a b") == "-m awscli s3 a b\n"
+    assert said("migrate-v2", "--version") == "-m migrate_v2 --version\n"
+    assert (packages / "migrate-v2.pth").read_text() == f"{place}\n"

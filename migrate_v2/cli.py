@@ -722,8 +722,9 @@ def _show_drafts(drafts: Sequence[Draft], report: Report, as_json: bool) -> None
     )
 
 
-# So many buckets are shown whole; of more there is one line each.
+# So many buckets are shown whole; of more there is one line each: of a table where it fits into the columns of the terminal.
 _WHOLE = 3
+_TABLE = 140
 
 
 def _status(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
@@ -745,8 +746,8 @@ def _status(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
                     "overall": _overall(total(standings), tools),
                 }
             )
-        elif canvas and standings and (names or len(standings) <= _WHOLE):
-            report.draw(_drawn(standings, tools, *canvas, whole=True))
+        elif canvas and standings and (names or len(standings) <= _WHOLE or canvas[0] < _TABLE):
+            report.draw(_drawn(standings, tools, *canvas, whole=bool(names) or len(standings) <= _WHOLE))
         else:
             report.table(_STATUS_HEADERS, (_status_line(s) for s in standings), right=(*range(2, 10), 12))
             if canvas and standings:

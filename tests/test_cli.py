@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -169,6 +170,26 @@ def test_every_state_is_counted_even_where_there_is_none(
     assert [(one["bucket"], one["states"].keys()) for one in counted] == [("photos", states)]
     assert cli.main(["--json", "errors"]) == 0
     assert json.loads(out := capfd.readouterr().out) and out.count("\n") == 1
+
+
+def test_many_buckets_are_a_line_each_on_a_narrow_terminal(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"bucket-with-a-name-{number}" for number in range(4)]
+    for name in names:
+        server.bucket(name)
+    assert cli.main(["-q", "scan"]) == 0
+    ours, theirs = os.openpty()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", "1")
+    for columns, table in (("80", False), ("160", True)):
+        monkeypatch.setenv("COLUMNS", columns)
+        with os.fdopen(os.dup(theirs), "w", encoding="utf-8") as stream:
+            monkeypatch.setattr(sys, "stdout", stream)
+            assert cli.main(["status"]) == 0
+        drawn = os.read(ours, 65536).decode()
+        assert [name for name in names if re.search(rf"{name} .*complete", drawn)] == names
+        assert ("unprovable" in drawn) is table
+    os.close(theirs)
+    os.close(ours)
 
 
 def test_config_tells_what_a_setting_means_to_each_engine(capfd: pytest.CaptureFixture[str]) -> None:

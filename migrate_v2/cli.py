@@ -123,6 +123,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import date
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from threading import Event as Flag
 from typing import Any, TypedDict
@@ -218,11 +219,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parse(argv: Sequence[str]) -> dict[str, Any]:
     """The command line by docopt, which takes `--confir=T` for `--confirm=T`; a word that deletes is not abbreviated."""
     known = set(re.findall(r"--[a-z][a-z-]*", __doc__ or ""))
-    for word in argv:
+    valued = set(re.findall(r"^  (--[a-z-]+)=", __doc__ or "", re.MULTILINE))
+    for word, next_ in pairwise([*argv, ""]):
         if word == "--":
             break
         if word.startswith("--") and word.partition("=")[0] not in known:
             raise BadUsage(f"there is no option {show(word.partition('=')[0])}; see migrate-v2 --help")
+        if word in valued and next_.startswith("--"):  # docopt would take it for the value: a folder named --json
+            raise BadUsage(f"{word} requires argument; see migrate-v2 --help")
+    if (
+        "--" in argv
+    ):  # names follow, and none of them begins with a dash; docopt would give the two dashes as a name, too
+        cut = list(argv).index("--")
+        argv = [*argv[:cut], *argv[cut + 1 :]]
     try:
         arguments: dict[str, Any] = docopt(__doc__ or "", list(argv), default_help=False)
     except DocoptExit as exit_:

@@ -147,6 +147,9 @@ def test_a_document_of_no_buckets_is_a_document(
     [
         ("whoami --endpoint-url", "--endpoint-url requires argument"),
         ("migrate --wait=3 bucket", "--wait must not have an argument"),
+        ("migrate --dest --json bucket", "--dest requires argument"),
+        ("migrate --dest d -- photos up/", "up/ is not the name of a bucket"),
+        ("migrate --dest d -- --all", "makes no sense"),
         ("migrate --dest d s3://photos/", "its name is photos"),
         ("migrate --dest d s3://photos/2019", "s3://photos/2019 is not the name of a bucket\n"),
     ],

@@ -700,7 +700,9 @@ def _conclude_restore(bucket: str, tools: Tools) -> None:
     if waiting := counts.to_request + counts.restoring:
         raise NotFinished(f"{waiting:,} objects of {bucket} are not back from Glacier; run the same command again")
     if counts.fetch_errors:
-        raise Failure(f"{counts.fetch_errors:,} objects of {bucket} are in error")
+        raise Failure(
+            f"{counts.fetch_errors:,} objects of {bucket} are in error; `migrate-v2 errors {bucket}` says why, and what to do"
+        )
 
 
 def _conclude(bucket: str, tools: Tools, *, verified: bool = True) -> None:
@@ -709,7 +711,9 @@ def _conclude(bucket: str, tools: Tools, *, verified: bool = True) -> None:
     if waiting := counts.to_request + counts.restoring:
         raise NotFinished(f"{waiting:,} objects of {bucket} are not back from Glacier; run the same command again")
     if errors := counts.fetch_errors + counts.verify_errors:
-        raise Failure(f"{errors:,} objects of {bucket} are in error; their reasons are in the log and the state file")
+        raise Failure(
+            f"{errors:,} objects of {bucket} are in error; `migrate-v2 errors {bucket}` says why, and what to do"
+        )
     if counts.to_fetch:
         raise Failure(f"{counts.to_fetch:,} objects of {bucket} are not fetched yet; run `migrate` for it")
     if verified and counts.to_verify:
@@ -1058,7 +1062,8 @@ def _remove(bucket: str, tools: Tools) -> Events:
     left = next(tools.store.not_deleted(bucket), None)
     if left is not None or tools.store.marker_count(bucket):
         raise Refused(
-            f"bucket {show(bucket)} is not empty, so it is not removed; `confirm-delete --dry-run` says what is kept"
+            f"not all that was listed of {show(bucket)} is deleted, so the bucket is not removed; `confirm-delete --dry-run`"
+            " says what is kept"
         )
     if tools.s3.facts(bucket).uploads != 0:
         raise Refused(f"bucket {show(bucket)} holds unfinished uploads, or will not say; it is not removed")

@@ -12,7 +12,7 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --require-hash
 .PHONY: help setup dev servers peers migrate scan restore sync verify status demo test soak bench coverage check lock docs clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+( [a-z-]+)*:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 32
+	@grep -hE '^[a-z-]+( [a-z-]+)*:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 42
 
 # --- the environment -------------------------------------------------------------------------
 

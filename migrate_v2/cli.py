@@ -739,7 +739,9 @@ _TABLE = 140
 def _status(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
     names = _named(arguments)
     path = tools.settings.state_db_path
-    if not path.exists():
+    if names:
+        _has_state(tools)
+    elif not path.exists():
         report.say(f"there is no state file {show(str(path))} yet; `migrate` or `scan` makes it")
     canvas = report.canvas()
     if arguments["--watch"] and canvas:
@@ -773,8 +775,6 @@ def _status(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
 
 def _standings(names: list[str] | None, tools: Tools) -> list[Standing]:
     if not tools.settings.state_db_path.exists():
-        if names:
-            raise Failure(f"{show(names[0])} is not in the state file; run `scan` for it")
         return []
     standings = []
     for name in tools.store.buckets() if names is None else names:

@@ -223,6 +223,7 @@ def test_status_without_a_state_file_makes_none(tmp_path: Path, capfd: pytest.Ca
     assert '"buckets": []' in out or '"buckets":[]' in out
     assert "no state file" in err
     assert cli.main(["status", "some-bucket"]) == 1
+    assert capfd.readouterr().err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 

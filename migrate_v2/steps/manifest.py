@@ -3,6 +3,7 @@ from every odd path back to its key."""
 
 from __future__ import annotations
 
+import hashlib
 import heapq
 import json
 from collections.abc import Iterator
@@ -35,7 +36,7 @@ def manifest(bucket: str, store: Store, disk: Disk, stands: Stands) -> Iterator[
 
     `stands` is how the bucket stands by the counts of the state file; the summary repeats it.
     """
-    listed = 0
+    listed, mapped = 0, hashlib.sha256()
     with (
         disk.replace_text(f"{SIDE}/{bucket}/manifest-sha256.txt") as sums,
         disk.replace_text(f"{SIDE}/{bucket}/map.jsonl") as places,
@@ -43,10 +44,14 @@ def manifest(bucket: str, store: Store, disk: Disk, stands: Stands) -> Iterator[
         for row in store.with_local_copy(bucket):
             if row.place is Place.SIDE:
                 entry = {"path": row.path, "key": row.key, "version_id": row.version.version_id}
-                places.write(json.dumps(entry, ensure_ascii=True) + "\n")
+                line = json.dumps(entry, ensure_ascii=True) + "\n"
+                places.write(line)
+                mapped.update(line.encode())
             if row.place is not Place.FOLDER and row.sha256 and (row.state in _PROVED or row.reason == VANISHED):
                 sums.write(_checksum_line(row.sha256, row.path))
                 listed += 1
+        if not listed:  # `sha256sum -c` fails for a list of nothing, which is all that there is of an empty bucket
+            sums.write(_checksum_line(mapped.hexdigest(), f"{SIDE}/{bucket}/map.jsonl"))
     kinds = _evidence(bucket, store, disk)
     _summary(bucket, store, disk, stands, kinds)
     yield Noted(bucket, f"{SIDE}/{bucket}/manifest-sha256.txt lists {listed:,} files")

@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 
 from migrate_v2 import __version__
+from migrate_v2.edges.disk import Disk
 from migrate_v2.edges.store import Store
-from migrate_v2.events import Event, Noted
+from migrate_v2.events import Event, Found, Noted
 from migrate_v2.keys import key_of
 from migrate_v2.model import FileState, Place
+from migrate_v2.steps.audit import audit
 from migrate_v2.steps.manifest import lacks_manifest, manifest, snapshot
 from migrate_v2.steps.status import stands
 from tests.steps.conftest import Job, assert_tallies
@@ -53,6 +55,21 @@ def checked(job: Job) -> subprocess.CompletedProcess[str]:
         text=True,
         check=False,
     )
+
+
+@pytest.mark.parametrize("keys", [(), ("folder/",), ("unprovable//key",)])
+def test_sha256sum_accepts_what_lists_no_object(job: Job, keys: tuple[str, ...]) -> None:
+    for key in keys:
+        body, etag = (b"", "md5") if key.endswith("/") else (b"x", "kms")
+        job.server.put("b", key, body, etag=etag, checksums=())  # type: ignore[arg-type]
+    job.bring()
+    (told,) = written(job)
+    assert isinstance(told, Noted) and told.text.endswith("lists 0 files")
+    ended = checked(job)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    (job.disk.base / ".migrate-v2/b/evidence.jsonl").unlink()
+    with Disk.open(job.disk.base, create=False, writes=False) as disk:
+        assert [event for event in audit("b", disk, threads=1) if isinstance(event, Found)] == []
 
 
 def test_sha256sum_accepts_every_line_and_sees_every_flip(job: Job) -> None:

@@ -37,6 +37,11 @@ $(SERVERS)/ready: requirements-servers.lock
 	$(SERVERS)/bin/python $(PIP_INSTALL) -r requirements-servers.lock
 	@touch $@
 
+$(BENCH)/ready: bench/requirements.lock
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python $(PIP_INSTALL) -r bench/requirements.lock
+	@touch $@
+
 # Compiled once: a program that compiles itself at each start takes twice as long, and Python may not be let write by itself.
 COMPILE := -m compileall -q
 

@@ -1003,6 +1003,9 @@ class Store:
     def verified(self, bucket: str) -> Iterator[Row]:
         return self.in_state(bucket, FileState.VERIFIED)
 
+    def every(self, bucket: str) -> Iterator[Row]:
+        return self.rows(bucket, "1")
+
     def not_deleted(self, bucket: str) -> Iterator[Row]:
         return self.rows(bucket, "state <> 'deleted'")
 

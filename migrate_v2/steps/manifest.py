@@ -4,7 +4,6 @@ from every odd path back to its key."""
 from __future__ import annotations
 
 import hashlib
-import heapq
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -19,6 +18,7 @@ from migrate_v2.keys import CERTIFICATE, SIDE
 from migrate_v2.model import VANISHED, FileState, Place, Row
 
 _PROVED = (FileState.VERIFIED, FileState.DELETED)
+_COPIED = (FileState.DOWNLOADED, FileState.VERIFIED, FileState.DELETED)
 _CLASSES = ("listed", "verified", "unprovable", "kept", "failed", "deleted", "pending")
 
 
@@ -37,11 +37,20 @@ def manifest(bucket: str, store: Store, disk: Disk, stands: Stands) -> Iterator[
     `stands` is how the bucket stands by the counts of the state file; the summary repeats it.
     """
     listed, mapped = 0, hashlib.sha256()
+    kinds: dict[str, dict[str, int]] = {}  # the proved ones by their strongest witness
     with (
         disk.replace_text(f"{SIDE}/{bucket}/manifest-sha256.txt") as sums,
         disk.replace_text(f"{SIDE}/{bucket}/map.jsonl") as places,
+        disk.replace_text(f"{SIDE}/{bucket}/evidence.jsonl") as lines,
     ):
-        for row in store.with_local_copy(bucket):
+        for row in store.every(bucket):
+            lines.write(json.dumps(_evidence_of(row), ensure_ascii=True) + "\n")
+            if row.state in _PROVED and row.witnesses:
+                kind = kinds.setdefault(row.witnesses[0].kind, {"objects": 0, "bytes": 0})
+                kind["objects"] += 1
+                kind["bytes"] += row.version.size
+            if not _has_copy(row):
+                continue
             if row.place is Place.SIDE:
                 entry = {"path": row.path, "key": row.key, "version_id": row.version.version_id}
                 line = json.dumps(entry, ensure_ascii=True) + "\n"
@@ -52,28 +61,14 @@ def manifest(bucket: str, store: Store, disk: Disk, stands: Stands) -> Iterator[
                 listed += 1
         if not listed:  # `sha256sum -c` fails for a list of nothing, which is all that there is of an empty bucket
             sums.write(_checksum_line(mapped.hexdigest(), f"{SIDE}/{bucket}/map.jsonl"))
-    kinds = _evidence(bucket, store, disk)
     _summary(bucket, store, disk, stands, kinds)
     yield Noted(bucket, f"{SIDE}/{bucket}/manifest-sha256.txt lists {listed:,} files")
 
 
-def _evidence(bucket: str, store: Store, disk: Disk) -> dict[str, dict[str, int]]:
-    """Every version that S3 listed, one JSON object a line, in key order; the proved ones counted by their strongest witness."""
-    kinds: dict[str, dict[str, int]] = {}
-    # Two streams in the order of the state file, so that a bucket of any size needs the memory of two pages.
-    rows = heapq.merge(
-        store.not_deleted(bucket),
-        store.in_state(bucket, FileState.DELETED),
-        key=lambda row: (row.key, row.version.version_id),
-    )
-    with disk.replace_text(f"{SIDE}/{bucket}/evidence.jsonl") as lines:
-        for row in rows:
-            lines.write(json.dumps(_evidence_of(row), ensure_ascii=True) + "\n")
-            if row.state in _PROVED and row.witnesses:
-                kind = kinds.setdefault(row.witnesses[0].kind, {"objects": 0, "bytes": 0})
-                kind["objects"] += 1
-                kind["bytes"] += row.version.size
-    return kinds
+def _has_copy(row: Row) -> bool:
+    """As the store's with_local_copy()."""
+    vanished = row.state is FileState.ERROR and row.reason == VANISHED and row.sha256 != ""
+    return row.place is not None and (row.state in _COPIED or vanished)
 
 
 def _evidence_of(row: Row) -> dict[str, object]:

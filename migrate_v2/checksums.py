@@ -86,6 +86,8 @@ _BEGIN: Mapping[str, Callable[[], Running]] = {
 }
 _ALGORITHM_BITS = {algorithm: len(begin().digest()) * 8 for algorithm, begin in _BEGIN.items()}
 
+ALGORITHMS = frozenset(_BEGIN)  # S3's names in lower case
+
 # The algorithm behind each kind, for those that read the object as one and those that read it in parts.
 _WHOLE = {MD5_ETAG: MD5, EMPTY: SHA256, REFETCH: SHA256} | {algorithm: algorithm for algorithm in _BEGIN}
 _PARTED = {MULTIPART_ETAG: MD5} | {algorithm + COMPOSITE: algorithm for algorithm in _BEGIN}
@@ -121,6 +123,13 @@ _USUAL_PARTS = (
 )
 # Below 5 MiB only the last part may be, so there is no 5,000,000 here.
 _DECIMAL_PARTS = tuple(million * 1_000_000 for million in (8, 10, 16, 20, 25, 50, 64, 100, 128, 200, 250, 500, 1000))
+
+
+def digest(algorithm: str, content: bytes) -> bytes:
+    """Of ALGORITHMS."""
+    running = _BEGIN[algorithm]()
+    running.update(memoryview(content))
+    return running.digest()
 
 
 def refetched(sha256: str) -> Witness:

@@ -138,7 +138,7 @@ from migrate_v2.edges.disk import Disk, free_at, replace_file
 from migrate_v2.edges.s3 import S3, BucketName, Denied, check_bucket_name
 from migrate_v2.errors import INTERRUPTED, BadUsage, Failure, Refused, worst
 from migrate_v2.events import Event, Failed, PhaseEarned, Stands, Warned
-from migrate_v2.flow import batched, in_threads
+from migrate_v2.flow import batched, few_collections, in_threads
 from migrate_v2.keys import show
 from migrate_v2.model import FileState, Phase, Row
 from migrate_v2.notify import notify, worth_telling
@@ -161,6 +161,7 @@ _WORK = ("migrate", "scan", "restore", "glacier", "sync", "verify", "confirm-del
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command line; returns its exit status."""
+    few_collections()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     os.umask(0o077)

@@ -32,7 +32,9 @@ from urllib.parse import quote
 from awscrt import auth, http, io, s3  # type: ignore[import-untyped]
 
 from migrate_v2.edges.disk import Changed, Disk, DiskError, Landing, Obstacle, Sink
+from migrate_v2.edges.wire import SMALL, Wire
 from migrate_v2.errors import Failure
+from migrate_v2.flow import few_collections
 from migrate_v2.keys import show
 from migrate_v2.shards import Credentials, Item, Result, Shard, Sign, Source
 
@@ -288,6 +290,7 @@ def serve() -> None:
     if os.getppid() != parent:
         os._exit(1)
     os.umask(0o077)
+    few_collections()
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # EFBIG is an error, not an end
     with suppress(OSError, ValueError):
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -336,6 +339,8 @@ class _Bench:
         self._host = host if setup.source.port == usual else f"{host}:{setup.source.port}"
         self._lock = threading.RLock()
         self._todo: deque[_Transfer] = deque()
+        self._small: deque[_Transfer] = deque()  # for the wire, and of this thread alone
+        self._wire = Wire(setup.source, self._host, setup.credentials, line.fileno())
         self._later: list[tuple[float, _Transfer]] = []
         self._open: dict[int, _Transfer] = {}  # by id(): under way, and its request
         self._requests: dict[int, Any] = {}
@@ -350,7 +355,16 @@ class _Bench:
         self._leaving = False
         self._finishers = ThreadPoolExecutor(4)
         self._bootstrap = io.ClientBootstrap(group := io.EventLoopGroup(1), io.DefaultHostResolver(group))
-        self._client = self._connect(setup.credentials)
+        self._credentials = setup.credentials
+        self._client: s3.S3Client | None = None
+
+    @property
+    def _runtime(self) -> s3.S3Client:
+        """Made when the first object needs it; small ones mostly do not."""
+        with self._lock:
+            if self._client is None:
+                self._client = self._connect(self._credentials)
+            return self._client
 
     def _connect(self, credentials: Credentials) -> s3.S3Client:
         source = self._source
@@ -384,8 +398,12 @@ class _Bench:
     def work(self) -> None:
         said = self._bytes
         while not self._leaving:
-            if self._line.poll(0.02 if self._shards else 1.0):
+            rang, answers = self._wire.turn(0.02 if self._shards else 1.0)
+            if rang and self._line.poll():
                 self._told(self._line.recv())
+            for transfer, body in answers:
+                self._answered(transfer, body)
+            self._ask()
             if self._later or self._rate is not None:
                 self._pump()
             while self._finished:
@@ -398,19 +416,22 @@ class _Bench:
     def _told(self, message: object) -> None:
         match message:
             case Shard():
+                transfers = [_Transfer(message.number, index, item) for index, item in enumerate(message.items)]
                 with self._lock:
                     self._shards[message.number] = [len(message.items), [], [], message]
-                    self._todo.extend(
-                        _Transfer(message.number, index, item) for index, item in enumerate(message.items)
-                    )
+                    self._todo.extend(transfer for transfer in transfers if transfer.item.size > SMALL)
                     if not message.items:
                         self._finished.append(message.number)
+                self._small.extend(transfer for transfer in transfers if transfer.item.size <= SMALL)
                 self._pump()
             case _Rate():
                 self._rate = message.bytes
                 self._pump()
             case Credentials():
-                self._client = self._connect(message)
+                with self._lock:
+                    self._credentials = message
+                    self._client = None
+                self._wire.renew(message)
             case _Leave():
                 self._leaving = True
 
@@ -424,6 +445,7 @@ class _Bench:
         self._line.send(Result(number, tuple(came), tuple(left), self._fatal, self._in_a_row >= HOPELESS))
 
     def _leave(self) -> None:
+        self._wire.close()
         with self._lock:
             self._todo.clear()
             for request in self._requests.values():
@@ -432,6 +454,50 @@ class _Bench:
                 if transfer.temporary:  # an answer that still comes is written into a file without a name
                     with suppress(OSError):
                         os.unlink(transfer.temporary, dir_fd=self._landing.folder)
+
+    # Over the wire
+
+    def _ask(self) -> None:
+        """Begins as many small ones as may be under way; those that need more than plain GETs wait for the runtime."""
+        if self._small and (self._rate is not None or self._fatal or self._in_a_row >= HOPELESS):
+            self._patiently(*self._small)
+            self._small.clear()
+        while self._small and len(self._open) + self._wire.under_way < self._allowed:
+            transfer = self._small.popleft()
+            item = transfer.item
+            self._wire.ask(transfer, self._target(item), self._conditions(item), item.size, item.etag)
+
+    def _answered(self, transfer: _Transfer, body: bytes | None) -> None:
+        if body is None:
+            self._patiently(transfer)
+            return
+        try:
+            transfer.temporary, transfer.fd = self._landing.begin()
+            rest = memoryview(body)
+            while rest:
+                rest = rest[os.write(transfer.fd, rest) :]
+            self._arrived(transfer)
+        except BaseException as failure:  # noqa: BLE001 - told as the reason why it was left
+            self._failed(transfer, failure)
+
+    def _patiently(self, *transfers: _Transfer) -> None:
+        """By the runtime: it asks again, and says what is wrong."""
+        with self._lock:
+            self._todo.extend(transfers)
+        self._pump()
+
+    def _target(self, item: Item) -> str:
+        target = self._source.prefix + quote(item.key, safe="/~")
+        return f"{target}?versionId={quote(item.version_id, safe='')}" if item.version_id else target
+
+    def _conditions(self, item: Item) -> list[tuple[str, str]]:
+        """What belongs to every request for it, in lower case."""
+        headers = [("x-amz-checksum-mode", "ENABLED")]
+        if item.etag:
+            headers.append(("if-match", f'"{item.etag}"'))
+        if self._source.owner:
+            headers.append(("x-amz-expected-bucket-owner", self._source.owner))
+        return headers
 
     # From object to object
 
@@ -444,7 +510,7 @@ class _Bench:
                     due = [entry for entry in self._later if entry[0] <= now]
                     self._later = [entry for entry in self._later if entry[0] > now]
                     self._todo.extendleft(transfer for _, transfer in due)
-                if self._leaving or not self._todo or len(self._open) >= self._allowed:
+                if self._leaving or not self._todo or len(self._open) + self._wire.under_way >= self._allowed:
                     return
                 if self._rate is not None and now < self._due:
                     return
@@ -481,11 +547,7 @@ class _Bench:
         if transfer.written == item.size:
             self._arrived(transfer)
             return
-        headers = [("Host", self._host), ("User-Agent", "migrate-v2"), ("x-amz-checksum-mode", "ENABLED")]
-        if item.etag:
-            headers.append(("If-Match", f'"{item.etag}"'))
-        if self._source.owner:
-            headers.append(("x-amz-expected-bucket-owner", self._source.owner))
+        headers = [("host", self._host), ("user-agent", "migrate-v2"), *self._conditions(item)]
         left = item.size - transfer.written
         pieces = self._rate is not None and left > self._piece()
         if pieces:
@@ -494,13 +556,10 @@ class _Bench:
             headers.append(("Range", f"bytes={transfer.written}-"))
         parallel = not pieces and left >= self._engine.threshold and left > self._engine.part
         by_us = transfer.sink is not None or pieces or transfer.written > 0 or not _BY_PATH
-        target = self._source.prefix + quote(item.key, safe="/~")
-        if item.version_id:
-            target += "?versionId=" + quote(item.version_id, safe="")
-        request = self._client.make_request(
+        request = self._runtime.make_request(
             type=s3.S3RequestType.GET_OBJECT if parallel else s3.S3RequestType.DEFAULT,
             operation_name=None if parallel else "GetObject",
-            request=http.HttpRequest("GET", target, http.HttpHeaders(headers)),
+            request=http.HttpRequest("GET", self._target(item), http.HttpHeaders(headers)),
             # The file is open and of no other name: what the runtime opens by this path is that very file.
             recv_filepath=None if by_us else f"/proc/self/fd/{transfer.fd}",
             # Of a range there is no checksum of S3's.

@@ -333,8 +333,8 @@ def _agrees(head: bytes, body: bytes) -> bool:
         algorithm = low[at + 17 : colon].decode("latin-1")
         end = low.find(b"\r\n", colon)
         value = head[colon + 1 : end if end >= 0 else len(head)].strip()
-        if b"-" not in value and algorithm in checksums.ALGORITHMS:
-            if base64.b64encode(checksums.digest(algorithm, body)) != value:
-                return False
+        whole = b"-" not in value and algorithm in checksums.ALGORITHMS
+        if whole and base64.b64encode(checksums.digest(algorithm, body)) != value:
+            return False
         at = low.find(b"\r\nx-amz-checksum-", colon)
     return True

@@ -20,6 +20,8 @@
             edges.s3control                     AWS: jobs of S3 Batch Operations
             edges.awscli edges.disk             the AWS CLI; files, locks, the machine
             edges.kms edges.cloudwatch edges.pricelist    KMS, metrics, prices: asked through edges.s3
+            edges.child                         a process of ours
+            edges.readers                       such that read small files back
             edges.wire                          plain HTTP, for what is small
             edges.crt                           the AWS Common Runtime, in processes of its own
     steps   steps.settle steps.scan steps.restore steps.batch steps.place steps.sync steps.pull steps.fetch

@@ -491,6 +491,7 @@ def _verify(
         total_objects=objects,
         total_bytes=size,
         refetch=tools.settings.download_chunk_size if refetch else 0,
+        readers=min(machine().cores, tools.settings.max_concurrent_verifications),
     ):
         if isinstance(event, Found) and event.verdict is not None:
             found[event.verdict] += 1

@@ -6,19 +6,15 @@ else, and answers with plain values; rows are moved by who started it. It ends w
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import random
-import resource
 import signal
-import socket
 import subprocess
-import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
@@ -31,10 +27,10 @@ from urllib.parse import quote
 
 from awscrt import auth, http, io, s3  # type: ignore[import-untyped]
 
+from migrate_v2.edges import child
 from migrate_v2.edges.disk import Changed, Disk, DiskError, Landing, Obstacle, Sink
 from migrate_v2.edges.wire import SMALL, Wire
 from migrate_v2.errors import Failure
-from migrate_v2.flow import few_collections
 from migrate_v2.keys import show
 from migrate_v2.shards import Credentials, Item, Result, Shard, Sign, Source
 
@@ -239,44 +235,10 @@ def _end(worker: _Worker) -> None:
 
 
 def _start(setup: _Setup, fds: Sequence[int]) -> _Worker:
-    ours, theirs = socket.socketpair()
-    with theirs:
-        try:
-            process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-P",
-                    "-c",
-                    "from migrate_v2.edges.crt import serve; serve()",
-                    str(theirs.fileno()),
-                    str(os.getpid()),
-                ],
-                pass_fds=(theirs.fileno(), *fds),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env=_environment(os.environ),
-                cwd="/",
-                start_new_session=True,
-            )
-        except OSError as error:
-            ours.close()
-            raise Failure(f"no worker process can be started: {error.strerror}") from error
-    line = Connection(ours.detach())
+    process, line = child.start(__name__, fds)
     with suppress(OSError):  # gone already: heard() tells
         line.send(setup)
     return _Worker(process, line)
-
-
-def _environment(base: Mapping[str, str]) -> dict[str, str]:
-    """Without what is secret, and without what the runtime would read by itself: what counts is in the setup."""
-    kept = {
-        name: value
-        for name, value in base.items()
-        if not name.upper().startswith(("AWS_", "MIGRATE_V2_", "PYTHON")) and not name.upper().endswith("_PROXY")
-    }
-    home = str(Path(__file__).resolve().parents[2])  # an empty entry of sys.path meant the working folder
-    return kept | {"PYTHONPATH": os.pathsep.join((home, *filter(None, sys.path))), "PYTHONUTF8": "1"}
 
 
 # -- the other side
@@ -284,18 +246,8 @@ def _environment(base: Mapping[str, str]) -> dict[str, str]:
 
 def serve() -> None:
     """The whole life of a worker."""
-    descriptor, parent = int(sys.argv[1]), int(sys.argv[2])
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, ctypes.c_ulong(signal.SIGKILL))  # PR_SET_PDEATHSIG
-    if os.getppid() != parent:
-        os._exit(1)
-    os.umask(0o077)
-    few_collections()
+    line = child.mine()
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # EFBIG is an error, not an end
-    with suppress(OSError, ValueError):
-        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    line = Connection(descriptor)
     code = 1
     with suppress(EOFError, OSError):
         _Bench(line, line.recv()).work()

@@ -6,15 +6,18 @@ import hashlib
 import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from threading import Event as Flag
 
 from migrate_v2 import checksums
 from migrate_v2.edges.disk import Changed, Disk, DiskError, Obstacle
+from migrate_v2.edges.readers import File, Readers
+from migrate_v2.edges.readers import Found as Read
 from migrate_v2.edges.s3 import S3, Archived, Denied, Gone, Moved, Refusal, Unreachable
 from migrate_v2.edges.store import Evidence, Store
 from migrate_v2.events import Ended, Event, Found, Progress, Started, Warned
-from migrate_v2.flow import Meter, batched, in_threads
+from migrate_v2.flow import Meter, in_threads
 from migrate_v2.model import CHANGED, VANISHED, FileIdentity, FileState, Place, Row, Verdict, Witness
 from migrate_v2.shards import Sizes, sharded
 
@@ -22,8 +25,14 @@ _MULTIPART = re.compile(r"[0-9a-f]{32}-([0-9]{1,5})")
 # So many objects in a row without an answer: it is not the objects.
 HOPELESS = 20
 HANDFUL, HANDFUL_BYTES = 16, 1 << 20
+# Readers take more at once: every handful is two messages. They are not worth their start for fewer objects than these.
+ARMFUL, ARMFUL_BYTES = 100, 8 << 20
+WORTH_READERS = 2000
+# Seconds at most between two commits.
+COMMIT = 10.0
 # A second reading that S3 does not answer to the end is begun anew this often.
 ATTEMPTS = 4
+_GONE = (FileState.DELETED, FileState.ERROR)  # in error, and still read: it vanished from S3
 _OPAQUE = ("aws:kms", "aws:kms:dsse", "SSE-C")
 
 
@@ -57,11 +66,13 @@ def verify(
     total_objects: int = 0,
     total_bytes: int = 0,
     refetch: int = 0,
+    readers: int = 0,
 ) -> Iterator[Event]:
     """Reads and judges the copies of `rows`. What differs goes into quarantine and back to `discovered`.
 
     A copy of what is deleted in S3 is held to its recorded SHA-256 and stays where it is, whatever is found. With
     `refetch`, the bytes of a block, each object is read again from S3 beside its copy: for `rows` that nothing else proves.
+    Small files in great number are read by so many `readers`, processes.
     """
     disk.same_place()
     disk.settle()
@@ -72,21 +83,32 @@ def verify(
     meter = Meter()
     objects = unanswered = in_a_row = 0
 
-    def examine(row: Row, stop: Flag) -> Finding | Unreachable:
+    aside = Readers(disk, readers) if readers and not refetch and total_objects >= WORTH_READERS else None
+
+    def examine(row: Row, stop: Flag, read: Read = None) -> Finding | Unreachable:
         try:
-            if row.state in (FileState.DELETED, FileState.ERROR):  # in error, and still read: it vanished from S3
+            if row.state in _GONE:
                 return _deleted(row, disk, meter, stop)
-            return _reread(row, disk, s3, refetch, meter, stop) if refetch else _judge(row, disk, s3, meter, stop)
+            if refetch:
+                return _reread(row, disk, s3, refetch, meter, stop)
+            return _judge(row, disk, s3, meter, stop, read)
         except Unreachable as failure:
             return failure
 
     def examine_all(some: Sequence[Row], stop: Flag) -> list[tuple[Row, Finding | Unreachable]]:
-        return [(row, examine(row, stop)) for row in some]
+        if aside is None or len(some) == 1:
+            return [(row, examine(row, stop)) for row in some]
+        plain = [row for row in some if row.place is not Place.FOLDER and row.state not in _GONE]
+        read = dict(zip((row.path for row in plain), aside.read([_file(row) for row in plain]), strict=True))
+        return [(row, examine(row, stop, read.get(row.path))) for row in some]
 
-    for batch in batched(rows, rows_per_commit):
-        evidence: list[Evidence] = []
-        told: list[Found] = []
-        for answer in in_threads(examine_all, _handfuls(batch), threads=threads):
+    evidence: list[Evidence] = []
+    told: list[Found] = []
+    committed = time.monotonic()
+    most, most_bytes = (ARMFUL, ARMFUL_BYTES) if aside else (HANDFUL, HANDFUL_BYTES)
+    sizes = Sizes(min(most, rows_per_commit), most_bytes)
+    with aside or nullcontext():
+        for answer in in_threads(examine_all, sharded(rows, sizes), threads=threads):
             for row, found in answer[1] if answer is not None else ():
                 objects += 1
                 in_a_row = in_a_row + 1 if isinstance(found, Unreachable) else 0
@@ -105,20 +127,25 @@ def verify(
                     why = found.reason if row.state is FileState.ERROR else entry.reason
                     told.append(Found(bucket, row.key, row.version.version_id, found.verdict, why))
             yield Progress(bucket, verb, objects, meter.bytes, total_objects, total_bytes)
-        store.record(evidence, run)
-        yield from told
+            if len(evidence) >= rows_per_commit or time.monotonic() - committed > COMMIT:
+                store.record(evidence, run)
+                yield from told
+                evidence, told = [], []
+                committed = time.monotonic()
+    store.record(evidence, run)
+    yield from told
     if unanswered:
         yield Warned(bucket, f"S3 gave no proper answer for {unanswered:,} objects; the next run asks again")
     yield Ended(bucket, verb, objects, meter.bytes, time.monotonic() - began)
 
 
-def _handfuls(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
-    """A thread gets small files by the handful: to hand one over takes as long as to read it."""
-    return sharded(rows, Sizes(HANDFUL, HANDFUL_BYTES))
+def _file(row: Row) -> File:
+    witnesses = row.witnesses or checksums.listed(row.version)
+    return File(row.path, row.version.size, tuple((witness.kind, witness.parts) for witness in witnesses))
 
 
-def _judge(row: Row, disk: Disk, s3: S3, meter: Meter, stop: Flag) -> Finding:
-    """Compares the copy with S3's word.
+def _judge(row: Row, disk: Disk, s3: S3, meter: Meter, stop: Flag, read: Read = None) -> Finding:
+    """Compares the copy with S3's word; `read` is what a reader has found already.
 
     copy is ...               | listing's ETag | HEAD's word                      | verdict
     --------------------------|----------------|----------------------------------|-----------
@@ -141,12 +168,16 @@ def _judge(row: Row, disk: Disk, s3: S3, meter: Meter, stop: Flag) -> Finding:
         measured = checksums.Reading(witnesses).finish()
         return Finding(Verdict.MATCH, "", measured.sha256, checksums.matched(witnesses, measured))
     witnesses = row.witnesses or checksums.listed(version)
-    try:
-        measured, identity = _read(row, disk, witnesses, meter, stop)
-    except FileNotFoundError:
-        return Finding(Verdict.MISSING, "the file is not there")
-    except (Obstacle, Changed, DiskError) as failure:
-        return Finding(Verdict.UNREADABLE, str(failure))
+    if read is not None:
+        measured, identity = read
+        meter.add(measured.size)
+    else:
+        try:
+            measured, identity = _read(row, disk, witnesses, meter, stop)
+        except FileNotFoundError:
+            return Finding(Verdict.MISSING, "the file is not there")
+        except (Obstacle, Changed, DiskError) as failure:
+            return Finding(Verdict.UNREADABLE, str(failure))
     if measured.size != version.size:
         return Finding(
             Verdict.DIFFERS, f"the file has {measured.size:,} bytes, the object {version.size:,}", measured.sha256

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from migrate_v2.edges import crt
-from migrate_v2.edges.crt import Engine, Workers, _environment
+from migrate_v2.edges.crt import Engine, Workers
 from migrate_v2.edges.disk import Disk
 from migrate_v2.edges.s3 import S3
 from migrate_v2.shards import Item, Result, Shard, Source
@@ -115,13 +115,6 @@ def test_signed_for_the_region_with_owner_and_token(
     assert asked[0].principal == "AKIAFAKEFAKEFAKEFAKE" and asked[0].region == "us-east-1"
     assert headers["if-match"].strip('"') == headers["if-match"][1:-1] != ""
     assert asked[0].target == "/b/k%20%C3%BC"
-
-
-def test_nothing_secret_and_no_proxy_in_the_environment() -> None:
-    kept = _environment(
-        {"AWS_SECRET_ACCESS_KEY": "x", "aws_profile": "x", "https_proxy": "x", "HOME": "/h", "MIGRATE_V2_DEST": "x"}
-    )
-    assert "x" not in kept.values() and kept["HOME"] == "/h"
 
 
 @pytest.fixture

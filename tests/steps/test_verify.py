@@ -14,6 +14,7 @@ import pytest
 from migrate_v2.edges.s3 import Unreachable
 from migrate_v2.events import Ended, Event, Warned
 from migrate_v2.model import CHANGED, VANISHED, FileState, Place, Verdict, Witness
+from migrate_v2.steps import verify as verify_step
 from migrate_v2.steps.verify import verify
 from tests.conftest import sha256
 from tests.steps.conftest import Job, found
@@ -320,14 +321,14 @@ def test_twenty_in_a_row_without_an_answer_end_it(job: Job) -> None:
 
 
 def test_each_batch_is_recorded_as_it_ends(job: Job) -> None:
-    for number in range(6):
-        job.server.put("b", f"{number}", b"body")
+    for number in range(40):
+        job.server.put("b", f"{number:02}", b"body")
     for step in (job.scan, job.place, job.fetch):
         step()
-    job.server.put("b", "5", b"more")
     with pytest.raises(ZeroDivisionError):
-        job.verify((row for row in job.rows() if row.key != "5" or 1 / 0), rows_per_commit=2)
-    assert sorted(job.states().values()) == [FileState.DOWNLOADED] * 2 + [FileState.VERIFIED] * 4
+        job.verify((row for row in job.rows() if row.key != "39" or 1 / 0), rows_per_commit=2)
+    # All but what was under way when the last one was asked for, and less than a batch before it.
+    assert list(job.states().values()).count(FileState.VERIFIED) >= 20
 
 
 def deleted(job: Job) -> None:
@@ -577,3 +578,41 @@ def test_what_matched_once_contradicts_later_although_s3_says_nothing(job: Job) 
     flip(job.path("k"), 5)
     job.server.deny("s3:GetObject", "b", "k")
     assert found(job.verify_again("run-2"))["k"][0] is Verdict.DIFFERS
+
+
+@pytest.mark.parametrize("readers", [0, 2])
+def test_readers_come_to_what_threads_come_to(job: Job, monkeypatch: pytest.MonkeyPatch, readers: int) -> None:
+    monkeypatch.setattr(verify_step, "WORTH_READERS", 1)
+    for number in range(30):
+        job.server.put("b", f"{number:02}", b"body %d" % number)
+    job.server.put("b", "folder/", b"")
+    for step in (job.scan, job.place, job.fetch):
+        step()
+    home = job.disk.base / "b"
+    (home / "01").write_bytes(b"body x")  # of the same size
+    (home / "02").write_bytes(b"shorter")
+    (home / "03").unlink()
+    (home / "04").unlink()
+    (home / "04").symlink_to(home / "05")
+    rows = job.store.left_to_verify("b")
+    told = verify(
+        "b",
+        job.store,
+        job.disk,
+        job.s3,
+        rows,
+        run="run",
+        threads=4,
+        rows_per_commit=7,
+        readers=readers,
+        total_objects=31,
+    )
+    assert sum(isinstance(event, Ended) for event in told) == 1
+    states = job.states()
+    odd = {key: state for key, state in states.items() if state is not FileState.VERIFIED}
+    assert len(states) == 31 and odd == {
+        "01": FileState.DISCOVERED, "02": FileState.DISCOVERED, "03": FileState.DISCOVERED, "04": FileState.ERROR,
+    }  # fmt: skip
+    assert all(
+        row.sha256 and row.identity for row in job.rows() if row.state is FileState.VERIFIED and row.version.size
+    )

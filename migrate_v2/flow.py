@@ -6,9 +6,11 @@ import gc
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from itertools import islice
-from threading import Event, Lock
-from typing import TypeVar
+from queue import Full, Queue
+from threading import Event, Lock, Thread
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -40,6 +42,44 @@ def in_threads(
     finally:
         stop.set()
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def ahead(items: Iterable[Item], most: int = 2) -> Iterator[Item]:
+    """The items in their order, drawn in a thread of its own, at most so many before they are asked for.
+
+    What drawing raises is raised here. Closing the generator does not wait: what is being drawn then is nobody's.
+    """
+    drawn: Queue[tuple[bool, Any]] = Queue(most)
+    stop = Event()
+
+    def give(word: tuple[bool, Any]) -> bool:
+        while not stop.is_set():
+            with suppress(Full):
+                drawn.put(word, timeout=0.2)
+                return True
+        return False
+
+    def draw() -> None:
+        try:
+            for item in items:
+                if not give((True, item)):
+                    return
+            give((False, None))
+        except BaseException as error:  # noqa: BLE001 - raised where the next one is waited for
+            give((False, error))
+
+    Thread(target=draw, daemon=True).start()  # it may hang on a server: the end of the program does not wait for it
+    try:
+        while True:
+            more, item = drawn.get()
+            if more:
+                yield item
+            elif item is not None:
+                raise item
+            else:
+                return
+    finally:
+        stop.set()
 
 
 class Meter:

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from migrate_v2.flow import Allowance, Limit, Meter, batched, in_threads
+from migrate_v2.flow import Allowance, Limit, Meter, ahead, batched, in_threads
 
 
 def test_every_item_comes_with_its_own_result() -> None:
@@ -119,3 +119,46 @@ def test_the_allowance_is_halved_once_for_what_was_under_way_together_and_comes_
     stop.set()
     for _ in range(1000):
         allowance.take(stop)
+
+
+def test_ahead_gives_all_in_order_and_draws_no_more_than_it_may() -> None:
+    drawn = 0
+
+    def source() -> Iterator[int]:
+        nonlocal drawn
+        for n in range(200):
+            drawn += 1
+            yield n
+
+    for seen, n in enumerate(ahead(source(), 2)):
+        assert n == seen
+        assert drawn - seen <= 4  # two that wait, one in the making, one here
+    assert drawn == 200
+
+
+def test_ahead_raises_what_drawing_raised_after_what_came_before_it() -> None:
+    items = ahead(1 // n for n in (1, 1, 0, 1))
+    assert [next(items), next(items)] == [1, 1]
+    with pytest.raises(ZeroDivisionError):
+        next(items)
+
+
+def test_closing_does_not_wait_for_what_hangs_and_nothing_is_drawn_any_more() -> None:
+    gate = threading.Event()
+    drawn = []
+
+    def source() -> Iterator[int]:
+        for n in range(100):
+            drawn.append(n)
+            yield n
+            if n == 1:
+                gate.wait(30)
+
+    items = ahead(source())
+    assert next(items) == 0
+    began = time.monotonic()
+    items.close()
+    assert time.monotonic() - began < 5
+    gate.set()
+    time.sleep(0.5)
+    assert len(drawn) <= 4

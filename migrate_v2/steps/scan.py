@@ -9,6 +9,7 @@ from migrate_v2.edges.s3 import S3
 from migrate_v2.edges.store import BucketRow, Store
 from migrate_v2.errors import Refused
 from migrate_v2.events import Ended, Event, Noted, Progress, Started, Warned
+from migrate_v2.flow import ahead
 from migrate_v2.model import DeleteMarker, ObjectVersion
 
 
@@ -39,7 +40,8 @@ def scan(bucket: str, store: Store, s3: S3, *, rows_per_commit: int) -> Iterator
     objects = size = 0
     versions: list[ObjectVersion] = []
     markers: list[DeleteMarker] = []
-    for page in s3.versions(bucket, start, versioned=facts.versioning != ""):
+    # The next page is asked for and read while this one is written.
+    for page in ahead(s3.versions(bucket, start, versioned=facts.versioning != "")):
         versions.extend(page.versions)
         markers.extend(page.markers)
         objects += len(page.versions)

@@ -416,7 +416,7 @@ def sync(
     lock_fds: Sequence[int],
     activity: Callable[[int], tuple[float, int]],
     stall_seconds: float,
-    tick: float = 0.2,
+    tick: float = 0.5,
 ) -> Generator[Line | Tick, None, Pass]:
     """Run the CLI; its lines, and a Tick about every `tick` seconds, as they come; the Pass is the return value.
 

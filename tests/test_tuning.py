@@ -173,7 +173,7 @@ def test_a_million_tiny_folders_are_no_shards_and_are_not_held_in_memory() -> No
 def test_groups_are_large_since_each_process_lists_all_of_the_folder_above() -> None:
     objects = [(f"d{n:02}/x{i:03}", 4096) for n in range(20) for i in range(1000)]
     shards = directories(objects, *pieces(20_000, 20_000 * 4096, 2))
-    assert [len(shard.children) for shard in shards] == [5, 5, 5, 5]
+    assert [len(shard.children) for shard in shards] == [10, 10]
     # Where one group is too small a part of what is listed for it, others fetch it.
     objects += [(f"e/x{i:06}", 4096) for i in range(100_000)]
     shards = directories(objects, 20_000, 5000)
@@ -181,7 +181,7 @@ def test_groups_are_large_since_each_process_lists_all_of_the_folder_above() -> 
 
 
 def test_pieces_are_enough_for_all_processes_and_worth_a_process() -> None:
-    assert pieces(1_000_000, 0, 2) == (1_000_000 / 64, 250_000) and pieces(10_000_000, 0, 2)[0] == 20_000
+    assert pieces(1_000_000, 0, 2) == (1_000_000 / 64, 500_000) and pieces(10_000_000, 0, 2)[0] == 20_000
     assert pieces(2000, 0, 2) == (1600, 1600)
     assert processes(8, 64 << 30, None) == 8 and processes(8, 900 * MiB, None) == 2
     assert processes(8, 64 << 30, 3 * MiB) == 3 and processes(8, 64 << 30, 1024) == 1

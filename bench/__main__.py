@@ -211,7 +211,7 @@ class Bench:
 
 
 CONTENDERS = {
-    "small": ("native", "rclone", "s5cmd", "native whole", "rclone + check", "cli", "aws"),
+    "small": ("native", "rclone", "native whole", "rclone + check", "s5cmd", "cli", "aws"),
     "medium": ("native", "rclone", "s5cmd", "cli", "aws"),
     "large": ("native", "rclone", "s5cmd", "cli", "aws"),
     "mixed": ("native", "rclone", "s5cmd", "cli", "aws"),
@@ -298,6 +298,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="bench")
     parser.add_argument("--short", action="store_true", help="two minutes, and nothing is written to RESULTS.md")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--minutes", type=float, default=0.0, help="no run begins after so many; the results say so")
     parser.add_argument(
         "--folder", type=Path, default=Path("/dev/shm") if Path("/dev/shm").is_dir() else Path(tempfile.gettempdir())
     )
@@ -313,7 +314,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     say: Callable[[str], object] = lambda line: print(line, flush=True)  # noqa: E731
     runs: dict[tuple[str, str], list[Run]] = defaultdict(list)
-    load_before = os.getloadavg()[0]
+    load_before, began, left_out = os.getloadavg()[0], time.monotonic(), 0
     folder = Path(tempfile.mkdtemp(prefix="migrate-v2-bench-", dir=given.folder))
     try:
         say(f"making {sum(load.bytes for load in workloads.values()) >> 20:,} MiB in {folder}")
@@ -324,6 +325,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 for bucket in workloads:
                     for contender in CONTENDERS[bucket]:
                         if given.contender and contender not in given.contender:
+                            continue
+                        if given.minutes and time.monotonic() - began > 60 * given.minutes:
+                            left_out += 1
                             continue
                         run = bench.run(bucket, contender)
                         bench.complete(bucket)
@@ -336,6 +340,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                             shutil.rmtree(folder / f"run{bench.numbers:04}" / "home")
         lines = [
             f"Measured {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {given.rounds} rounds, in {given.folder}; {machine()}.",
+            *([f"{left_out} runs were left out: the time was up."] if left_out else []),
             f"Versions: {versions(given.peers)}.",
             f"Server: {server.kind}, one worker. Load of the machine: {load_before:.1f} before, {os.getloadavg()[0]:.1f} after.",
             "",

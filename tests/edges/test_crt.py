@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 import ssl
 import subprocess
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from migrate_v2.edges import crt
 from migrate_v2.edges.crt import Engine, Workers
 from migrate_v2.edges.disk import Disk
 from migrate_v2.edges.s3 import S3
+from migrate_v2.edges.wire import SMALL, Wire
 from migrate_v2.shards import Item, Result, Shard, Source
 from tests.fakes.s3server import S3Server
 
@@ -191,6 +194,55 @@ def test_tls_by_a_bundle_of_the_operators_own_and_by_no_other(
     untrusting = Source(**{name: getattr(source, name) for name in Source.__slots__} | {"ca_bundle": ""})
     left = brought(disk, untrusting, s3, item(server, "k", path="b/other"))
     assert left.came == () and len(left.left) == 1 and not (disk.base / "b/other").exists()
+
+
+@pytest.mark.system  # openssl
+def test_the_wire_speaks_tls_too(
+    server: S3Server, tls: tuple[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    url, certificate = tls
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
+    s3 = connect(server, monkeypatch, url)
+    body = os.urandom(150_000)  # several records
+    server.put("b", "k", body)
+    source = s3.source("b")
+    assert source
+    bell, ringer = os.pipe()
+    for trusted, expected in ((source, body), (replace(source, ca_bundle=""), None)):
+        wire = Wire(trusted, f"{source.host}:{source.port}", s3.credentials(), bell)
+        for _ in range(2):  # the second time on the same connection
+            wire.ask("it", "/b/k", [("x-amz-checksum-mode", "ENABLED")], len(body), "")
+            while not (answers := wire.turn(5)[1]):
+                pass
+            assert answers == [("it", expected)]
+        wire.close()
+    os.close(bell)
+    os.close(ringer)
+
+
+def test_small_objects_come_over_the_wire_and_what_it_does_not_bring_by_the_runtime(
+    server: S3Server, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s3 = connect(server, monkeypatch)
+    sizes = {"small": 1000, "most": SMALL, "larger": SMALL + 1}
+    for key, size in sizes.items():
+        server.put("b", key, os.urandom(size))
+    asked: list[Any] = []
+    server.fault({"op": "GetObject"}, asked.append)
+    server.fault({"op": "GetObject", "key": "most"}, "503", times=1)
+    source = s3.source("b")
+    assert source
+    assert sorted(brought(disk, source, s3, *(item(server, key) for key in sizes)).came) == [0, 1, 2]
+    for key in sizes:
+        stored = server.get("b", key)
+        assert stored and (disk.base / "b" / key).read_bytes() == stored.body
+    over_the_wire = hashlib.sha256(b"").hexdigest()
+    ways: dict[str, list[bool]] = {}
+    for request in asked:
+        ways.setdefault(request.target.rpartition("/")[2], []).append(
+            request.headers["x-amz-content-sha256"] == over_the_wire
+        )
+    assert ways == {"small": [True], "most": [True, False], "larger": [False]}
 
 
 def test_a_folder_that_is_moved_away_meanwhile_takes_nothing_along(

@@ -339,7 +339,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                         if workloads[bucket].bytes > 1 << 30:  # memory is not endless, and few files are soon gone
                             shutil.rmtree(folder / f"run{bench.numbers:04}" / "home")
         lines = [
-            f"Measured {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {given.rounds} rounds, in {given.folder}; {machine()}.",
+            f"Measured {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {max(map(len, runs.values()))} rounds, in {given.folder}; {machine()}.",
             *([f"{left_out} runs were left out: the time was up."] if left_out else []),
             f"Versions: {versions(given.peers)}.",
             f"Server: {server.kind}, one worker. Load of the machine: {load_before:.1f} before, {os.getloadavg()[0]:.1f} after.",
@@ -349,6 +349,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             *(
                 f"- {name}: " + " + ".join(f"{count:,} x {size >> 10:,} KiB" for count, size in load.amounts)
                 for name, load in workloads.items()
+                if any(bucket == name for bucket, _ in runs)
             ),
             "",
             *ratios(runs),

@@ -1,4 +1,5 @@
-"""The AWS Common Runtime fetches shards in a few processes of its own: one Python process is bound by its lock.
+"""The AWS Common Runtime, and for small objects the wire, fetch shards in a few processes of their own: one Python process
+is bound by its lock.
 
 A worker gets its credentials through a private socket, writes through edges/disk.py below the destination and nowhere
 else, and answers with plain values; rows are moved by who started it. It ends with its parent, whatever ends that.

@@ -562,9 +562,9 @@ def test_ticks_come_between_lines_that_do_not_end(tmp_path: Path) -> None:
     with contextlib.closing(steps):
         for step in steps:
             ticks += isinstance(step, Tick)
-            if ticks == 5:
+            if ticks == 3:
                 break
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 5
 
 
 def test_closing_the_generator_ends_the_program_at_once() -> None:

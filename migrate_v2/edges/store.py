@@ -655,8 +655,10 @@ class Store:
     def holds_only_copies(self, bucket: str) -> bool:
         """Are there local copies of what S3 does not hold any more: deleted by us, being deleted, or by others?"""
         sql = (
-            f"SELECT EXISTS (SELECT 1 FROM files o WHERE bucket = :bucket AND {_ONLY_COPY})"
-            " OR EXISTS (SELECT 1 FROM in_doubt WHERE bucket = :bucket)"
+            # By the index on the state: SQLite would walk through the whole bucket, and a scan asks with every page.
+            "SELECT EXISTS (SELECT 1 FROM files o INDEXED BY files_state WHERE bucket = :bucket AND state = 'deleted')"
+            " OR EXISTS (SELECT 1 FROM files o INDEXED BY files_state WHERE bucket = :bucket AND state = 'error'"
+            f" AND {_ONLY_COPY}) OR EXISTS (SELECT 1 FROM in_doubt WHERE bucket = :bucket)"
             f" OR EXISTS (SELECT 1 FROM ledger l JOIN files o USING (bucket, key, version_id) WHERE {_LATE}"
             f" AND l.bucket = :bucket AND {_PROVED})"
         )

@@ -12,7 +12,6 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -236,9 +235,10 @@ def run(environment: dict[str, str], secret: str, tmp_path: Path, zygote: Zygote
         *arguments: str | Path,
         input: str | None = None,
         env: dict[str, str | None] | None = None,
-        timeout: float = 60,
+        timeout: float = 120,
         program: Path | None = None,
         cwd: Path = tmp_path,
+        umask: int = 0o022,
     ) -> Ended:
         words = [str(argument) for argument in arguments]
         variables = changed(environment, env)
@@ -251,9 +251,11 @@ def run(environment: dict[str, str], secret: str, tmp_path: Path, zygote: Zygote
             given.seek(0)
             streams = (given, out, err)
             with (
-                zygote.begin(Job(words, as_by_the_script(variables), str(cwd)), streams)
+                zygote.begin(Job(words, as_by_the_script(variables), str(cwd), umask=umask), streams)
                 if program is None
-                else subprocess.Popen([program, *words], env=variables, cwd=cwd, stdin=given, stdout=out, stderr=err)
+                else subprocess.Popen(
+                    [program, *words], env=variables, cwd=cwd, umask=umask, stdin=given, stdout=out, stderr=err
+                )
             ) as child:
                 try:
                     code = child.wait(timeout)
@@ -270,12 +272,10 @@ def run(environment: dict[str, str], secret: str, tmp_path: Path, zygote: Zygote
     return run
 
 
-def at_once(
+def one_by_one(
     run: Run, calls: Sequence[Sequence[str | Path]], envs: Sequence[dict[str, str | None]] | None = None
 ) -> list[Ended]:
-    """Most of what a short run takes is the start of Python, on one core; the others may as well start the next ones."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(lambda call, env: run(*call, env=env), calls, envs or [{}] * len(calls)))
+    return [run(*call, env=env) for call, env in zip(calls, envs or [{}] * len(calls), strict=True)]
 
 
 # What it left behind

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from queue import Queue
 
 import pytest
 
-from tests.conftest import PROGRAM, Run, changed, query, states, tree
+from tests.conftest import Run, changed, query, states, tree
+from tests.fakes.forks import Begun, Job, Zygote, as_by_the_script
 from tests.fakes.s3batch import Jobs
 from tests.fakes.s3server import ARCHIVED, Request, S3Server
 
@@ -117,6 +118,7 @@ def test_kill_9_in_the_middle_of_requesting_leads_to_no_second_request(
     run: Run,
     server: S3Server,
     env: dict[str, str | None],
+    zygote: Zygote,
     environment: dict[str, str],
     state: Path,
     tmp_path: Path,
@@ -125,12 +127,18 @@ def test_kill_9_in_the_middle_of_requesting_leads_to_no_second_request(
     for number in range(90):
         server.put("bkt", f"k{number:03}", b"1", storage_class="GLACIER")
     run("scan", "bkt", env=env)
-    with subprocess.Popen(
-        [PROGRAM, "restore", "bkt"], env=changed(environment, env), cwd=tmp_path, stderr=subprocess.DEVNULL
-    ) as process:
-        server.fault({"op": "RestoreObject"}, lambda _: os.kill(process.pid, signal.SIGKILL), times=1, after=after)
-        process.wait(60)
-    assert process.returncode == -signal.SIGKILL
+    begun: Queue[Begun] = Queue()
+
+    def kill(_: Request) -> None:
+        child = begun.get()
+        begun.put(child)
+        child.kill()
+
+    server.fault({"op": "RestoreObject"}, kill, times=1, after=after)
+    job = Job(["restore", "bkt"], as_by_the_script(changed(environment, env)), str(tmp_path))
+    with tempfile.TemporaryFile() as said, zygote.begin(job, (said, said, said)) as child:
+        begun.put(child)
+        assert child.wait(60) == -signal.SIGKILL
     server.calm()
     before = server.count("RestoreObject")
     assert after < before < 90

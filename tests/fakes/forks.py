@@ -50,6 +50,7 @@ class Job:
     cwd: str
     fault: Fault | None = None
     fired: str = ""
+    umask: int = 0o022
     hasty: bool = False  # the waits between attempts are cut short
 
     def line(self) -> bytes:

@@ -157,6 +157,7 @@ def begin(job: Mapping[str, Any], streams: list[int]) -> int:
         os.setsid()
         end_with_parent()
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.umask(job["umask"])
         os.chdir(job["cwd"])
         os.environ.clear()
         os.environ.update(job["env"])
@@ -199,7 +200,10 @@ def warm() -> None:
     ask, own = awscli._asked, str(Path(sys.prefix, "bin", "aws"))
     told = ask(own, 60)
     awscli._asked = lambda path, patience: told if path == own else ask(path, patience)
-    assert threading.active_count() == 1, "a fork has only the thread that forks"
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread():
+            thread.join(60)  # sh's, about to end; a fork has only the thread that forks
+    assert threading.active_count() == 1
     gc.collect()
     gc.freeze()
 

@@ -612,6 +612,10 @@ import signal, sys, threading, os
 sys.path.insert(0, {str(ROOT)!r})
 from migrate_v2.edges import awscli
 awscli.AT_ONCE = tuple((number, 60.0) for number, _ in awscli.AT_ONCE)
+def heard(*_):
+    os.write(1, b"heard\\n")
+    raise KeyboardInterrupt
+signal.signal(signal.SIGINT, heard)
 steps = awscli.sync(awscli.Aws({str(FAKES / "aws_stubborn")!r}, (2, 40, 1), ""), ("s3", "sync", "s3://b", "/d"),
                     dict(os.environ), "/", (), lambda pid: (0.0, 0), float("inf"), 0.05)
 try:
@@ -624,13 +628,13 @@ finally:
     parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert parent.stdout
     pid = int(parent.stdout.readline())
-    interrupts, until = 0, time.monotonic() + 30
-    while parent.poll() is None:
-        assert time.monotonic() < until, "it waits for the minutes of its manners"
-        parent.send_signal(signal.SIGINT)
-        interrupts += 1
-        time.sleep(0.3)
-    assert interrupts >= 2
+    parent.send_signal(signal.SIGINT)
+    while parent.stdout.readline() != b"heard\n":
+        pass
+    time.sleep(1)  # by now it has its manners, for two minutes
+    assert parent.poll() is None
+    parent.send_signal(signal.SIGINT)
+    assert parent.wait(30)
     parent.communicate()
     assert gone(pid)
 

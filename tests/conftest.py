@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import itertools
 import os
-import signal
 import socket
 import sqlite3
 import subprocess
-import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,12 +20,12 @@ import boto3
 import pytest
 from botocore.config import Config
 
+from tests.fakes.forks import ROOT, Job, Zygote, as_by_the_script, bare_environment, end_with_parent
 from tests.fakes.oracle import Oracle, beside, in_state_file
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = ROOT / "bin" / "migrate-v2"
 FAKES = ROOT / "tests" / "fakes"
 
@@ -36,10 +33,6 @@ Ended = subprocess.CompletedProcess[str]
 Run = Callable[..., Ended]
 
 _accounts = itertools.count(100_000_000_001)
-
-
-def bare_environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "MIGRATE_V2_"))}
 
 
 @pytest.fixture(autouse=True)
@@ -96,15 +89,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-_prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
-
-
-def end_with_parent() -> None:
-    """Between fork and exec: the child does not outlive a killed test run (Linux)."""
-    if _prctl is not None:
-        _prctl(1, signal.SIGKILL)
 
 
 @contextmanager
@@ -196,7 +180,14 @@ def in_s3(boto: S3Client, bucket: str) -> list[tuple[str, str]]:
     return sorted(found)
 
 
-# The program, as a process
+# The program
+
+
+@pytest.fixture(scope="session")
+def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
+    made = Zygote(tmp_path_factory.mktemp("zygote"))
+    yield made
+    made.close()
 
 
 @pytest.fixture
@@ -243,41 +234,57 @@ def changed(environment: dict[str, str], changes: dict[str, str | None] | None) 
 
 
 @pytest.fixture
-def run(environment: dict[str, str], secret: str, tmp_path: Path) -> Run:
-    """Runs bin/migrate-v2 to its end, without a terminal. P8: whatever it says has no secret in it, and no traceback."""
+def run(environment: dict[str, str], secret: str, tmp_path: Path, zygote: Zygote) -> Run:
+    """Runs the program to its end, without a terminal. P8: whatever it says has no secret in it, and no traceback.
+
+    A fork of a Python that has begun already, as by bin/migrate-v2; that script itself is run where `program` names it.
+    """
 
     def run(
         *arguments: str | Path,
         input: str | None = None,
         env: dict[str, str | None] | None = None,
-        timeout: float = 60,
-        program: Path = PROGRAM,
+        timeout: float = 120,
+        program: Path | None = None,
         cwd: Path = tmp_path,
+        umask: int = 0o022,
     ) -> Ended:
-        ended = subprocess.run(
-            [program, *arguments],
-            input="" if input is None else input,
-            env=changed(environment, env),
-            cwd=cwd,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
-        for said in (ended.stdout, ended.stderr):
-            assert "Traceback" not in said, said
-            assert secret not in said
+        words = [str(argument) for argument in arguments]
+        variables = changed(environment, env)
+        with (
+            tempfile.TemporaryFile("w+", errors="surrogateescape") as given,
+            tempfile.TemporaryFile("w+") as out,
+            tempfile.TemporaryFile("w+") as err,
+        ):
+            given.write(input or "")
+            given.seek(0)
+            streams = (given, out, err)
+            with (
+                zygote.begin(Job(words, as_by_the_script(variables), str(cwd), umask=umask), streams)
+                if program is None
+                else subprocess.Popen(
+                    [program, *words], env=variables, cwd=cwd, umask=umask, stdin=given, stdout=out, stderr=err
+                )
+            ) as child:
+                try:
+                    code = child.wait(timeout)
+                finally:
+                    child.kill()
+            for said in (out, err):
+                said.seek(0)
+            ended = Ended(words, code, out.read(), err.read())
+        for text in (ended.stdout, ended.stderr):
+            assert "Traceback" not in text, text
+            assert secret not in text
         return ended
 
     return run
 
 
-def at_once(
+def one_by_one(
     run: Run, calls: Sequence[Sequence[str | Path]], envs: Sequence[dict[str, str | None]] | None = None
 ) -> list[Ended]:
-    """Most of what a short run takes is the start of Python, on one core; the others may as well start the next ones."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(lambda call, env: run(*call, env=env), calls, envs or [{}] * len(calls)))
+    return [run(*call, env=env) for call, env in zip(calls, envs or [{}] * len(calls), strict=True)]
 
 
 # What it left behind

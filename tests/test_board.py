@@ -6,7 +6,6 @@ import json
 import os
 import pty
 import re
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,8 @@ import pytest
 from migrate_v2.board import bucket_lines, one_line, texts, total_lines
 from migrate_v2.model import FileState, Phase
 from migrate_v2.steps.status import Amount, Glacier, RestoreCost, Standing, Throughput, Total, total
-from tests.conftest import PROGRAM, Run, fill
+from tests.conftest import Run, fill
+from tests.fakes.forks import Job, Zygote, as_by_the_script
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -121,7 +121,7 @@ def test_names_do_not_steer_the_dashboard() -> None:
 # The commands
 
 
-def on_a_terminal(arguments: list[str], environment: dict[str, str], columns: int = 90) -> str:
+def on_a_terminal(zygote: Zygote, arguments: list[str], environment: dict[str, str], columns: int = 90) -> str:
     """What the program draws on a real pseudo-terminal, to its end."""
     ours, theirs = pty.openpty()
     import fcntl
@@ -129,10 +129,10 @@ def on_a_terminal(arguments: list[str], environment: dict[str, str], columns: in
     import termios
 
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
-    program = subprocess.Popen(
-        [PROGRAM, *arguments], stdin=subprocess.DEVNULL, stdout=theirs, stderr=subprocess.DEVNULL,
-        env=environment | {"TERM": "xterm-256color", "LC_ALL": "C.UTF-8"},
-    )  # fmt: skip
+    env = as_by_the_script(environment | {"TERM": "xterm-256color", "LC_ALL": "C.UTF-8"})
+    nothing = os.open(os.devnull, os.O_RDWR)
+    program = zygote.begin(Job(arguments, env, "/"), (nothing, theirs, nothing))
+    os.close(nothing)
     os.close(theirs)
     drawn = b""
     try:
@@ -146,7 +146,7 @@ def on_a_terminal(arguments: list[str], environment: dict[str, str], columns: in
 
 
 def test_the_reports_of_a_whole_migration(
-    run: Run, boto: S3Client, bucket: str, environment: dict[str, str], home: Path
+    run: Run, zygote: Zygote, boto: S3Client, bucket: str, environment: dict[str, str], home: Path
 ) -> None:
     fill(boto, bucket, {"a": b"12345", "b/c": b"1"})
     err = run("migrate", bucket).stderr
@@ -154,7 +154,7 @@ def test_the_reports_of_a_whole_migration(
     assert re.search(r"verified +#+ 100 % +2 +6 B", report), err
     assert re.search(r"proved +2 by md5-etag", report) and "in the last run" in report
     assert f"{bucket}: deleting, " not in run("migrate", bucket).stderr, "reported once"
-    drawn = on_a_terminal(["status"], environment)
+    drawn = on_a_terminal(zygote, ["status"], environment)
     assert "\x1b[1m" in drawn and "█" in drawn and "total: 1 bucket" in drawn and " free at /" in drawn
     piped = run("status").stdout
     assert "\x1b" not in piped and piped.startswith(f"{bucket}\tdeleting\t2\t6\t2\t")
@@ -166,5 +166,5 @@ def test_the_reports_of_a_whole_migration(
     report = err[err.index(f"{bucket}: complete, ") :]
     assert re.search(r"deleted +#+ 100 % +2 +6 B", report)
     # All is complete, so that watching ends by itself.
-    watched = on_a_terminal(["status", "--watch"], environment, columns=60)
+    watched = on_a_terminal(zygote, ["status", "--watch"], environment, columns=60)
     assert f"{bucket}: complete" in watched and "\x1b[?25h" in watched

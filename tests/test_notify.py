@@ -72,9 +72,9 @@ def test_one_that_hangs_is_stopped_with_its_children(tmp_path: Path) -> None:
     program = script(tmp_path / "n", f'sleep 60 & echo $! > "{tmp_path}/child"; wait')
     began = time.monotonic()
     assert "did not end within 1 s" in notify(program, EARNED, seconds=1)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 30
     child = int((tmp_path / "child").read_text())
-    until = time.monotonic() + 5
+    until = time.monotonic() + 60
     while (
         time.monotonic() < until
         and Path(f"/proc/{child}").exists()

@@ -1007,4 +1007,4 @@ def test_it_keeps_up(tmp_path: Path) -> None:
     heard = Heard(log_path=tmp_path / "log", quiet=True)
     begin = time.monotonic()
     heard.tell(*(Found("b", f"a/key/of/some/length/{n}", "v", Verdict.UNPROVABLE, "no witness") for n in range(5000)))
-    assert time.monotonic() - begin < 10
+    assert time.monotonic() - begin < 60

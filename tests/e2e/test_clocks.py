@@ -27,8 +27,8 @@ def clock(tmp_path_factory: pytest.TempPathFactory) -> Clock:
 
 
 @pytest.fixture(scope="module")
-def timed(clock: Clock) -> Iterator[Zygote]:
-    made = Zygote(clock.env)
+def timed(clock: Clock, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
+    made = Zygote(tmp_path_factory.mktemp("zygote"), clock.env)
     yield made
     made.close()
 
@@ -112,15 +112,8 @@ def test_a_clock_set_back_is_not_forgotten_by_reading_another_object(made: World
 
 
 @pytest.fixture(scope="module")
-def short_lived() -> Iterator[Zygote]:
-    made = Zygote({"LIFETIME_OF_PROOFS": "1.0"})
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
-def plain() -> Iterator[Zygote]:
-    made = Zygote()
+def short_lived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
+    made = Zygote(tmp_path_factory.mktemp("zygote"), {"LIFETIME_OF_PROOFS": "1.0"})
     yield made
     made.close()
 
@@ -134,9 +127,9 @@ def stopped(made: World, seconds: float) -> Callable[[Request], None]:
             agreed = connection.execute("select count(*) from ledger where entry = 'consent'").fetchone()[0]
         connection.close()
         if agreed > before:
-            os.kill(made.zygote.pid, signal.SIGSTOP)
+            os.kill(made.pid, signal.SIGSTOP)
             time.sleep(seconds)
-            os.kill(made.zygote.pid, signal.SIGCONT)
+            os.kill(made.pid, signal.SIGCONT)
 
     with sqlite3.connect(made.state) as connection:
         before = connection.execute("select count(*) from ledger where entry = 'consent'").fetchone()[0]
@@ -160,8 +153,8 @@ def test_a_proof_that_grew_old_while_the_program_was_stopped_deletes_nothing(
         assert "DeleteObjects" not in {request.op for request in made.server.requests}
 
 
-def test_a_program_that_was_stopped_for_less_goes_on(plain: Zygote, tmp_path: Path) -> None:
-    with world(tmp_path, plain, versioning="Enabled") as made:
+def test_a_program_that_was_stopped_for_less_goes_on(zygote: Zygote, tmp_path: Path) -> None:
+    with world(tmp_path, zygote, versioning="Enabled") as made:
         made.put("a//b", b"aside " * 100)
         made.done("migrate", made.bucket)
         token = made.token()
@@ -175,9 +168,9 @@ def children(pid: int) -> list[int]:
     return [int(one) for path in tasks.glob("*/children") for one in path.read_text().split()]
 
 
-def test_a_transfer_that_was_stopped_and_goes_on_is_whole(plain: Zygote, tmp_path: Path) -> None:
+def test_a_transfer_that_was_stopped_and_goes_on_is_whole(zygote: Zygote, tmp_path: Path) -> None:
     """SIGSTOP of `aws s3 sync` itself while it transfers, and SIGCONT a second later."""
-    with world(tmp_path, plain) as made:
+    with world(tmp_path, zygote) as made:
         made.env["MIGRATE_V2_AWS_PATH"] = str(ROOT / ".venv" / "bin" / "aws")
         for number in range(8):
             made.put(f"d/{number}", os.urandom(200_000))
@@ -187,7 +180,7 @@ def test_a_transfer_that_was_stopped_and_goes_on_is_whole(plain: Zygote, tmp_pat
         def stop(_: Request) -> None:
             with lock:
                 if not stops:
-                    stops.extend(children(made.zygote.pid))
+                    stops.extend(children(made.pid))
                     for pid in stops:
                         os.kill(pid, signal.SIGSTOP)
                     time.sleep(1)

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.conftest import PROGRAM, ROOT, Run, end_with_parent, fill, in_s3, phase, query, sha256, states, tree
+from tests.conftest import ROOT, Run, fill, in_s3, phase, query, sha256, states, tree
 from tests.e2e.test_migrate import checked_by_sha256sum, copies
+from tests.fakes.forks import Job, Zygote, as_by_the_script
 from tests.fakes.oracle import Oracle
 
 if TYPE_CHECKING:
@@ -174,25 +175,22 @@ def test_a_versioned_bucket_is_emptied_and_removed(
 
 
 def at_a_terminal(
-    *arguments: str, env: dict[str, str], cwd: Path, asked: str, answer: str, timeout: float = 60
+    zygote: Zygote,
+    *arguments: str,
+    env: dict[str, str],
+    cwd: Path,
+    asked: str,
+    answer: str,
+    timeout: float = 60,
 ) -> tuple[int, str]:
     """Runs the program on a terminal of its own, and types `answer` when it says `asked`."""
     ours, theirs = pty.openpty()
     try:
-        child = subprocess.Popen(
-            [PROGRAM, *arguments],
-            env=env | {"TERM": "xterm", "COLUMNS": "120"},
-            cwd=cwd,
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            start_new_session=True,
-            preexec_fn=end_with_parent,
-        )
-        os.close(theirs)
-        said = b""
-        until = time.monotonic() + timeout
-        try:
+        job = Job(list(arguments), as_by_the_script(env | {"TERM": "xterm", "COLUMNS": "120"}), str(cwd))
+        with zygote.begin(job, (theirs, theirs, theirs)) as child:
+            os.close(theirs)
+            said = b""
+            until = time.monotonic() + timeout
             while time.monotonic() < until:
                 if select.select([ours], [], [], 0.1)[0]:
                     try:
@@ -203,33 +201,42 @@ def at_a_terminal(
                     os.write(ours, answer.encode())
                     answer = ""
             return child.wait(max(1.0, until - time.monotonic())), said.decode()
-        finally:
-            child.kill()
-            child.wait()
     finally:
         os.close(ours)
 
 
 def test_on_a_terminal_the_bucket_is_named(
-    run: Run, boto: S3Client, bucket: str, home: Path, state: Path, environment: dict[str, str], tmp_path: Path
+    zygote: Zygote,
+    boto: S3Client,
+    bucket: str,
+    home: Path,
+    state: Path,
+    environment: dict[str, str],
+    tmp_path: Path,
 ) -> None:
     """P3: the right name typed deletes, a wrong one exits 5; on a terminal migrate waits for Glacier by itself."""
     fill(boto, bucket, {"a": b"1", "b": b"2"})
     fill(boto, bucket, {"frozen": b"3"}, StorageClass="GLACIER")
     before = in_s3(boto, bucket)
-    code, said = at_a_terminal("migrate", bucket, env=environment, cwd=tmp_path, asked="-", answer="")
+    code, said = at_a_terminal(zygote, "migrate", bucket, env=environment, cwd=tmp_path, asked="-", answer="")
     assert code == 0, said
     assert states(state, bucket) == {"verified": 3}
     assert "Traceback" not in said
 
     for wrong in (f"{bucket}x\n", "\x04"):
         code, said = at_a_terminal(
-            "confirm-delete", bucket, env=environment, cwd=tmp_path, asked="name of the bucket", answer=wrong
+            zygote, "confirm-delete", bucket, env=environment, cwd=tmp_path, asked="name of the bucket", answer=wrong
         )
         assert code == 5, said
         assert in_s3(boto, bucket) == before
     code, said = at_a_terminal(
-        "confirm-delete", bucket, env=environment, cwd=tmp_path, asked="name of the bucket", answer=f"{bucket}\n"
+        zygote,
+        "confirm-delete",
+        bucket,
+        env=environment,
+        cwd=tmp_path,
+        asked="name of the bucket",
+        answer=f"{bucket}\n",
     )
     assert code == 0, said
     assert "3 objects" in said

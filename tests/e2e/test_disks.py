@@ -24,13 +24,6 @@ REAL_CLI = {"MIGRATE_V2_AWS_PATH": str(ROOT / ".venv" / "bin" / "aws")}
 NATIVE = {"MIGRATE_V2_ENGINE": "native"}
 
 
-@pytest.fixture(scope="module")
-def zygote() -> Iterator[Zygote]:
-    made = Zygote()
-    yield made
-    made.close()
-
-
 def shell(*words: str | Path) -> None:
     ended = subprocess.run(words, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, f"this test needs root, mounts and the packages of .ci/run: {ended.stderr.strip()}"

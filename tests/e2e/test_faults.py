@@ -22,17 +22,10 @@ from migrate_v2.edges.s3 import S3
 from migrate_v2.errors import Failure
 from tests.conftest import Figures
 from tests.e2e.world import World, Zygote, world
+from tests.fakes.forks import Fault
 from tests.fakes.s3server import Bucket, Request, Response
-from tests.fakes.zygote import Fault
 
 Rounds = Callable[[int], int]
-
-
-@pytest.fixture(scope="module")
-def zygote() -> Iterator[Zygote]:
-    made = Zygote()
-    yield made
-    made.close()
 
 
 @pytest.fixture
@@ -329,7 +322,7 @@ def test_a_signal_ends_it_cleanly(small: World, by: signal.Signals) -> None:
     def stop(_: Request) -> None:
         if not sent.is_set():
             sent.set()
-            os.kill(small.zygote.pid, by)
+            os.kill(small.pid, by)
 
     small.server.fault(lambda request: request.op == "DeleteObject" and "canary" not in request.key, stop)
     ran = small.run(*argv)
@@ -343,7 +336,7 @@ def test_a_deletion_that_was_killed_while_it_listed_is_asked_for_again(small: Wo
     _, argv = ready(small, "delete")
     small.server.fault(
         lambda request: of_the_program(request) and request.op == "ListObjectVersions",
-        lambda _: os.kill(small.zygote.pid, signal.SIGKILL),
+        lambda _: os.kill(small.pid, signal.SIGKILL),
         times=1,
     )
     assert small.run(*argv).code == -9

@@ -12,36 +12,46 @@ import pytest
 
 from tests.conftest import ROOT, Run, client, fill, in_s3, ministack, phase, query, states, tree
 from tests.fakes.clock import Clock, program
+from tests.fakes.s3server import S3Server
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-BACK = 2.2  # seconds that MiniStack takes for a restore
-
 FROZEN = {"GLACIER": {"g/1": b"one", "g/2": b"two"}, "DEEP_ARCHIVE": {"deep/3": b"three", "deep//4": b"four"}}
 AT_HAND = {"readme": b"not frozen", "g/readme": b"nor this"}
+BACK = 2.2  # seconds that MiniStack takes for a restore
 NAMES = {"g/1", "g/2", "deep/3", "readme", "g/readme"}  # deep//4 lies aside
 
 
-@pytest.fixture
-def cold(boto: S3Client, bucket: str) -> str:
+def freeze(boto: S3Client, bucket: str) -> None:
     for kind, objects in FROZEN.items():
         fill(boto, bucket, objects, StorageClass=kind)
     fill(boto, bucket, AT_HAND)
-    return bucket
 
 
 def files(home: Path, bucket: str) -> set[str]:
     return {path for path, body in tree(home / bucket).items() if body is not None}
 
 
-def test_without_a_terminal_nothing_waits(run: Run, boto: S3Client, cold: str, home: Path, state: Path) -> None:
+def test_without_a_terminal_nothing_waits(run: Run, home: Path, state: Path) -> None:
     """migrate goes on with what is at hand and exits 3 until all is back; an excluded bucket is left alone unless named."""
+    with S3Server() as server:  # its restores take hours, and the hours are the test's
+        nothing_waits(run, server, home, state)
+
+
+def nothing_waits(run: Run, server: S3Server, home: Path, state: Path) -> None:
+    boto, cold = client(server.url, "AKIAFAKEFAKEFAKEFAKE"), "cold-bucket"
+    boto.create_bucket(Bucket=cold)
+    freeze(boto, cold)
     before = in_s3(boto, cold)
     left_out = f"left-out-{cold}"
     boto.create_bucket(Bucket=left_out)
     fill(boto, left_out, {"frozen": b"yes"}, StorageClass="GLACIER")
-    env: dict[str, str | None] = {"MIGRATE_V2_EXCLUDED_BUCKETS": f"{left_out},other"}
+    env: dict[str, str | None] = {
+        **server.env(),
+        "AWS_ENDPOINT_URL": server.url,
+        "MIGRATE_V2_EXCLUDED_BUCKETS": f"{left_out},other",
+    }
     ended = run("migrate", env=env)
     assert ended.returncode == 3, ended.stderr
     assert files(home, cold) == set(AT_HAND)
@@ -60,7 +70,7 @@ def test_without_a_terminal_nothing_waits(run: Run, boto: S3Client, cold: str, h
     ended = run("restore", left_out, env=env)
     assert ended.returncode == 3, "named, so it is taken; asked for a moment ago, so it is not back"
     assert 'ongoing-request="true"' in boto.head_object(Bucket=left_out, Key="frozen")["Restore"]
-    time.sleep(BACK)
+    server.advance(49 * 3600)
     assert run("glacier", left_out, env=env).returncode == 0
     assert phase(state, left_out) == "syncing"
 
@@ -75,13 +85,14 @@ def test_without_a_terminal_nothing_waits(run: Run, boto: S3Client, cold: str, h
     assert in_s3(boto, cold) == before
 
 
-def test_wait_stays_until_all_is_back(run: Run, boto: S3Client, cold: str, home: Path, state: Path) -> None:
+def test_wait_stays_until_all_is_back(run: Run, boto: S3Client, bucket: str, home: Path, state: Path) -> None:
     """No more restores at once than allowed; Deep Archive is never asked for in haste."""
+    freeze(boto, bucket)
     ended = run(
         "migrate",
         "--wait",
         "--json",
-        cold,
+        bucket,
         env={"MIGRATE_V2_MAX_GLACIER_RESTORES": "3", "MIGRATE_V2_GLACIER_RESTORE_TIER": "Expedited"},
     )
     assert ended.returncode == 0, ended.stderr
@@ -90,8 +101,8 @@ def test_wait_stays_until_all_is_back(run: Run, boto: S3Client, cold: str, home:
     assert sum(asked) == 4
     assert max(asked) <= 3
     assert max(event["objects"] for event in events if event["event"] == "waiting") <= 3
-    assert files(home, cold) == NAMES
-    assert states(state, cold) == {"verified": 6}
+    assert files(home, bucket) == NAMES
+    assert states(state, bucket) == {"verified": 6}
     tiers = dict(query(state, "select key, restore_tier from files where restore_tier is not null"))
     assert tiers == {"g/1": "Expedited", "g/2": "Expedited", "deep/3": "Standard", "deep//4": "Standard"}
 

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from queue import Queue
 
 import pytest
 
-from tests.conftest import PROGRAM, Run, changed, query, states, tree
-from tests.e2e.world import Zygote, world
+from tests.conftest import Run, changed, query, states, tree
+from tests.e2e.world import world
+from tests.fakes.forks import Begun, Job, Zygote, as_by_the_script
 from tests.fakes.s3batch import Jobs
 from tests.fakes.s3server import ARCHIVED, Request, S3Server
 
 HOUR = 3600
 ROLE = "arn:aws:iam::111122223333:role/restores"
-
-
-@pytest.fixture(scope="module")
-def zygote() -> Iterator[Zygote]:
-    made = Zygote()
-    yield made
-    made.close()
 
 
 @pytest.fixture
@@ -125,6 +119,7 @@ def test_kill_9_in_the_middle_of_requesting_leads_to_no_second_request(
     run: Run,
     server: S3Server,
     env: dict[str, str | None],
+    zygote: Zygote,
     environment: dict[str, str],
     state: Path,
     tmp_path: Path,
@@ -133,12 +128,18 @@ def test_kill_9_in_the_middle_of_requesting_leads_to_no_second_request(
     for number in range(90):
         server.put("bkt", f"k{number:03}", b"1", storage_class="GLACIER")
     run("scan", "bkt", env=env)
-    with subprocess.Popen(
-        [PROGRAM, "restore", "bkt"], env=changed(environment, env), cwd=tmp_path, stderr=subprocess.DEVNULL
-    ) as process:
-        server.fault({"op": "RestoreObject"}, lambda _: os.kill(process.pid, signal.SIGKILL), times=1, after=after)
-        process.wait(60)
-    assert process.returncode == -signal.SIGKILL
+    begun: Queue[Begun] = Queue()
+
+    def kill(_: Request) -> None:
+        child = begun.get()
+        begun.put(child)
+        child.kill()
+
+    server.fault({"op": "RestoreObject"}, kill, times=1, after=after)
+    job = Job(["restore", "bkt"], as_by_the_script(changed(environment, env)), str(tmp_path))
+    with tempfile.TemporaryFile() as said, zygote.begin(job, (said, said, said)) as child:
+        begun.put(child)
+        assert child.wait(60) == -signal.SIGKILL
     server.calm()
     before = server.count("RestoreObject")
     assert after < before < 90
@@ -153,6 +154,7 @@ def test_kill_9_while_copies_are_renewed_renews_none_of_them_twice(
     run: Run,
     server: S3Server,
     env: dict[str, str | None],
+    zygote: Zygote,
     environment: dict[str, str],
     state: Path,
     tmp_path: Path,
@@ -163,19 +165,21 @@ def test_kill_9_while_copies_are_renewed_renews_none_of_them_twice(
     for number in range(60):
         server.put("bkt", f"k{number:02}", b"1", storage_class="GLACIER", restored_until=soon)
     assert run("scan", "bkt", env=env).returncode == 0
-    with subprocess.Popen(
-        [PROGRAM, "restore", "bkt"], env=changed(environment, env), cwd=tmp_path, stderr=subprocess.DEVNULL
-    ) as process:
+    begun: Queue[Begun] = Queue()
 
-        def kill(*_: object) -> None:
-            os.kill(process.pid, signal.SIGKILL)
+    def kill(*_: object) -> None:
+        child = begun.get()
+        begun.put(child)
+        child.kill()
 
-        if answered:
-            server.fault({"op": "RestoreObject"}, rewrite=kill, times=1, after=20)  # type: ignore[arg-type]
-        else:
-            server.fault({"op": "RestoreObject"}, kill, times=1, after=20)
-        process.wait(60)
-    assert process.returncode == -signal.SIGKILL
+    if answered:
+        server.fault({"op": "RestoreObject"}, rewrite=kill, times=1, after=20)  # type: ignore[arg-type]
+    else:
+        server.fault({"op": "RestoreObject"}, kill, times=1, after=20)
+    job = Job(["restore", "bkt"], as_by_the_script(changed(environment, env)), str(tmp_path))
+    with tempfile.TemporaryFile() as said, zygote.begin(job, (said, said, said)) as child:
+        begun.put(child)
+        assert child.wait(60) == -signal.SIGKILL
     server.calm()
     arrived = server.count("RestoreObject", status=200)
     assert 20 <= arrived < 60

@@ -38,7 +38,7 @@ def seed(s3: S3Server) -> dict[tuple[str, str, str], bytes]:
         for name in ("CRC32", "CRC32C", "CRC64NVME", "SHA1", "SHA256"):
             s3.put(bucket, f"kinds/{name}", name.encode() * 999, checksums=(name,))
             composite = None if name == "CRC64NVME" else "COMPOSITE"
-            body = name.encode() * (2 * MiB)
+            body = (name.encode() * (2 * MiB))[: 5 * MiB + 999]
             s3.put(
                 bucket,
                 f"kinds/{name} in parts",

@@ -9,15 +9,17 @@ import re
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
-from tests.conftest import PROGRAM, Run, at_once, fill, in_s3, phase, query, states, tree
+from tests.conftest import Run, fill, in_s3, one_by_one, phase, query, states, tree
 from tests.e2e.test_migrate import checked_by_sha256sum
+from tests.fakes.forks import Begun, Job, Zygote, as_by_the_script
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -45,22 +47,15 @@ def until(condition: Callable[[], object], seconds: float, what: str) -> None:
 
 
 @contextmanager
-def started(*arguments: str, env: dict[str, str], cwd: Path) -> Iterator[subprocess.Popen[str]]:
-    child = subprocess.Popen(
-        [PROGRAM, *arguments],
-        env=env,
-        cwd=cwd,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        yield child
-    finally:
-        child.kill()
-        child.communicate()
+def started(zygote: Zygote, *arguments: str, env: dict[str, str], cwd: Path) -> Iterator[tuple[Begun, IO[str]]]:
+    """With what it says to stderr."""
+    job = Job(list(arguments), as_by_the_script(env), str(cwd))
+    with (
+        tempfile.TemporaryFile("w+") as out,
+        tempfile.TemporaryFile("w+") as err,
+        zygote.begin(job, (out, out, err)) as child,
+    ):
+        yield child, err
 
 
 def verdicts(state: Path) -> list[tuple[object, ...]]:
@@ -77,22 +72,26 @@ def timeless(body: bytes | None) -> bytes | None:
     return body and re.sub(rb'"[a-z]+_at": "[^"]*"', b"", body)
 
 
-def killed_again_and_again(bucket: str, home: Path, state: Path, environment: dict[str, str], whole: float) -> set[str]:
+def killed_again_and_again(
+    zygote: Zygote, bucket: str, home: Path, state: Path, environment: dict[str, str], whole: float
+) -> set[str]:
     """Kills half of KILLS runs, each at a random moment of the `whole` seconds that one takes; the phases it found then."""
     env = environment | {"MIGRATE_V2_LOCAL_BASE_PATH": str(home), "MIGRATE_V2_STATE_DB_PATH": str(state)}
     seen: set[str] = set()
     kills = 0
     while kills < KILLS // 2:
-        with started("migrate", bucket, env=env, cwd=state.parent) as child:
+        with started(zygote, "migrate", bucket, env=env, cwd=state.parent) as (child, err):
             try:
                 # Most kills come early: what earlier runs brought makes an early moment a late one.
-                child.wait(0.5 + (whole - 0.5) * random.random() ** 2)
+                child.wait(0.01 + whole * random.random() ** 2)
             except subprocess.TimeoutExpired:
                 kills += 1
-                os.kill(child.pid, signal.SIGKILL)
+                child.kill()
+                child.wait()
             else:
-                assert child.returncode == 0, child.communicate()[1]
-        until(lambda: not processes_about(home), 1, f"left behind: {processes_about(home)}")
+                err.seek(0)
+                assert child.returncode == 0, err.read()
+        until(lambda: not processes_about(home), 60, "something is left behind")
         if state.exists() and query(state, "select 1 from sqlite_master where name = 'bucket_status'"):
             seen |= {phase for (phase,) in query(state, "select phase from bucket_status")}
         if child.returncode == 0:  # it was done before the kill: once more from the start
@@ -103,10 +102,10 @@ def killed_again_and_again(bucket: str, home: Path, state: Path, environment: di
 
 
 def test_killed_thirty_times(
-    run: Run, boto: S3Client, bucket: str, environment: dict[str, str], tmp_path: Path
+    run: Run, zygote: Zygote, boto: S3Client, bucket: str, environment: dict[str, str], tmp_path: Path
 ) -> None:
     """P4: SIGKILL of the program alone at random moments; then it finishes, with the same files and verdicts."""
-    fill(boto, bucket, {f"folder {n % 20}/{n:04}.bin": random.Random(n).randbytes(100 + n) for n in range(480)})
+    fill(boto, bucket, {f"folder {n % 20}/{n:04}.bin": random.Random(n).randbytes(100 + n) for n in range(230)})
     fill(boto, bucket, {f"aside//{n:02}": b"%d" % n for n in range(20)})
     before = in_s3(boto, bucket)
     reference, its_state = tmp_path / "reference", tmp_path / "reference.db"
@@ -114,20 +113,20 @@ def test_killed_thirty_times(
     assert run("migrate", f"--dest={reference}", f"--state={its_state}", bucket).returncode == 0
     whole = min(time.monotonic() - began, 4.0)
 
-    # Two destinations with a state file each, because the start of Python takes one core of the two or more.
+    # Two destinations with a state file each, at the same time.
     pairs = [(tmp_path / f"home{one}", tmp_path / f"state{one}.db") for one in "ab"]
     with ThreadPoolExecutor(2) as pool:
-        seen = list(pool.map(lambda pair: killed_again_and_again(bucket, *pair, environment, whole), pairs))
+        seen = list(pool.map(lambda pair: killed_again_and_again(zygote, bucket, *pair, environment, whole), pairs))
     assert {"syncing", "verifying"} & seen[0].union(seen[1]), "no kill came while there was work"
 
-    for ended in at_once(run, [("migrate", f"--dest={home}", f"--state={state}", bucket) for home, state in pairs]):
+    for ended in one_by_one(run, [("migrate", f"--dest={home}", f"--state={state}", bucket) for home, state in pairs]):
         assert ended.returncode == 0, ended.stderr
     for home, state in pairs:
         assert tree(home / bucket) == tree(reference / bucket)
         assert verdicts(state) == verdicts(its_state)
-        assert states(state, bucket) == {"verified": 500}
+        assert states(state, bucket) == {"verified": 250}
         assert phase(state, bucket) == "deleting"
-        assert checked_by_sha256sum(home, bucket) == 500
+        assert checked_by_sha256sum(home, bucket) == 250
         ours, theirs = (tree(place / ".migrate-v2" / bucket) for place in (home, reference))
         assert ours.keys() == theirs.keys(), "nothing unfinished stays"
         assert [
@@ -137,7 +136,14 @@ def test_killed_thirty_times(
 
 
 def test_killed_while_it_deletes(
-    run: Run, boto: S3Client, bucket: str, environment: dict[str, str], home: Path, state: Path, tmp_path: Path
+    run: Run,
+    zygote: Zygote,
+    boto: S3Client,
+    bucket: str,
+    environment: dict[str, str],
+    home: Path,
+    state: Path,
+    tmp_path: Path,
 ) -> None:
     """P3, P4: what became of deletes under way is asked of S3; no object goes without its copy and its intent."""
     objects = {f"{n:03}": random.Random(n).randbytes(50) for n in range(150)}
@@ -150,9 +156,9 @@ def test_killed_while_it_deletes(
         return f"--confirm={json.loads(ended.stdout)['token']}"
 
     first = token()
-    with started("confirm-delete", first, bucket, env=environment, cwd=tmp_path) as child:
+    with started(zygote, "confirm-delete", first, bucket, env=environment, cwd=tmp_path) as (child, _):
         until(lambda: len(in_s3(boto, bucket)) < len(objects), 30, "it deletes nothing")
-        os.kill(child.pid, signal.SIGKILL)
+        child.kill()
     second = token()  # by then S3 has also answered the deletes that were under way
     left = {key for key, _ in in_s3(boto, bucket)}
     assert left
@@ -168,16 +174,23 @@ def test_killed_while_it_deletes(
 
 
 def test_one_at_a_time_until_ctrl_c(
-    run: Run, boto: S3Client, bucket: str, environment: dict[str, str], home: Path, state: Path, tmp_path: Path
+    run: Run,
+    zygote: Zygote,
+    boto: S3Client,
+    bucket: str,
+    environment: dict[str, str],
+    home: Path,
+    state: Path,
+    tmp_path: Path,
 ) -> None:
     """A second process on the bucket exits 6, by the state file's lock or the destination's; Ctrl-C exits 130 soon."""
-    objects = {"small": b"1", "large": os.urandom(3 << 20)}
+    objects = {"small": b"1", "large": os.urandom(12 << 20)}
     fill(boto, bucket, objects)
     slow = environment | {"MIGRATE_V2_MAX_BANDWIDTH": "64KB/s"}
-    with started("migrate", bucket, env=slow, cwd=tmp_path) as child:
+    with started(zygote, "migrate", bucket, env=slow, cwd=tmp_path) as (child, err):
         until(lambda: any(home.glob(f"{bucket}/*")), 30, "nothing came down")
         assert processes_about(home), "the transfer is a process of its own"
-        *others, status = at_once(
+        *others, status = one_by_one(
             run,
             [
                 ("migrate", bucket),
@@ -192,11 +205,10 @@ def test_one_at_a_time_until_ctrl_c(
             assert bucket in ended.stderr
         assert status.returncode == 0, "a look is always allowed"
         assert states(state, bucket) == {"downloading": 2}
-        began = time.monotonic()
-        os.kill(child.pid, signal.SIGINT)
-        _, said = child.communicate(timeout=20)
-        assert time.monotonic() - began < 10
-        assert child.returncode == 130
+        child.send_signal(signal.SIGINT)
+        assert child.wait(40) == 130, "the transfer would take three minutes"
+        err.seek(0)
+        said = err.read()
         assert "Traceback" not in said
         assert "run the same command again" in said
     assert not processes_about(home)

@@ -18,13 +18,6 @@ from tests.e2e.world import World, Zygote
 FRESH = "fresh.db"
 
 
-@pytest.fixture(scope="module")
-def zygote() -> Iterator[Zygote]:
-    made = Zygote()
-    yield made
-    made.close()
-
-
 @pytest.fixture(params=["", "Enabled"], ids=["never versioned", "versioned"])
 def emptied(request: pytest.FixtureRequest, zygote: Zygote, tmp_path: Path) -> Iterator[World]:
     """A bucket whose only object is deleted; the state file that knows of it is put aside."""

@@ -6,7 +6,7 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,13 +17,6 @@ from tests.e2e.world import World, Zygote, world
 from tests.fakes.oracle import Oracle, beside, in_state_file
 
 BATCH = 1500
-
-
-@pytest.fixture(scope="module")
-def zygote() -> Iterator[Zygote]:
-    made = Zygote()
-    yield made
-    made.close()
 
 
 def emptied(made: World, url: str, account: str, versioning: str, objects: int) -> int:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import Run, at_once, fill
+from tests.conftest import Run, fill, one_by_one
 from tests.edges.test_cloudwatch import put_metrics
 from tests.fakes.pricing import Pricing, product
 from tests.fakes.s3server import S3Server
@@ -170,7 +170,7 @@ def test_without_a_scan_it_refuses_or_estimates(
         ("NumberOfObjects", "AllStorageTypes"): 1007.0,
     }
     put_metrics(endpoint, account, bucket, figures)
-    unscanned, unnamed, quick, nothing = at_once(
+    unscanned, unnamed, quick, nothing = one_by_one(
         run,
         [
             ("plan", bucket),
@@ -201,7 +201,7 @@ def test_what_cannot_fit_is_not_begun(run: Run, boto: S3Client, bucket: str, hom
     assert run("scan", bucket).returncode == 0
     with sqlite3.connect(state) as rows:  # as if it had been listed so
         rows.execute("UPDATE files SET size = 100000000000000000 WHERE key = 'frozen'")
-    plan, refused = at_once(run, [("plan", "--json", "--deadline=2099-01-01", bucket), ("migrate", bucket)])
+    plan, refused = one_by_one(run, [("plan", "--json", "--deadline=2099-01-01", bucket), ("migrate", bucket)])
     assert refused.returncode == 5
     assert "does not fit" in refused.stderr and "--force-space" in refused.stderr
     assert "Restore" not in boto.head_object(Bucket=bucket, Key="frozen")

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import boto3
@@ -20,8 +21,9 @@ import pytest
 from botocore.exceptions import ClientError
 
 from migrate_v2 import policy
-from tests.conftest import PROGRAM, ROOT, Ended, Run, at_once, bare_environment, end_with_parent, free_port
+from tests.conftest import PROGRAM, ROOT, Ended, Run, bare_environment, end_with_parent, free_port, one_by_one
 from tests.e2e.test_confirm_delete import at_a_terminal
+from tests.fakes.forks import Begun, Job, Zygote, as_by_the_script
 from tests.fakes.s3server import ACCOUNT, Request, S3Server
 
 ORIGINAL = '{ "Version":"2012-10-17", "Statement":[{"Sid":"s","Effect":"Allow","Principal":{"Service":"cloudtrail.amazonaws.com"},"Action":"s3:PutObject","Resource":"arn:aws:s3:::photos/*"}]}'
@@ -173,7 +175,7 @@ def test_from_generate_to_rollback_with_iam_enforced(moto: Moto, run: Run, tmp_p
     assert "another --state" in ended.stderr
     # The file names the operator, and the guest would be out; a freeze of its own it may not put.
     calls = [("policy", "apply", "photos", "--yes"), ("policy", "freeze", "films", "--yes")]
-    ends = at_once(run, calls, [{**moto.guest, "AWS_ENDPOINT_URL": moto.url}] * 2)
+    ends = one_by_one(run, calls, [{**moto.guest, "AWS_ENDPOINT_URL": moto.url}] * 2)
     assert [ended.returncode for ended in ends] == [5, 1], [ended.stderr for ended in ends]
     assert (there(s3, "photos"), there(s3, "films")) == (ORIGINAL, None)
 
@@ -193,27 +195,26 @@ def fake(environment: dict[str, str]) -> Iterator[S3Server]:
 
 @pytest.mark.parametrize("op", ["PutBucketPolicy", "GetBucketPolicy"])
 def test_a_kill_between_the_put_and_the_look_leaves_a_way_back(
-    op: str, fake: S3Server, run: Run, environment: dict[str, str], tmp_path: Path, state: Path
+    op: str, fake: S3Server, run: Run, zygote: Zygote, environment: dict[str, str], tmp_path: Path, state: Path
 ) -> None:
     settings = fake.buckets["photos"].settings
-    child = subprocess.Popen(
-        [PROGRAM, "policy", "freeze", "photos", "--yes"],
-        env=environment,
-        cwd=tmp_path,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    deaf = os.open(os.devnull, os.O_RDWR)
+    job = Job(["policy", "freeze", "photos", "--yes"], as_by_the_script(environment), str(tmp_path))
+    begun: Queue[Begun] = Queue()
 
     def kill(_: Request) -> None:
         if op == "PutBucketPolicy" or settings["policy"] != ORIGINAL.encode():
-            os.kill(child.pid, signal.SIGKILL)
+            child = begun.get()
+            begun.put(child)
+            child.kill()
 
     fault = fake.fault({"op": op}, kill)
-    assert child.wait(60) == -signal.SIGKILL
+    with zygote.begin(job, (deaf, deaf, deaf)) as child:
+        begun.put(child)
+        assert child.wait(60) == -signal.SIGKILL
+    os.close(deaf)
     fake.calm(fault)
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while settings["policy"] == ORIGINAL.encode():
         assert time.monotonic() < until, "the server goes on with the request of the dead"
         time.sleep(0.01)
@@ -239,7 +240,7 @@ def test_what_would_lock_out_is_refused_with_5(fake: S3Server, run: Run, tmp_pat
     (folder / "broken_policy.json").write_text("{")
     fake.bucket("broken")
     fake.bucket("films")
-    locks, broken, lacks = at_once(
+    locks, broken, lacks = one_by_one(
         run,
         [
             ("policy", "apply", "photos", "--yes", "--replace"),
@@ -279,11 +280,13 @@ def test_a_choice_at_the_terminal(fake: S3Server, environment: dict[str, str], t
     assert f"arn:aws:iam::{ACCOUNT}:user/operator" in json.dumps(told)
 
 
-def test_on_a_terminal_the_name_is_asked_for(fake: S3Server, environment: dict[str, str], tmp_path: Path) -> None:
+def test_on_a_terminal_the_name_is_asked_for(
+    fake: S3Server, zygote: Zygote, environment: dict[str, str], tmp_path: Path
+) -> None:
     """P6: a wrong name changes nothing."""
     for typed, expected in (("photo\n", 5), ("photos\n", 0)):
         code, said = at_a_terminal(
-            "policy", "freeze", "photos", env=environment, cwd=tmp_path, asked="to go on", answer=typed
+            zygote, "policy", "freeze", "photos", env=environment, cwd=tmp_path, asked="to go on", answer=typed
         )
         assert code == expected, said
         assert policy.has(fake.buckets["photos"].settings["policy"].decode(), policy.FREEZE) is (expected == 0)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, Run, at_once, bare_environment, client, end_with_parent, fill, free_port, tree
+from tests.conftest import ROOT, Run, bare_environment, client, end_with_parent, fill, free_port, one_by_one, tree
 from tests.e2e.test_migrate import checked_by_sha256sum
 from tests.fakes.oracle import Oracle, beside
 
@@ -100,6 +100,6 @@ def test_every_command_has_its_use_there(run: Run, served: str, tmp_path: Path, 
         deletes = [entry for entry in oracle.passed if entry.op.startswith("Delete")]
         assert len(deletes) == 4 and all("canary" in entry.key for entry in deletes)
         assert tree(data) == before
-        states, errors = at_once(run, [("status", "--json"), ("whoami", "--json", there)])
+        states, errors = one_by_one(run, [("status", "--json"), ("whoami", "--json", there)])
         assert json.loads(states.stdout)["totals"]["states"]["verified"]["objects"] == len(brought)
         assert json.loads(errors.stdout)["account"] == ""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import PROGRAM, Run, at_once, fill, in_s3, tree
+from tests.conftest import Run, fill, in_s3, one_by_one, tree
 from tests.fakes.oracle import Oracle
 from tests.fakes.s3server import Request, Response, S3Server
 
@@ -35,33 +35,15 @@ def deleted(run: Run, bucket: str, *more: str, env: dict[str, str | None] | None
 
 
 def test_whatever_is_made_is_its_owners_alone(
-    boto: S3Client, bucket: str, environment: dict[str, str], home: Path, state: Path, tmp_path: Path
+    run: Run, boto: S3Client, bucket: str, home: Path, state: Path, tmp_path: Path
 ) -> None:
     """However open the umask: state, log, lock, destination, manifests, and what the CLI brings."""
     fill(boto, bucket, OBJECTS)
     before = set(tmp_path.rglob("*"))
 
-    def run(*arguments: str) -> str:
-        ended = subprocess.run(
-            [PROGRAM, *arguments],
-            env=environment,
-            cwd=tmp_path,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            umask=0,
-            timeout=60,
-            check=False,
-        )
-        assert ended.returncode == 0, ended.stderr
-        return ended.stdout
-
-    run("migrate", bucket)
-    run(
-        "confirm-delete",
-        f"--confirm={json.loads(run('confirm-delete', '--dry-run', '--json', bucket))['token']}",
-        bucket,
-    )
+    assert run("migrate", bucket, umask=0).returncode == 0
+    plan = json.loads(run("confirm-delete", "--dry-run", "--json", bucket, umask=0).stdout)
+    assert run("confirm-delete", f"--confirm={plan['token']}", bucket, umask=0).returncode == 0
     made = set(tmp_path.rglob("*")) - before
     assert {
         state,
@@ -80,7 +62,7 @@ def test_a_state_file_that_others_can_have_written_is_refused(
     fill(boto, bucket, OBJECTS)
     assert run("scan", bucket).returncode == 0
     state.chmod(0o666)
-    for ended in at_once(run, [("migrate", bucket), ("status",), ("confirm-delete", "--dry-run", bucket)]):
+    for ended in one_by_one(run, [("migrate", bucket), ("status",), ("confirm-delete", "--dry-run", bucket)]):
         assert ended.returncode == 5
         assert "may be written by others" in ended.stderr and ended.stderr.count("\n") == 1
     state.chmod(0o600)
@@ -145,7 +127,7 @@ def test_planted_secrets_are_in_no_artefact(
         assert said[-1].returncode == 0, said[-1].stderr
         assert (home / bucket / "plain").read_bytes() == OBJECTS["plain"], "the CLI has had its credentials"
         nobody = {"AWS_ENDPOINT_URL": f"http://{account}:{secret}@127.0.0.1:1"}
-        said += at_once(
+        said += one_by_one(
             run,
             [
                 ("-v", "whoami"),
@@ -323,7 +305,7 @@ def test_tls_that_nobody_vouches_for_is_no_s3(
     with over_tls(oracle.url, certificate) as url:
         bundles: list[dict[str, str | None]] = [{}, {"AWS_CA_BUNDLE": ""}, {"AWS_CA_BUNDLE": "/no/such/file"}]
         envs = [{"AWS_ENDPOINT_URL": url, **variables} for variables in bundles]
-        for ended in at_once(run, [("migrate", bucket)] * len(envs), envs):
+        for ended in one_by_one(run, [("migrate", bucket)] * len(envs), envs):
             assert ended.returncode in (1, 2), ended.stderr
             assert len(ended.stderr.splitlines()) <= 2, ended.stderr
         assert oracle.passed == []

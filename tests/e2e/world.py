@@ -9,21 +9,21 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import ROOT, bare_environment, end_with_parent
+from tests.fakes.forks import Fault, Job, Zygote, as_by_the_script, bare_environment
 from tests.fakes.oracle import Oracle, beside, in_state_file
 from tests.fakes.s3server import Bucket, S3Server
-from tests.fakes.zygote import Fault, Job
 
 CODES = (0, 1, 2, 3, 4, 5, 6, 130)
+_NOTHING = os.open(os.devnull, os.O_RDONLY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,45 +32,6 @@ class Ran:
     out: str
     err: str
     fired: bool
-
-
-class Zygote:
-    """The forking server as seen from here: one run at a time."""
-
-    def __init__(self, env: Mapping[str, str] | None = None) -> None:
-        self.pid = 0  # of the run that began last
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.fakes.zygote"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-            env=bare_environment() | {"PYTHONUTF8": "1", "PYTHONPATH": str(ROOT)} | dict(env or {}),
-            preexec_fn=end_with_parent,
-        )
-
-    def begin(self, job: Job) -> int:
-        assert self._process.stdin is not None
-        self._process.stdin.write(job.line())
-        self._process.stdin.flush()
-        self.pid = int(self._answer()["pid"])
-        return self.pid
-
-    def end(self) -> int:
-        return int(self._answer()["code"])
-
-    def _answer(self) -> dict[str, int]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        assert line, "the zygote has died"
-        answer: dict[str, int] = json.loads(line)
-        return answer
-
-    def close(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.kill()
-        self._process.wait()
 
 
 class World:
@@ -92,6 +53,7 @@ class World:
         self.server.bucket(bucket, versioning=versioning)
         self.ever: dict[tuple[str, str, str], bytes] = {}  # every version ever put, by SHA-256 too
         self.runs = 0
+        self._begun = threading.Event()
         aws = folder / "aws"
         aws.write_text('#!/bin/sh\n[ "$1" = --version ] && echo "aws-cli/2.40.1 Python/3.13 Linux/6"\nexit 0\n')
         aws.chmod(0o755)
@@ -118,10 +80,11 @@ class World:
         made = self.server.put(self.bucket, key, body, **more)
         self.ever[key, made.version_id, hashlib.sha256(body).hexdigest()] = body
 
-    def job(self, argv: tuple[str, ...], fault: Fault | None, env: Mapping[str, str]) -> Job:
-        self.runs += 1
-        names = {name: str(self.folder / name) for name in ("out", "err", "fired")}
-        return Job(list(argv), {**self.env, **env}, str(self.folder), fault=fault, **names)
+    @property
+    def pid(self) -> int:
+        """Of the run under way."""
+        assert self._begun.wait(60)
+        return self._run.pid
 
     def run(
         self,
@@ -132,17 +95,24 @@ class World:
         by: signal.Signals = signal.SIGKILL,
     ) -> Ran:
         """Runs it to its end, or sends it a signal so many seconds after it began."""
-        job = self.job(argv, fault, env or {})
-        Path(job.fired).unlink(missing_ok=True)
-        pid = self.zygote.begin(job)
-        timer = None
-        if kill_after is not None:
-            timer = threading.Timer(kill_after, _kill, (pid, by))
-            timer.start()
-        code = self.zygote.end()
-        if timer is not None:
-            timer.cancel()
-        ran = Ran(code, Path(job.out).read_text(), Path(job.err).read_text(), Path(job.fired).exists())
+        self.runs += 1
+        fired = self.folder / "fired"
+        fired.unlink(missing_ok=True)
+        variables = as_by_the_script({**self.env, **(env or {})})
+        job = Job(list(argv), variables, str(self.folder), fault=fault, fired=str(fired), hasty=True)
+        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+            with self.zygote.begin(job, (_NOTHING, out, err)) as self._run:
+                self._begun.set()
+                if kill_after is not None:
+                    try:
+                        self._run.wait(kill_after)
+                    except subprocess.TimeoutExpired:
+                        self._run.send_signal(by)
+                code = self._run.wait()
+                self._begun.clear()
+            out.seek(0)
+            err.seek(0)
+            ran = Ran(code, out.read(), err.read(), fired.exists())
         assert code == -signal.SIGKILL or code in CODES, (code, ran.err)
         assert "Traceback" not in ran.err and "Traceback" not in ran.out, ran.err
         return ran
@@ -235,11 +205,6 @@ class World:
     def _clear(self) -> None:
         for path in list(self._own()):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def _kill(pid: int, by: signal.Signals) -> None:
-    with suppress(ProcessLookupError):
-        os.kill(pid, by)
 
 
 @contextmanager

@@ -92,7 +92,14 @@ def first_tick(steps: Any) -> Tick:
     return next(step for step in steps if isinstance(step, Tick))
 
 
-def gone(pid: int, seconds: float = 3.0) -> bool:
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> float:
+    """It waits for minutes after each signal; what ends within these seconds has obeyed the first."""
+    monkeypatch.setattr(awscli, "AT_ONCE", tuple((number, 60.0) for number, _ in awscli.AT_ONCE))
+    return 30.0
+
+
+def gone(pid: int, seconds: float = 30.0) -> bool:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
@@ -173,7 +180,7 @@ def test_what_answers_anything_else_is_no_candidate(tmp_path: Path, answer: str)
     began = time.monotonic()
     with pytest.raises(Failure, match=r"no AWS CLI fits: .*install AWS CLI 2") as failed:
         awscli.find(None, str(tmp_path), "", patience=0.3)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 30
     assert (failed.value.code, "\n" in str(failed.value)) == (1, False)
 
 
@@ -531,10 +538,11 @@ def test_requests_to_slow_down_are_counted(tmp_path: Path) -> None:
 def test_standing_still_is_noticed_and_ended() -> None:
     began = time.monotonic()
     lines, ticks, end = run(fake("aws_hangs"), stall=0.5)
-    assert 0.5 < time.monotonic() - began < 3
+    took = time.monotonic() - began
+    assert 0.5 < took < 30
     assert (lines, end.stalled, end.outcome) == ([], True, Outcome.KILLED)
-    assert 5 <= len(ticks) <= 13  # one about every 0.05 s, though nothing is printed
-    assert gone(ticks[0].pid, 0.1)
+    assert 2 <= len(ticks) <= took / 0.05 + 1, "one about every 0.05 s, though nothing is printed"
+    assert gone(ticks[0].pid)
 
 
 def test_words_cpu_and_bytes_are_signs_of_life(tmp_path: Path) -> None:
@@ -547,8 +555,8 @@ def test_words_cpu_and_bytes_are_signs_of_life(tmp_path: Path) -> None:
 
     def lives(n: int) -> bool:
         aws = Aws(program(tmp_path / str(n), works[n]), (2, 40, 1), "")
-        steps = start(aws, stall=0.4, activity=activity if n else lambda _: (0.0, 0))
-        until = time.monotonic() + 1.0
+        steps = start(aws, stall=1.5, activity=activity if n else lambda _: (0.0, 0))
+        until = time.monotonic() + 2.5
         with contextlib.closing(steps):
             return any(time.monotonic() > until for _ in steps)
 
@@ -564,16 +572,16 @@ def test_ticks_come_between_lines_that_do_not_end(tmp_path: Path) -> None:
             ticks += isinstance(step, Tick)
             if ticks == 3:
                 break
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
 
 
-def test_closing_the_generator_ends_the_program_at_once() -> None:
+def test_closing_the_generator_ends_the_program_at_once(patient: float) -> None:
     steps = start(fake("aws_hangs"))
     pid = first_tick(steps).pid
     assert os.getpgid(pid) == os.getsid(pid) == pid
     began = time.monotonic()
     steps.close()
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < patient
     assert not psutil.pid_exists(pid)
 
 
@@ -594,8 +602,8 @@ def test_a_program_that_ignores_signals_is_killed_with_its_children(monkeypatch:
     assert len(family) == 2
     began = time.monotonic()
     steps.close()
-    assert 0.6 <= time.monotonic() - began < 2
-    assert all(gone(member, 0.5) for member in family)
+    assert 0.6 <= time.monotonic() - began < 30
+    assert all(gone(member) for member in family)
 
 
 def test_a_second_interrupt_does_not_wait_for_manners() -> None:
@@ -603,6 +611,11 @@ def test_a_second_interrupt_does_not_wait_for_manners() -> None:
 import signal, sys, threading, os
 sys.path.insert(0, {str(ROOT)!r})
 from migrate_v2.edges import awscli
+awscli.AT_ONCE = tuple((number, 60.0) for number, _ in awscli.AT_ONCE)
+def heard(*_):
+    os.write(1, b"heard\\n")
+    raise KeyboardInterrupt
+signal.signal(signal.SIGINT, heard)
 steps = awscli.sync(awscli.Aws({str(FAKES / "aws_stubborn")!r}, (2, 40, 1), ""), ("s3", "sync", "s3://b", "/d"),
                     dict(os.environ), "/", (), lambda pid: (0.0, 0), float("inf"), 0.05)
 try:
@@ -615,14 +628,15 @@ finally:
     parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert parent.stdout
     pid = int(parent.stdout.readline())
-    time.sleep(0.1)
-    began = time.monotonic()
     parent.send_signal(signal.SIGINT)
-    time.sleep(0.3)
+    while parent.stdout.readline() != b"heard\n":
+        pass
+    time.sleep(1)  # by now it has its manners, for two minutes
+    assert parent.poll() is None
     parent.send_signal(signal.SIGINT)
-    parent.communicate(timeout=5)
-    assert time.monotonic() - began < 1.5
-    assert gone(pid, 0.5)
+    assert parent.wait(30)
+    parent.communicate()
+    assert gone(pid)
 
 
 def test_a_generator_that_nobody_closed_does_not_hold_up_the_exit() -> None:
@@ -635,32 +649,32 @@ kept = awscli.sync(aws, ("s3", "sync", "s3://b", "/d"), dict(PATH="/bin"), "/", 
 print(next(kept).pid)
 1 / 0
 """
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=5)
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert "ZeroDivisionError" in ended.stderr
-    assert gone(int(ended.stdout), 0.5)
+    assert gone(int(ended.stdout))
 
 
-def test_a_stopped_program_is_woken_to_clean_up(tmp_path: Path) -> None:
-    text = f"trap 'echo clean > {tmp_path}/log; exit 1' INT; while :; do sleep 0.02; done"
+def test_a_stopped_program_is_woken_to_clean_up(tmp_path: Path, patient: float) -> None:
+    text = f"trap 'echo clean > {tmp_path}/log; exit 1' INT; echo ready; while :; do sleep 0.02; done"
     steps = start(Aws(program(tmp_path / "aws", text), (2, 40, 1), ""))
+    assert next(step for step in steps if isinstance(step, Line)).text == "ready"
     pid = first_tick(steps).pid
-    time.sleep(0.1)  # until the trap is set
     os.kill(pid, signal.SIGSTOP)
     began = time.monotonic()
     steps.close()
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < patient
     assert not psutil.pid_exists(pid)
     assert (tmp_path / "log").read_text() == "clean\n"
 
 
-def test_an_interrupt_reaches_it_even_where_this_process_ignores_interrupts() -> None:
+def test_an_interrupt_reaches_it_even_where_this_process_ignores_interrupts(patient: float) -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         steps = start(fake("aws_hangs"))
         first_tick(steps)
         began = time.monotonic()
         steps.close()
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < patient
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -669,7 +683,7 @@ def test_what_is_left_in_its_group_goes_with_it(tmp_path: Path) -> None:
     aws = Aws(program(tmp_path / "aws", "sleep 3600 & echo $!"), (2, 40, 1), "")
     began = time.monotonic()
     lines, _, end = run(aws)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 60
     assert end.outcome is Outcome.DONE
     assert gone(int(lines[0].text))
 
@@ -879,7 +893,7 @@ def killed_with_its_parent(
         family = [p.pid for p in psutil.Process(parent.pid).children(recursive=True)]
         assert pid in family
         parent.kill()
-        return all(gone(member, 0.5) for member in family)
+        return all(gone(member) for member in family)
     finally:
         parent.kill()
         parent.communicate()

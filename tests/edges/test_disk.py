@@ -581,7 +581,7 @@ def test_a_folder_swapped_for_a_link_over_and_over(disk: Disk) -> None:
     try:
         end = time.monotonic() + 0.8
         number = 0
-        while time.monotonic() < end:
+        while (now := time.monotonic()) < end or ((min(done.values()) == 0 or swaps <= 10) and now < end + 60):
             number += 1
             try:
                 if seen := disk.look("b/d/f"):
@@ -1275,7 +1275,7 @@ def test_a_lock_outlives_its_parent_in_a_child(tmp_path: Path, parent: str) -> N
                 Lock(path, "bucket b").acquire()
         finally:
             os.kill(child, signal.SIGKILL)
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while edge.alive(child) and time.monotonic() < end:
             time.sleep(0.01)
         Lock(path, "bucket b").acquire()
@@ -1457,7 +1457,7 @@ def test_the_activity_of_a_wrapper_is_that_of_what_it_started() -> None:
     busy = "x = 0\nwhile True: x += 1"
     wrapper = subprocess.Popen(["sh", "-c", f"{sys.executable} -c '{busy}' & wait"], start_new_session=True)
     try:
-        for _ in range(100):
+        for _ in range(1200):
             if edge.activity(wrapper.pid)[0] > 0.3:
                 break
             time.sleep(0.05)

@@ -711,30 +711,39 @@ def test_who_repeats_himself_has_each_request_sent_once(server: S3Server, s3: S3
     assert fault.hits == 1
 
 
+class Impatient(Event):
+    """Remembers for how long it was to be waited for, and is set then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[float] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.asked.append(timeout or 0)
+        return True
+
+
 def test_all_wait_together_and_longer_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("migrate_v2.edges.s3.SLOW_DOWN", 0.05)
-    pace, stop = Pace(), Event()
+    monkeypatch.setattr("migrate_v2.edges.s3.SLOW_DOWN", 60.0)
+    pace, stop = Pace(), Impatient()
     first, second = pace.wait(stop), pace.wait(stop)
-    waits = []
-    for began in ((first, second), ()):
-        for one in began or (pace.wait(stop),):
-            pace.slow_down(one)  # the second was under way already: one reason, not two
-        before = time.monotonic()
-        pace.wait(stop)
-        waits.append(time.monotonic() - before)
-    assert 0.04 < waits[0] < 0.1 < waits[1] < 0.3
+    assert stop.asked == []
+    for began in (first, second):
+        pace.slow_down(began)  # the second was under way already: one reason, not two
+    pace.slow_down(pace.wait(stop))
+    pace.wait(stop)
+    once, twice = stop.asked
+    assert 30 < once <= 90 and 90 < twice <= 180, "60 and 120, and up to half as much again"
     for _ in range(9):
         pace.went_well()
     pace.slow_down(pace.wait(stop))
-    before = time.monotonic()
     pace.wait(stop)
-    assert time.monotonic() - before < 0.1
-    monkeypatch.setattr("migrate_v2.edges.s3.SLOW_DOWN", 60.0)
-    pace.slow_down(time.monotonic())
-    stop.set()
+    assert 30 < stop.asked[-1] <= 90
+    ending = Event()
+    ending.set()
     before = time.monotonic()
-    pace.wait(stop)
-    assert time.monotonic() - before < 0.1, "not when it is to end"
+    pace.wait(ending)
+    assert time.monotonic() - before < 20, "not when it is to end"
 
 
 @pytest.mark.parametrize("action", ["stall", "delay", "slow"])
@@ -746,7 +755,7 @@ def test_a_get_ends_soon_after_the_flag_whatever_hangs(server: S3Server, s3: S3,
     began = time.monotonic()
     with pytest.raises(Unreachable, match="interrupted"):
         list(s3.get(version, 65536, stop=stop))
-    assert 0.15 < time.monotonic() - began < 1.0
+    assert 0.15 < time.monotonic() - began < 15
 
 
 def test_a_get_that_is_left_early_gives_its_connection_and_its_thread_back(server: S3Server, s3: S3) -> None:
@@ -757,7 +766,7 @@ def test_a_get_that_is_left_early_gives_its_connection_and_its_thread_back(serve
         body = s3.get(version, 4096, stop=Event())
         next(body)
         body.close()
-        until = time.monotonic() + 5
+        until = time.monotonic() + 60
         while not _IDLE and time.monotonic() < until:
             time.sleep(0.01)
     assert {thread for thread in threading.enumerate() if thread.name == "drawer"} == threads

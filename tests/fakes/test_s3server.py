@@ -994,7 +994,7 @@ def test_faults_of_bodies(s3: S3Server, c: S3Client) -> None:
     s3.fault({"op": "GetObject"}, "slow", times=1, rate=100_000)
     before = time.monotonic()
     assert c.get_object(Bucket="b", Key="k")["Body"].read() == body
-    assert 0.09 < time.monotonic() - before < 2
+    assert time.monotonic() - before > 0.09
     impatient = client(s3, read_timeout=0.2)
     for op in ("GetObject", "HeadObject"):
         s3.fault({"op": op}, "stall", times=1)

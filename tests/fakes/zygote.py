@@ -1,9 +1,12 @@
 """The program without the second that Python takes to start: each run is a fork of this process, with its own fault.
 
-`python -m tests.fakes.zygote` reads one JSON object a line (see Job) and answers twice: {"pid": ...} when the run has
-begun, {"code": ...} when it has ended, as Python gives it (-9 for SIGKILL). The run is migrate_v2.cli.main in a process of
-its own, with its own environment, folder, streams and session: only the waits between attempts are cut short, and the
-life of proofs where LIFETIME_OF_PROOFS (seconds) says so.
+`python -m tests.fakes.zygote FD` answers on the listening socket FD, each connection by a fork of its own: it takes a byte
+with the three streams of a run, then a JSON object in a line (see tests/fakes/forks.py), and answers twice: {"pid": ...}
+when the run has begun, {"code": ...} when it has ended, as Python gives it (-9 for SIGKILL). The run is
+migrate_v2.cli.main in a process of its own, with its own environment, folder, streams and session, and it ends as Python
+ends. What is not as in a process that was started: the files of botocore's that all runs read are read once, and so is
+the version of the environment's own `aws`; where the job asks for haste, the waits between attempts are cut short, and
+the life of proofs where LIFETIME_OF_PROOFS (seconds) says so.
 
 A fault is planted in the n-th call of a kind, counted from 1; `fired` is made just before it takes effect.
 
@@ -26,11 +29,14 @@ A fault is planted in the n-th call of a kind, counted from 1; `fired` is made j
 
 from __future__ import annotations
 
+import atexit
 import errno
 import functools
+import gc
 import json
 import os
 import signal
+import socket
 import sqlite3
 import stat
 import sys
@@ -38,15 +44,16 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from typing import IO, Any
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
 import botocore.session
 from botocore.retries.standard import ExponentialBackoff
 
 from migrate_v2 import cli, model
-from migrate_v2.edges import disk, s3
-from tests.conftest import end_with_parent
+from migrate_v2.edges import awscli, disk, s3
+from tests.fakes.forks import Fault, end_with_parent
 
 KINDS: dict[str, tuple[str, ...]] = {
     "write": ("write", "pwrite"),
@@ -56,27 +63,6 @@ KINDS: dict[str, tuple[str, ...]] = {
 }
 SQL = ("commit", "statement")
 _SAID = {"EIO": "disk I/O error", "ENOSPC": "database or disk is full", "EBUSY": "database is locked"}
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    at: str
-    n: int
-    do: str
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    argv: list[str]
-    env: dict[str, str]
-    cwd: str
-    out: str
-    err: str
-    fault: Fault | None = None
-    fired: str = ""
-
-    def line(self) -> str:
-        return json.dumps(asdict(self)) + "\n"
 
 
 class Gate:
@@ -162,7 +148,7 @@ def _plant_in_sqlite(gate: Gate) -> None:
     sqlite3.connect = functools.partial(real, factory=Gated)  # type: ignore[assignment]
 
 
-def begin(job: Mapping[str, Any]) -> int:
+def begin(job: Mapping[str, Any], streams: list[int]) -> int:
     """Forks; the pid of the run."""
     pid = os.fork()
     if pid:
@@ -172,20 +158,26 @@ def begin(job: Mapping[str, Any]) -> int:
         os.setsid()
         end_with_parent()
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.umask(job["umask"])
         os.chdir(job["cwd"])
         os.environ.clear()
         os.environ.update(job["env"])
-        for number, path in ((1, job["out"]), (2, job["err"])):
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            os.dup2(fd, number)
-            os.close(fd)
-        nothing = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(nothing, 0)
+        time.tzset()
+        for number, stream in enumerate(streams):
+            os.dup2(stream, number)
         os.closerange(3, 64)  # the zygote's own; and nothing else is open yet
-        sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")
+        sys.argv = ["migrate-v2", *job["argv"]]
+        # As in Python's UTF-8 mode.
+        sys.stdin = open(0, encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
+        sys.stdout = open(1, "w", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
+        sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1)  # noqa: SIM115
+        if job["hasty"]:
+            hasten()
         if job["fault"]:
             plant(Fault(**job["fault"]), job["fired"])
         code = cli.main(job["argv"])
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
     except BaseException:
@@ -194,11 +186,14 @@ def begin(job: Mapping[str, Any]) -> int:
         os._exit(code)
 
 
+def hasten() -> None:
+    ExponentialBackoff.delay_amount = lambda *_: 0.001  # type: ignore[assignment,method-assign]
+    s3.SLOW_DOWN = 0.01
+
+
 def warm() -> None:
     """Everything that a run would load, loaded once; nothing is connected yet."""
     botocore.session.create_loader = functools.cache(botocore.session.create_loader)
-    ExponentialBackoff.delay_amount = lambda *_: 0.001  # type: ignore[assignment,method-assign]
-    s3.SLOW_DOWN = 0.01
     if "faketime" in os.environ.get("LD_PRELOAD", ""):
         # libfaketime 0.9.10 answers EINVAL to the absolute times that Python sleeps until, unless it moves all clocks.
         time.sleep = lambda seconds: threading.Event().wait(seconds) and None  # type: ignore[assignment]
@@ -208,20 +203,58 @@ def warm() -> None:
     os.environ["AWS_SHARED_CREDENTIALS_FILE"] = os.devnull
     made = s3.S3(endpoint_url="http://127.0.0.1:9", region="us-east-1")
     made._session.client("sts", endpoint_url="http://127.0.0.1:9", region_name="us-east-1")
+    ask, own = awscli._asked, str(Path(sys.prefix, "bin", "aws"))
+    told = ask(own, 60)
+    awscli._asked = lambda path, patience: told if path == own else ask(path, patience)
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread():
+            thread.join(60)  # sh's, about to end; a fork has only the thread that forks
+    assert threading.active_count() == 1
+    gc.collect()
+    gc.freeze()
 
 
-def serve(questions: IO[str], answers: IO[str]) -> None:
-    def tell(**answer: int) -> None:
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
+def answer(connection: socket.socket) -> None:
+    """One run, from its begin to its end."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    _, streams, _, _ = socket.recv_fds(connection, 1, 3)
+    with connection.makefile("rwb") as lines:
+        job = json.loads(lines.readline())
 
-    for line in questions:
-        pid = begin(json.loads(line))
+        def tell(**told: int) -> None:
+            lines.write(json.dumps(told).encode() + b"\n")
+            lines.flush()
+
+        pid = begin(job, streams)
+        for stream in streams:
+            os.close(stream)
         tell(pid=pid)
-        tell(code=os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        tell(code=ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status)
+        lines.read()  # until whoever asked has done with it
+        os.waitpid(pid, 0)
+
+
+def serve(listener: socket.socket) -> None:
+    def reap(*_: object) -> None:
+        with suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+
+    signal.signal(signal.SIGCHLD, reap)
+    while True:
+        connection, _ = listener.accept()
+        if os.fork() == 0:
+            listener.close()
+            end_with_parent()
+            try:
+                answer(connection)
+            finally:
+                os._exit(0)
+        connection.close()
 
 
 if __name__ == "__main__":
     end_with_parent()
     warm()
-    serve(sys.stdin, os.fdopen(os.dup(1), "w"))
+    serve(socket.socket(fileno=int(sys.argv[1])))

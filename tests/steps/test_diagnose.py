@@ -34,8 +34,8 @@ def test_the_network_is_measured_by_real_objects(job: Job, scanned: bool) -> Non
     assert {"large", "small/3"} <= {v.key for v in versions} and "cold" not in {v.key for v in versions}
     began = time.monotonic()
     n = diagnose.network(versions, job.s3, seconds=0.3)
-    assert time.monotonic() - began < 10
-    assert n.latency_seconds and n.single and n.single > 1e5 and n.throttled == 0 and n.note == ""
+    assert time.monotonic() - began < 60
+    assert n.latency_seconds and n.single and n.single > 1e3 and n.throttled == 0 and n.note == ""
     assert set(n.parallel) == {8, 32} and all(n.objects.values())
     assert job.server.count("PutObject") == job.server.count("DeleteObject") == 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -257,3 +258,20 @@ def test_step_by_step(run: Run, boto: S3Client, bucket: str, home: Path, state: 
     assert (home / bucket / "vanished").read_bytes() == b"gone", "what came home before it vanished stays"
     assert states(state, bucket) == {"verified": 9, "error": 1}
     assert phase(state, bucket) == "syncing"
+
+
+def test_several_buckets_at_a_time_share_the_state_file(
+    run: Run, boto: S3Client, account: str, home: Path, state: Path
+) -> None:
+    """A process each, begun together: none waits for another's lock in vain, and the counts are those of the rows."""
+    buckets = [f"bucket-{account}-{n}" for n in range(3)]
+    for bucket in buckets:
+        boto.create_bucket(Bucket=bucket)
+        fill(boto, bucket, {f"d/{n}": f"{bucket} {n}".encode() for n in range(20)} | {"a//b": bucket.encode()})
+    with ThreadPoolExecutor(3) as pool:
+        for ended in pool.map(lambda bucket: run("migrate", "--quiet", bucket, timeout=120), buckets):
+            assert ended.returncode == 0, ended.stderr
+    for bucket in buckets:
+        assert states(state, bucket) == {"verified": 21}
+        assert (home / bucket / "d/7").read_bytes() == f"{bucket} 7".encode()
+    assert run("check-state").returncode == 0

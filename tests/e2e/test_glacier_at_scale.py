@@ -140,6 +140,7 @@ def test_kill_9_in_the_middle_of_requesting_leads_to_no_second_request(
     with tempfile.TemporaryFile() as said, zygote.begin(job, (said, said, said)) as child:
         begun.put(child)
         assert child.wait(60) == -signal.SIGKILL
+    server.settled()
     server.calm()
     before = server.count("RestoreObject")
     assert after < before < 90
@@ -180,6 +181,7 @@ def test_kill_9_while_copies_are_renewed_renews_none_of_them_twice(
     with tempfile.TemporaryFile() as said, zygote.begin(job, (said, said, said)) as child:
         begun.put(child)
         assert child.wait(60) == -signal.SIGKILL
+    server.settled()
     server.calm()
     arrived = server.count("RestoreObject", status=200)
     assert 20 <= arrived < 60

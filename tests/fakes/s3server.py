@@ -920,6 +920,16 @@ class S3Server:
         with self.lock:
             self._faults = [other for other in self._faults if fault is not None and other is not fault]
 
+    def settled(self, seconds: float = 60) -> None:
+        """Wait until every connection is at its end: whoever was killed has no request under way any more."""
+        until = time.monotonic() + seconds
+        while True:
+            with self.lock:
+                if not self._connections:
+                    return
+            assert time.monotonic() < until, "somebody is still connected"
+            time.sleep(0.02)
+
     def observe(self, observer: Callable[[Delete], object]) -> None:
         """Call this at the instant before data is deleted, with the lock held: do not send requests from it."""
         with self.lock:

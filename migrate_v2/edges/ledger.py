@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import hmac
 import json
@@ -95,10 +96,16 @@ class Key:
 def _make(path: Path) -> None:
     """Whole or not at all, and only where there is none: of two processes that make it at once, one is late."""
     new = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
-    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    secret = secrets.token_hex(32).encode() + b"\n"
+    fd = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        os.write(fd, secrets.token_hex(32).encode() + b"\n")
+        rest = secret
+        while rest:
+            rest = rest[os.write(fd, rest) :]
         os.fsync(fd)
+        # All that is sealed from now on rests on these few bytes.
+        if os.pread(fd, len(secret) + 1, 0) != secret:
+            raise OSError(errno.EIO, "what was written reads otherwise")
         with suppress(FileExistsError):
             os.link(new, path)
     finally:

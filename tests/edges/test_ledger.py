@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import sqlite3
 import stat
@@ -316,3 +317,26 @@ def json_equal(one: str, other: str) -> bool:
         return bool(json.loads(one) == json.loads(other))
     except ValueError:
         return False
+
+
+@pytest.mark.parametrize("wrong", ["half", "nothing", "another"])
+def test_a_key_that_does_not_read_as_it_was_written_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str
+) -> None:
+    """Half of it at a time is all of it in the end; what a disk has dropped or changed is noticed before anything is sealed."""
+    write = os.write
+
+    def lying(fd: int, data: bytes) -> int:
+        if wrong == "half":
+            return write(fd, data[: len(data) // 2 + 1])
+        if wrong == "another":
+            write(fd, b"0" + data[1:] if data[:1] != b"0" else b"1" + data[1:])
+        return len(data)
+
+    monkeypatch.setattr(os, "write", lying)
+    if wrong == "half":
+        assert Key.beside(tmp_path / "s.db").id == Key.beside(tmp_path / "s.db").id
+    else:
+        with pytest.raises(Failure, match="what was written reads otherwise"):
+            Key.beside(tmp_path / "s.db")
+        assert not list(tmp_path.iterdir())

@@ -174,6 +174,19 @@ def test_uploads_are_of_the_plan_only_if_that_is_asked_for(store: Store) -> None
     assert deletion.plan(store, ENABLED, uploads=True).token != planned.token
 
 
+@pytest.mark.parametrize("first", ["id1", "id2"])
+def test_p3_a_plan_of_which_some_uploads_are_aborted_goes_on_under_its_token(store: Store, first: str) -> None:
+    both = [Upload("k", "id1", WHEN), Upload("k", "id2", WHEN)]
+    store.list_uploads("bucket", both)
+    token = deletion.plan(store, ENABLED, uploads=True).token
+    (intent,) = store.ledger.intend("bucket", [Doomed("k", first, "upload")], token)
+    store.concluded("bucket", [(intent, "aborted", True)])
+    store.list_uploads("bucket", [upload for upload in both if upload.upload_id != first])
+    left = deletion.plan(store, ENABLED, uploads=True, resumes=token)
+    assert left.uploads == 1 and left.token != token and left.agrees(token)
+    assert not deletion.plan(store, ENABLED, uploads=True).agrees(token), "without being asked for"
+
+
 def test_a_plan_says_why_what_stays_and_what_is_billed_on(store: Store) -> None:
     now = datetime.now(UTC)
     held = store.begin_scan("bucket", account="1", region="", endpoint="", versioning="Enabled", uploads=0)

@@ -123,6 +123,18 @@ def test_the_map_leads_back_from_every_odd_path(job: Job) -> None:
         assert key_of(entry["path"]) == (entry["key"], entry["version_id"])
 
 
+def test_what_did_not_come_is_not_in_the_map(job: Job) -> None:
+    """Nor in the manifest: both list the rows that the state file says have a copy, and no other one."""
+    job.server.deny("s3:GetObject*", "b", "x//denied")
+    job.server.put("b", "x//denied", b"12345")
+    migrated(job)
+    assert {row.state for row in job.rows() if row.key == "x//denied"} == {FileState.ERROR}
+    written(job)
+    mapped = [json.loads(line)["key"] for line in (job.disk.base / ".migrate-v2/b/map.jsonl").read_text().splitlines()]
+    assert mapped == [row.key for row in job.store.with_local_copy("b") if row.place is Place.SIDE]
+    assert "x//denied" not in mapped and "x//y" in mapped
+
+
 def test_what_is_not_proved_is_not_listed_and_what_is_deleted_stays(job: Job) -> None:
     migrated(job)
     written(job)

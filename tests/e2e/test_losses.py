@@ -10,6 +10,7 @@ from typing import Any
 import boto3
 import pytest
 
+from migrate_v2.edges.store import Store
 from migrate_v2.keys import only_copies_mark
 from tests.conftest import tree
 from tests.e2e.test_faults import world
@@ -109,3 +110,24 @@ def test_versioning_that_is_turned_on_between_the_listing_and_the_plan_stops_it(
         kept = made.server.get(made.bucket, "a")
         assert kept is not None and kept.body == b"THE NEW ONE"
         made.nothing_is_lost()
+
+
+def test_p3_a_plan_that_changes_after_the_consent_is_not_carried_out(zygote: Zygote, tmp_path: Path) -> None:
+    """What was agreed to is what goes, to the last object: while the rest is made ready, one more is to be kept."""
+    with world(tmp_path, zygote) as made:
+        made.put("a", b"one")
+        made.put("b", b"two")
+        made.done("migrate", made.bucket, env={"MIGRATE_V2_METADATA": "none"})
+        token = made.token()
+
+        def kept(_: object) -> None:
+            with Store.open(made.state) as store:
+                version = next(row.version for row in store.verified(made.bucket) if row.key == "a")
+                store.set_holds(made.bucket, [(version, "a legal hold is on it")])
+
+        # The metadata is asked for once the plan was agreed to.
+        made.server.fault({"op": "HeadObject"}, kept, times=1)  # type: ignore[arg-type]
+        ended = made.run("confirm-delete", token, made.bucket)
+        made.server.calm()
+        assert ended.code == 5 and "changed while the copies were read; nothing was deleted" in ended.err, ended
+        assert len(made.server.versions(made.bucket)) == 2

@@ -78,8 +78,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(
             f"left out, because they need root, mounts or npm: {len(left_out)} tests; run them with ARGS=--system"
         )
-    for line in config.stash.get(_FIGURES, []):
-        terminalreporter.write_line(line)
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if getattr(report, "when", "") == "call":
+                for name, line in report.user_properties:
+                    terminalreporter.write_line(f"{name}: {line}")
 
 
 # A real S3
@@ -328,13 +331,12 @@ def sha256(body: bytes) -> str:
 
 
 Figures = Callable[[str], None]
-_FIGURES = pytest.StashKey[list[str]]()
 
 
 @pytest.fixture
-def figures(request: pytest.FixtureRequest) -> Figures:
-    """Lines for the end of the test run."""
-    return request.config.stash.setdefault(_FIGURES, []).append
+def figures(record_property: Callable[[str, object], None]) -> Figures:
+    """Lines for the end of the test run, of several processes too."""
+    return lambda line: record_property("measured", line)
 
 
 @pytest.fixture

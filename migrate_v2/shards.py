@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple, TypeVar
 
-from migrate_v2.model import Row
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +30,7 @@ class Credentials:
     token: str = field(default="", repr=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(NamedTuple):  # a tuple: what is sent in thousands takes a sixth of the time of a dataclass
     """One version to fetch; `version_id` or `etag` pins it, empty where the other one does."""
 
     key: str
@@ -75,15 +75,16 @@ class Sizes:
     bytes: int = 128 << 20
 
 
-def sharded(rows: Iterable[Row], sizes: Sizes) -> Iterator[tuple[Row, ...]]:
+def sharded(rows: Iterable[Row], sizes: Sizes, size: Callable[[Row], int]) -> Iterator[tuple[Row, ...]]:
     """The rows in their order, cut where one more row would be too many or bring too much."""
     batch: list[Row] = []
     weight = 0
     for row in rows:
-        if batch and (len(batch) >= sizes.rows or weight + row.version.size > sizes.bytes):
+        more = size(row)
+        if batch and (len(batch) >= sizes.rows or weight + more > sizes.bytes):
             yield tuple(batch)
             batch, weight = [], 0
         batch.append(row)
-        weight += row.version.size
+        weight += more
     if batch:
         yield tuple(batch)

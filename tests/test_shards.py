@@ -4,31 +4,25 @@ from __future__ import annotations
 
 import itertools
 import pickle
-from datetime import UTC, datetime
+from operator import itemgetter
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from migrate_v2.model import FileState, ObjectVersion, Row
 from migrate_v2.shards import Credentials, Sizes, sharded
-
-
-def row(number: int, size: int) -> Row:
-    version = ObjectVersion("b", f"k{number}", "null", size, "e", "STANDARD", datetime(2020, 1, 1, tzinfo=UTC), True)
-    return Row(version, FileState.DISCOVERED)
 
 
 @given(st.lists(st.integers(0, 50)), st.integers(1, 7), st.integers(1, 100))
 def test_all_rows_in_their_order_and_within_bounds(sizes: list[int], most_rows: int, most_bytes: int) -> None:
-    rows = [row(number, size) for number, size in enumerate(sizes)]
-    shards = list(sharded(rows, Sizes(most_rows, most_bytes)))
+    rows = list(enumerate(sizes))
+    shards = list(sharded(rows, Sizes(most_rows, most_bytes), itemgetter(1)))
     assert [r for shard in shards for r in shard] == rows
     for shard in shards:
         assert 1 <= len(shard) <= most_rows
-        assert len(shard) == 1 or sum(r.version.size for r in shard) <= most_bytes
+        assert len(shard) == 1 or sum(size for _, size in shard) <= most_bytes
     # Whole: no shard that the next row would have fitted into.
     for shard, following in itertools.pairwise(shards):
-        weight = sum(r.version.size for r in shard) + following[0].version.size
+        weight = sum(size for _, size in shard) + following[0][1]
         assert len(shard) == most_rows or weight > most_bytes
 
 

@@ -9,12 +9,11 @@ import os
 import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from threading import Lock
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from migrate_v2.checksums import Measured, Reading
 from migrate_v2.edges import child
@@ -26,8 +25,7 @@ Wanted = tuple[tuple[str, tuple[int, ...]], ...]
 Found = tuple[Measured, FileIdentity] | None
 
 
-@dataclass(frozen=True, slots=True)
-class File:
+class File(NamedTuple):
     path: str
     size: int
     wanted: Wanted
@@ -68,8 +66,7 @@ class Readers:
             if line is None:
                 return [None] * len(files)
             line.send(files)
-            found: list[Found] = line.recv()
-            return found
+            return [answer and (Measured(*answer[0]), FileIdentity(*answer[1])) for answer in line.recv()]
         except (EOFError, OSError):
             line = None  # it is gone
             return [None] * len(files)
@@ -87,7 +84,8 @@ def serve() -> None:
     os._exit(0)
 
 
-def _read(disk: Disk, file: File) -> Found:
+def _read(disk: Disk, file: File) -> tuple[tuple[object, ...], tuple[int, ...]] | None:
+    # Tuples, for dataclasses take six times as long from process to process.
     try:
         with disk.reading(file.path, drop_cache=True) as opened:
             if opened.identity.size != file.size:
@@ -95,6 +93,7 @@ def _read(disk: Disk, file: File) -> Found:
             reading = Reading(Witness(kind, "", 0, parts) for kind, parts in file.wanted)
             for block in opened.blocks():
                 reading.update(block)
-            return reading.finish(), opened.identity
+            read, of = reading.finish(), opened.identity
+            return (read.size, read.sha256, read.values), (of.device, of.inode, of.size, of.mtime_ns, of.ctime_ns)
     except Exception:  # noqa: BLE001 - the one who asked meets it too, and knows what it means
         return None

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlite_utils import Database
 
@@ -251,9 +251,13 @@ def evidence_of(text: str | None) -> tuple[Witness, ...]:
     )
 
 
-_COLUMNS = (
+# In the order of ObjectVersion.
+_LISTED = (
     "bucket, key, version_id, size, etag, storage_class, last_modified, is_latest, checksum_algorithm, checksum_type,"
-    " restore_expiry, state, verdict, reason, place, local_path, sha256, evidence, device, inode, mtime_ns, ctime_ns,"
+    " restore_expiry"
+)
+_COLUMNS = (
+    f"{_LISTED}, state, verdict, reason, place, local_path, sha256, evidence, device, inode, mtime_ns, ctime_ns,"
     " archived, read_run, verified_at, mac, hold,"
     " restore_requested_at, restore_tier, restore_days, restore_answer, restore_job"
 )
@@ -264,32 +268,36 @@ _PLACED: dict[str | None, Place] = {place.value: place for place in Place}
 _VERDICTS: dict[str | None, Verdict] = {verdict.value: verdict for verdict in Verdict}
 
 
+def _version(r: Sequence[Any]) -> ObjectVersion:
+    bucket, key, version_id, size, etag, storage_class, last_modified, is_latest, algorithm, kind, restore_expiry = r
+    return ObjectVersion(
+        bucket,
+        key,
+        version_id,
+        size,
+        etag,
+        storage_class,
+        datetime.fromisoformat(last_modified),
+        bool(is_latest),
+        algorithm,
+        kind,
+        None,
+        _moment(restore_expiry),
+    )
+
+
 def _row(r: sqlite3.Row, of: Key) -> Row:
     # By position: sqlite3.Row looks names up one by one, and rows are what all steps are made of.
-    bucket, key, version_id, size, etag, storage_class, last_modified, is_latest, algorithm, kind, *more = r
-    restore_expiry, state, verdict, reason, place, path, sha256, evidence, *more = more
-    device, inode, mtime_ns, ctime_ns, archived, read_run, verified_at, mac, hold, *more = more
-    asked_at, tier, days, answer, job = more
+    version = _version(r[:11])
+    state, verdict, reason, place, path, sha256, evidence, device, inode, mtime_ns, ctime_ns, *more = r[11:]
+    archived, read_run, verified_at, mac, hold, asked_at, tier, days, answer, job = more
     sealed = False
     if state == "verified":
         # What a reading found, and of which object; the path is not in it, the file itself is. In the order of _recorded().
-        said = (bucket, key, version_id, size, etag, state, verdict, sha256, evidence)
+        said = (*_identity(version), version.size, version.etag, state, verdict, sha256, evidence)
         sealed = mac == of.mac(*said, device, inode, mtime_ns, ctime_ns, read_run, verified_at)
     return Row(
-        ObjectVersion(
-            bucket,
-            key,
-            version_id,
-            size,
-            etag,
-            storage_class,
-            datetime.fromisoformat(last_modified),
-            bool(is_latest),
-            algorithm,
-            kind,
-            None,
-            _moment(restore_expiry),
-        ),
+        version,
         _STATES[state],
         _VERDICTS.get(verdict),
         reason or "",
@@ -297,7 +305,7 @@ def _row(r: sqlite3.Row, of: Key) -> Row:
         path or "",
         sha256 or "",
         evidence_of(evidence) if evidence else (),
-        FileIdentity(device % 2**64, inode % 2**64, size, mtime_ns, ctime_ns) if inode is not None else None,
+        FileIdentity(device % 2**64, inode % 2**64, version.size, mtime_ns, ctime_ns) if inode is not None else None,
         bool(archived),
         read_run or "",
         _moment(verified_at),
@@ -837,16 +845,26 @@ class Store:
 
         `where` is SQL of this module's own making. A "+state" keeps SQLite from sorting: it walks in key order instead.
         `under` is the folder that the keys are in, "" or with a slash at its end; no other rows are touched."""
+        yield from (_row(r, self._key) for r in self._walk(_COLUMNS, bucket, where, arguments, under))
+
+    def _versions(self, bucket: str, where: str, *arguments: object) -> Iterator[tuple[ObjectVersion, str]]:
+        """As rows(), for steps that need no more than (version, path): in half of the time."""
+        for r in self._walk(f"{_LISTED}, local_path", bucket, where, arguments):
+            yield _version(r[:11]), r[11] or ""
+
+    def _walk(
+        self, columns: str, bucket: str, where: str, arguments: Sequence[object], under: str = ""
+    ) -> Iterator[sqlite3.Row]:
         key, version = under, ""
         if under:
             where, arguments = f"{where} AND key < ?", (*arguments, _behind(under))
         sql = (
-            f"SELECT {_COLUMNS} FROM files WHERE bucket = ? AND (key, version_id) > (?, ?) AND {where}"
+            f"SELECT {columns} FROM files WHERE bucket = ? AND (key, version_id) > (?, ?) AND {where}"
             f" ORDER BY key, version_id LIMIT {PAGE}"
         )
         while True:
             page = self._conn.execute(sql, (bucket, key, version, *arguments)).fetchall()
-            yield from (_row(r, self._key) for r in page)
+            yield from page
             if len(page) < PAGE:
                 return
             key, version = page[-1]["key"], page[-1]["version_id"]
@@ -887,9 +905,9 @@ class Store:
             (bucket,),
         )
 
-    def left_to_pull(self, bucket: str, size: int, *, large: bool) -> Iterator[Row]:
-        """Of what is left to fetch, that with bytes or a file of its own: of at least `size` bytes, or the rest."""
-        return self.rows(
+    def left_to_pull(self, bucket: str, size: int, *, large: bool) -> Iterator[tuple[ObjectVersion, str]]:
+        """(version, path) of what is left to fetch with bytes or a file of its own: of at least `size` bytes, or the rest."""
+        return self._versions(
             bucket,
             "+state IN ('discovered', 'downloading') AND NOT archived AND verdict IS NULL AND place IN ('plain', 'side')"
             f" AND size {'>=' if large else '<'} ?",
@@ -1387,8 +1405,9 @@ class Store:
                 (reason, bucket),
             )
 
-    def without_place(self, bucket: str) -> Iterator[Row]:
-        return self.rows(bucket, f"place IS NULL AND +state IN {_TO_COME} AND verdict IS NULL")
+    def without_place(self, bucket: str) -> Iterator[ObjectVersion]:
+        for version, _ in self._versions(bucket, f"place IS NULL AND +state IN {_TO_COME} AND verdict IS NULL"):
+            yield version
 
     def without_fold(self, bucket: str) -> Iterator[Row]:
         """Rows at a plain path that were placed on a file system that does not fold."""
@@ -1460,6 +1479,12 @@ class Store:
                 f"SELECT count(*), ifnull(sum(size), 0) FROM files WHERE {where}", (bucket,)
             ).fetchone()
         return int(r[0]), int(r[1])
+
+    def left_counts(self, bucket: str) -> tuple[int, int]:
+        """(objects, bytes) that are left to fetch and can be."""
+        waiting = (FileState.DISCOVERED, FileState.DOWNLOADING)
+        left = [t for t in self.tallies(bucket) if t.state in waiting and not t.archived and not t.verdict]
+        return sum(tally.objects for tally in left), sum(tally.bytes for tally in left)
 
     def not_for_the_cli(self, bucket: str, archived_too: bool, *, under: str = "") -> Iterator[Row]:
         """Current objects that the CLI must not bring: their copy belongs elsewhere, or is not to be had yet."""

@@ -35,8 +35,8 @@ def place(bucket: str, store: Store, disk: Disk, *, rows_per_commit: int) -> Ite
         _fold(bucket, store, system, rows_per_commit)
     room = _room(bucket, disk, system)
     aside = 0
-    for rows in batched(store.without_place(bucket), rows_per_commit):
-        places = [_place(row.version, store, system, room, folds) for row in rows]
+    for versions in batched(store.without_place(bucket), rows_per_commit):
+        places = [_place(version, store, system, room, folds) for version in versions]
         aside += sum(where is Place.SIDE for _, where, _, _ in places)
         store.give_places(places)
     settled = store.holds_only_copies(bucket) or any(

@@ -11,7 +11,7 @@ from migrate_v2.edges.disk import Disk, DiskError, partial_name
 from migrate_v2.edges.s3 import S3, pins
 from migrate_v2.edges.store import Store
 from migrate_v2.events import Ended, Event, Noted, Progress, Started
-from migrate_v2.model import ObjectVersion, Row
+from migrate_v2.model import ObjectVersion
 from migrate_v2.shards import Item, Result, Shard, Sizes, sharded
 
 # Starting the workers costs as much as so many small objects by plain GETs; of large ones, so many bytes.
@@ -41,7 +41,7 @@ def pull(
 
     `bandwidth` gives the bytes a second that are allowed now. What did not come is left as it was.
     """
-    total_objects, total_bytes = store.start_fetching(bucket, everything=True)
+    total_objects, total_bytes = store.left_counts(bucket)
     if total_objects < worth[0] and total_bytes < worth[1]:
         return
     disk.same_place()
@@ -53,15 +53,16 @@ def pull(
         return
     began = time.monotonic()
     yield Started(bucket, "fetch", total_objects, total_bytes)
-    disk.remove_partials(bucket, ())  # what a kill left
+    disk.remove_partials(bucket, ())  # what a kill left; not while workers have the folder open
     shards = _shards(bucket, store, engine, sizes)
-    out: dict[int, Sequence[Row]] = {}
+    out: dict[int, Sequence[ObjectVersion]] = {}
     here: list[ObjectVersion] = []
     objects = received = 0
     reasons: list[str] = []
     failure: DiskError | None = None
     more, hopeless = True, False
     with Workers(disk, bucket, source, s3.credentials(), engine, lock_fds, bandwidth()) as workers:
+        store.start_fetching(bucket, everything=True)  # while they start
         committed = looked = time.monotonic()
         while (more or out) and failure is None and not hopeless and workers.pids:
             while more and workers.hungry():
@@ -74,8 +75,8 @@ def pull(
             if not out:
                 break
             for result in workers.heard(0.5):
-                rows = out.pop(result.number)
-                versions = [rows[index].version for index in result.came]
+                asked = out.pop(result.number)
+                versions = [asked[index] for index in result.came]
                 here += versions
                 objects += len(versions)
                 received += sum(version.size for version in versions)
@@ -104,16 +105,16 @@ def pull(
     yield Ended(bucket, "fetch", objects, received, seconds)
 
 
-def _shards(bucket: str, store: Store, engine: Engine, sizes: Sizes) -> Iterator[tuple[Shard, Sequence[Row]]]:
+def _shards(bucket: str, store: Store, engine: Engine, sizes: Sizes) -> Iterator[tuple[Shard, Sequence[ObjectVersion]]]:
     """The large objects first, one a shard, so that none of them comes alone at the end; then the others in their order."""
-    large = ((row,) for row in store.left_to_pull(bucket, engine.large, large=True))
-    others = sharded(store.left_to_pull(bucket, engine.large, large=False), sizes)
-    for number, rows in enumerate(chain(large, others)):
-        yield Shard(number, tuple(_item(row, engine) for row in rows)), rows
+    large = ((one,) for one in store.left_to_pull(bucket, engine.large, large=True))
+    others = sharded(store.left_to_pull(bucket, engine.large, large=False), sizes, lambda one: one[0].size)
+    for number, some in enumerate(chain(large, others)):
+        items = tuple(_item(version, path, engine) for version, path in some)
+        yield Shard(number, items), [version for version, _ in some]
 
 
-def _item(row: Row, engine: Engine) -> Item:
-    version = row.version
+def _item(version: ObjectVersion, path: str, engine: Engine) -> Item:
     version_id, etag = pins(version)
     partial = ""
     if version.size >= engine.large:
@@ -123,7 +124,7 @@ def _item(row: Row, engine: Engine) -> Item:
         version_id,
         etag,
         version.size,
-        row.path,
+        path,
         round(version.last_modified.timestamp() * 1e9),
         partial,
     )

@@ -108,7 +108,7 @@ def verify(
     most, most_bytes = (ARMFUL, ARMFUL_BYTES) if aside else (HANDFUL, HANDFUL_BYTES)
     sizes = Sizes(min(most, rows_per_commit), most_bytes)
     with aside or nullcontext():
-        for answer in in_threads(examine_all, sharded(rows, sizes), threads=threads):
+        for answer in in_threads(examine_all, sharded(rows, sizes, lambda row: row.version.size), threads=threads):
             for row, found in answer[1] if answer is not None else ():
                 objects += 1
                 in_a_row = in_a_row + 1 if isinstance(found, Unreachable) else 0

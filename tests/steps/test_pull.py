@@ -239,7 +239,7 @@ def test_a_link_in_the_place_of_a_temporary_file_is_not_followed(job: Job, pull:
     (shelter / "partial").symlink_to(outside)
     with pytest.raises(Exception, match="symbolic link"):
         list(pull())
-    assert list(outside.iterdir()) == [] and job.states() == {"a": FileState.DOWNLOADING}
+    assert list(outside.iterdir()) == [] and job.states() == {"a": FileState.DISCOVERED}
 
 
 def test_a_large_object_goes_on_where_a_kill_left_it_also_by_plain_gets(job: Job, pull: Pull) -> None:

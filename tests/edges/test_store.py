@@ -542,6 +542,43 @@ def test_tallies_hold_through_a_thousand_random_changes(store: Store) -> None:
         assert_tallies(store)
 
 
+def test_many_rows_at_a_time_each_get_their_own(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as several statements take and some more; the keys have all that SQL and its texts might stumble over."""
+    monkeypatch.setattr(store_module, "GROUP", 7)
+    odd = ["a\0b", "a\0c", "'", '"', "{rows}", "?", "\U0001f600", "\n", "%", "1", "1.0"]
+    keys = sorted((odd + [f"k{n:02}" for n in range(40)]), key=str.encode)
+    some = [version(k, size=n, etag=f"e{n}", restore_ongoing=(None, False)[n % 2]) for n, k in enumerate(keys)]
+    scan(store, some)
+    assert [r.version.key for r in store.rows("bucket", "1")] == keys
+    assert {(r.key, r.version.size, r.version.etag) for r in store.rows("bucket", "1")} == {
+        (v.key, v.size, v.etag) for v in some
+    }
+    seen: list[str] = []
+    store._conn.set_trace_callback(seen.append)
+    store.give_places([(v, Place.SIDE, f"path of {v.size}", None) for v in some])
+    store.fetched("bucket", some)
+    found = [
+        Evidence(
+            v, FileState.VERIFIED, Verdict.MATCH, "", f"sha{v.size}", (MD5,), FileIdentity(v.size, 2, v.size, 3, 4)
+        )
+        for v in some[1:]
+    ]
+    store.record(found, "run")
+    store._conn.set_trace_callback(None)
+    for r in store.rows("bucket", "1"):
+        assert r.path == f"path of {r.version.size}", r
+        assert r.version.size == 0 or (r.sha256, r.sealed, r.identity and r.identity.device) == (
+            f"sha{r.version.size}", True, r.version.size
+        ), r  # fmt: skip
+    assert [r.key for r in store.in_state("bucket", FileState.DOWNLOADED)] == keys[:1]
+    assert_tallies(store)
+    changes = {sql for sql in seen if " UPDATE files SET " in sql}  # what triggers do is told under the same text
+    assert len(changes) == 3 * 8
+    for sql in changes:
+        plan = [r["detail"] for r in store._conn.execute(f"EXPLAIN QUERY PLAN {sql}")]
+        assert "SEARCH files USING PRIMARY KEY (bucket=? AND key=? AND version_id=?)" in plan, plan
+
+
 def test_failed_rows_are_tried_again_where_they_failed(store: Store) -> None:
     scan(store, [version(k) for k in ("changed", "denied", "rotten", "vanished")])
     verify(store, "rotten")

@@ -15,6 +15,7 @@ ARCHIVED_CLASSES = ("GLACIER", "DEEP_ARCHIVE")
 # Reasons that the program itself looks for again; all others are for people.
 VANISHED = "vanished from S3 since it was listed"
 CHANGED = "changed in S3 since it was listed"
+UNTOLD = "S3 does not give its checksums"  # so begins the reason of an unprovable row about which S3 refused to answer
 
 # Outcomes of deletes that S3 was asked after, because no answer had come.
 STILL_THERE = "still there"

@@ -29,6 +29,7 @@ from migrate_v2.model import (
     ARCHIVED_CLASSES,
     CHANGED,
     STILL_THERE,
+    UNTOLD,
     VANISHED,
     Answer,
     Asked,
@@ -951,9 +952,17 @@ class Store:
         return bool(self._conn.execute(sql, (bucket, CHANGED)).fetchone()[0])
 
     def try_again(self, bucket: str) -> int:
-        """Puts failed rows back to where they failed; how many. What has vanished or changed waits for a new listing."""
+        """Puts failed rows back to where they failed; how many. What has vanished or changed waits for a new listing.
+
+        So it is with copies that nothing proved because S3 refused to say what it has: by now the permission may be there.
+        """
         with self._writing():
-            return self._conn.execute(
+            unsaid = self._conn.execute(
+                "UPDATE files SET verdict = NULL, reason = NULL, updated_at = ? WHERE bucket = ? AND state = 'downloaded'"
+                f" AND verdict = 'unprovable' AND reason LIKE '{UNTOLD}%'",
+                (now(), bucket),
+            ).rowcount
+            return unsaid + self._conn.execute(
                 "UPDATE files SET state = CASE WHEN place IS NOT NULL AND verdict = 'unreadable' THEN 'downloaded'"
                 " ELSE 'discovered' END, verdict = NULL, reason = NULL, updated_at = ?"
                 " WHERE bucket = ? AND state = 'error' AND ifnull(reason, '') NOT IN (?, ?)",

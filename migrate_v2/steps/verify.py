@@ -18,7 +18,7 @@ from migrate_v2.edges.s3 import S3, Archived, Denied, Gone, Moved, Refusal, Unre
 from migrate_v2.edges.store import Evidence, Store
 from migrate_v2.events import Ended, Event, Found, Progress, Started, Warned
 from migrate_v2.flow import Meter, in_threads
-from migrate_v2.model import CHANGED, VANISHED, FileIdentity, FileState, Place, Row, Verdict, Witness
+from migrate_v2.model import CHANGED, UNTOLD, VANISHED, FileIdentity, FileState, Place, Row, Verdict, Witness
 from migrate_v2.shards import Sizes, sharded
 
 _MULTIPART = re.compile(r"[0-9a-f]{32}-([0-9]{1,5})")
@@ -204,7 +204,7 @@ def _judge(row: Row, disk: Disk, s3: S3, meter: Meter, stop: Flag, read: Read = 
             if checksums.contradicted(held, measured):
                 return _otherwise_than_sent(measured)
             return Finding(
-                Verdict.UNPROVABLE, f"S3 does not give its checksums: {failure}", measured.sha256, identity=identity
+                Verdict.UNPROVABLE, f"{UNTOLD}: {failure}", measured.sha256, identity=identity
             )
         unread = checksums.unread(more, measured)
         if unread and not checksums.enough(checksums.matched(more, measured)):

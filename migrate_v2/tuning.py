@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -218,13 +219,17 @@ MOST_PATTERNS = 40
 # A process lists all that is beneath its folder, 0.3 ms of CPU a key, a twelfth of what it takes to fetch it: a group that
 # is less than this part of its folder is left alone.
 WORTH_A_LISTING = 0.1
+# Objects of this size may be given to a process by name: the worth of 85 small ones.
+WORTH_A_NAME = 64 * MiB
+MOST_NAMES = 10_000  # held of one folder
+MOSTLY = 0.8
 _CHILDREN = 1000
 _GLOB = frozenset("*?[")
 
 
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """What one `aws s3 sync` of `s3://B/<prefix>` is for: everything beneath, or the named folders in it alone.
+    """What one `aws s3 sync` of `s3://B/<prefix>` is for: everything beneath, or the named folders or objects in it alone.
 
     `prefix` is empty or ends in "/", names of `children` do not; objects and bytes are what is left to fetch there.
     """
@@ -233,20 +238,21 @@ class Directory:
     children: tuple[str, ...]
     objects: int
     bytes: int
+    names: tuple[str, ...] = ()
 
     @property
     def weight(self) -> float:
         return self.objects + self.bytes / OBJECT
 
     def folders(self) -> tuple[str, ...]:
-        """All that it covers, as key prefixes."""
+        """Where all that it covers lies, as key prefixes."""
         return tuple(f"{self.prefix}{name}/" for name in self.children) or (self.prefix,)
 
 
 class _Folder:
     """A folder that the walk is in: what lies in it, as far as no shard has it yet."""
 
-    __slots__ = ("bytes", "children", "cut", "groups", "objects", "prefix", "total", "waiting")
+    __slots__ = ("bytes", "children", "cut", "groups", "keys", "large", "objects", "prefix", "total", "waiting")
 
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
@@ -256,6 +262,18 @@ class _Folder:
         self.cut = False  # part of what is beneath it is in a shard: it cannot be one as a whole
         self.groups: list[Directory] | None = []
         self.total = 0.0  # the weight of all that is beneath it
+        self.keys = 0  # and how many objects that is
+        self.large: list[tuple[str, int]] | None = []  # its own that are worth a name; None: more than can be held
+
+    def add(self, key: str, size: int) -> None:
+        self.objects += 1
+        self.bytes += size
+        self.total += 1 + size / OBJECT
+        self.keys += 1
+        if size >= WORTH_A_NAME and self.large is not None:
+            self.large.append((key[len(self.prefix) :], size))
+            if len(self.large) > MOST_NAMES:
+                self.large = None
 
     def gather(self) -> None:
         """Its children so far become groups; it is cut from then on."""
@@ -279,7 +297,28 @@ class _Folder:
             if len(self.groups) > 1 / WORTH_A_LISTING:
                 self.groups = None  # so many that each is too small a part
 
-    def close(self, alone: float) -> tuple[list[Directory], tuple[int, int] | None]:
+    def _named(self, together: float) -> list[Directory]:
+        """Its large objects by name, for several processes; none where one process does as well."""
+        large = self.large or []
+        weight = sum(1 + size / OBJECT for _, size in large)
+        count = max(math.ceil(weight / together), math.ceil(len(large) / MOST_PATTERNS))
+        if count < 2 or not _GLOB.isdisjoint(self.prefix):
+            return []
+        pieces: list[list[tuple[str, int]]] = []
+        before = last = 0.0
+        for name, size in large:
+            number = (before + (1 + size / OBJECT) / 2) * count // weight
+            if not pieces or number != last or len(pieces[-1]) == MOST_PATTERNS:
+                pieces.append([])
+            pieces[-1].append((name, size))
+            before, last = before + 1 + size / OBJECT, number
+        found = [
+            Directory(self.prefix, (), len(piece), sum(size for _, size in piece), tuple(name for name, _ in piece))
+            for piece in pieces
+        ]
+        return [one for one in found if one.weight >= max(WORTH_A_PROCESS, self.keys)]
+
+    def close(self, alone: float, together: float) -> tuple[list[Directory], tuple[int, int] | None]:
         """The shards in it, and where there is none (objects, bytes) for the folder above to decide."""
         own = Directory(
             self.prefix,
@@ -287,7 +326,8 @@ class _Folder:
             self.objects + sum(n for _, n, _ in self.children),
             self.bytes + sum(b for _, _, b in self.children),
         )
-        if not self.cut:
+        named = self._named(together)
+        if not self.cut and (not named or sum(one.weight for one in named) < MOSTLY * own.weight):
             if own.weight < alone or not _GLOB.isdisjoint(self.prefix) or not self.prefix:
                 return [], (own.objects, own.bytes)
             return [own], None
@@ -295,12 +335,13 @@ class _Folder:
         # Where the prefix has a sign of the CLI's patterns none can be given: all beneath it, or nothing.
         if not _GLOB.isdisjoint(self.prefix):
             return [], None
-        return [group for group in self.groups or () if group.weight >= WORTH_A_LISTING * self.total], None
+        return [*named, *(group for group in self.groups or () if group.weight >= WORTH_A_LISTING * self.total)], None
 
 
 def directories(objects: Iterable[tuple[str, int]], alone: float, together: float) -> list[Directory]:
     """Cuts (key, size) in key order into shards, the heaviest first: a folder of the weight `alone` is one by itself, the
-    deepest that has it; those that have less are grouped until they have the weight `together`.
+    deepest that has it; those that have less are grouped until they have the weight `together`. One that is more than that
+    and is mostly large objects is cut by their names.
 
     No object is in two of them. Those that are in none lie in no folder, or in one that is not worth a process: they
     are for others to fetch. Holds the folders that it is in, at most 1,000 names in each, and the shards.
@@ -310,10 +351,11 @@ def directories(objects: Iterable[tuple[str, int]], alone: float, together: floa
 
     def leave() -> None:
         folder = stack.pop()
-        found, whole = folder.close(alone)
+        found, whole = folder.close(alone, together)
         shards.extend(found)
         above = stack[-1]
         above.total += folder.total
+        above.keys += folder.keys
         if whole is None:
             above.cut = True
             return
@@ -332,9 +374,7 @@ def directories(objects: Iterable[tuple[str, int]], alone: float, together: floa
             here = _Folder(key[: at + 1])
             stack.append(here)
             at = key.find("/", at + 1)
-        here.objects += 1
-        here.bytes += size
-        here.total += 1 + size / OBJECT
+        here.add(key, size)
     while len(stack) > 1:
         leave()
     root = stack[0]

@@ -119,6 +119,8 @@ KEYS = st.lists(st.tuples(st.lists(NAMES, min_size=1, max_size=5).map("/".join),
 
 
 def covers(shard: Directory, key: str) -> bool:
+    if shard.names:
+        return key in {shard.prefix + name for name in shard.names}
     return any(key.startswith(folder) for folder in shard.folders())
 
 
@@ -132,13 +134,15 @@ def test_no_object_is_in_two_shards_and_counts_are_those_of_the_objects(
         patch.setattr(tuning, "WORTH_A_PROCESS", worth)
         patch.setattr(tuning, "MOST_PATTERNS", patterns)
         patch.setattr(tuning, "_CHILDREN", 4)
+        patch.setattr(tuning, "WORTH_A_NAME", 2 << 20)
+        patch.setattr(tuning, "MOST_NAMES", 8)
         shards = directories(sorted(objects.items(), key=lambda entry: entry[0].encode()), alone, together)
     for key in objects:
         assert sum(covers(shard, key) for shard in shards) <= 1, (key, shards)
     for shard in shards:
         inside = [size for key, size in objects.items() if covers(shard, key)]
         assert (shard.objects, shard.bytes) == (len(inside), sum(inside))
-        assert shard.weight >= min(worth, alone) and len(shard.children) <= patterns
+        assert shard.weight >= min(worth, alone) and len(shard.children) + len(shard.names) <= patterns
         assert shard.prefix == "" or shard.prefix.endswith("/")
         assert not set("*?[") & set(shard.prefix), "the CLI would take it for a pattern"
     assert shards == sorted(shards, key=lambda shard: -shard.weight)
@@ -161,6 +165,28 @@ def test_large_folders_are_shards_small_ones_are_grouped_and_the_rest_is_for_oth
 def test_a_flat_folder_is_one_shard_however_large_and_a_flat_bucket_none() -> None:
     assert directories([(f"d/x{i:06}", 1) for i in range(50_000)], 1000, 1000) == [Directory("d/", (), 50_000, 50_000)]
     assert directories([(f"x{i:06}", 1) for i in range(50_000)], 1000, 1000) == []
+
+
+def test_a_flat_folder_of_large_objects_is_cut_by_their_names() -> None:
+    large = [(f"d/x{i}", 256 * MiB) for i in range(8)]
+    sizes = pieces(8, 8 * 256 * MiB, 2)
+    halves = [tuple(f"x{i}" for i in part) for part in (range(4), range(4, 8))]
+    assert [(shard.prefix, shard.names) for shard in directories(large, *sizes)] == [("d/", half) for half in halves]
+    # Few small ones beside them are for others. Where they are many, one process brings all, for each lists all.
+    few, many = ([(f"d/y{i:05}", 10) for i in range(count)] for count in (300, 3000))
+    assert [shard.names for shard in directories(large + few, *sizes)] == halves
+    assert directories(large + many, *sizes) == [Directory("d/", (), 3008, 8 * 256 * MiB + 30_000)]
+    # A folder that is no more than one process's share, or has a sign of the CLI's patterns in its name, is not cut.
+    assert [shard.names for shard in directories(large, 1600, 3000)] == [()]
+    assert [(s.prefix, s.names) for s in directories([("d[" + key[1:], size) for key, size in large], *sizes)] == [
+        ("", ())
+    ]
+    # As many as are worth a process, each with as many names as one may have.
+    shards = directories([(f"d/x{i:04}", 100 * MiB) for i in range(400)], *pieces(400, 400 * 100 * MiB, 2))
+    assert [len(shard.names) for shard in shards] == [40] * 10
+    # Beside a folder that is a shard by itself, too.
+    deep = [(f"d/e/x{i:04}", 10) for i in range(2000)] + [(f"d/x{i}", 1 << 30) for i in range(8)]
+    assert {(s.prefix, len(s.names)) for s in directories(deep, 1600, 6000)} == {("d/", 4), ("d/e/", 0)}
 
 
 def test_a_million_tiny_folders_are_no_shards_and_are_not_held_in_memory() -> None:

@@ -962,12 +962,15 @@ class Store:
                 f" AND verdict = 'unprovable' AND reason LIKE '{UNTOLD}%'",
                 (now(), bucket),
             ).rowcount
-            return unsaid + self._conn.execute(
-                "UPDATE files SET state = CASE WHEN place IS NOT NULL AND verdict = 'unreadable' THEN 'downloaded'"
-                " ELSE 'discovered' END, verdict = NULL, reason = NULL, updated_at = ?"
-                " WHERE bucket = ? AND state = 'error' AND ifnull(reason, '') NOT IN (?, ?)",
-                (now(), bucket, VANISHED, CHANGED),
-            ).rowcount
+            return (
+                unsaid
+                + self._conn.execute(
+                    "UPDATE files SET state = CASE WHEN place IS NOT NULL AND verdict = 'unreadable' THEN 'downloaded'"
+                    " ELSE 'discovered' END, verdict = NULL, reason = NULL, updated_at = ?"
+                    " WHERE bucket = ? AND state = 'error' AND ifnull(reason, '') NOT IN (?, ?)",
+                    (now(), bucket, VANISHED, CHANGED),
+                ).rowcount
+            )
 
     def put_back(self, versions: Iterable[ObjectVersion]) -> None:
         """As try_again, of these."""

@@ -30,7 +30,7 @@ NOT_WORTH_A_PASS = 200
 NOT_WORTH_A_PASS_BYTES = 64 << 20
 FRUITLESS_PASSES = 2
 # From so much on (tuning.Directory.weight) several processes end sooner than one.
-WORTH_CUTTING = 8 * tuning.WORTH_A_PROCESS
+WORTH_CUTTING = 5 * tuning.WORTH_A_PROCESS
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,8 +324,9 @@ class _Shards:
             row.key for folder in shard.folders() for row in self._store.not_for_the_cli(bucket, force, under=folder)
         )
         excludes = (*keys.STRUCTURAL, *keys.excludes(unwanted, PATTERNS, shard.prefix))
-        includes = tuple(
-            keys.exclude_pattern(folder, shard.prefix) + "*" for folder in shard.folders() if shard.children
+        includes = (
+            *(keys.exclude_pattern(folder, shard.prefix) + "*" for folder in shard.folders() if shard.children),
+            *(keys.exclude_pattern(shard.prefix + name, shard.prefix) for name in shard.names),
         )
         folder = f"{bucket}/{shard.prefix}".rstrip("/")
         self._disk.make_folder(folder, flush=False)

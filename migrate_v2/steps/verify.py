@@ -203,9 +203,7 @@ def _judge(row: Row, disk: Disk, s3: S3, meter: Meter, stop: Flag, read: Read = 
         except (Denied, Refusal, Archived) as failure:
             if checksums.contradicted(held, measured):
                 return _otherwise_than_sent(measured)
-            return Finding(
-                Verdict.UNPROVABLE, f"{UNTOLD}: {failure}", measured.sha256, identity=identity
-            )
+            return Finding(Verdict.UNPROVABLE, f"{UNTOLD}: {failure}", measured.sha256, identity=identity)
         unread = checksums.unread(more, measured)
         if unread and not checksums.enough(checksums.matched(more, measured)):
             first = measured.sha256

@@ -314,6 +314,14 @@ SHARDED = [
 ]
 
 
+def spied(arguments: Callable[..., list[str]], asked: list[list[str]]) -> Callable[..., list[str]]:
+    def spy(*words: Any, **options: Any) -> list[str]:
+        asked.append(arguments(*words, **options))
+        return asked[-1]
+
+    return spy
+
+
 def taken(arguments: Sequence[str], keys: Iterable[str]) -> set[str]:
     """The keys that the CLI takes, by its own rules (awscli/customizations/s3/filters.py)."""
     root = arguments[2].removeprefix("s3://")
@@ -368,6 +376,31 @@ def test_the_real_cli_in_shards_brings_all_but_what_lies_in_no_folder(job: Job, 
     for row in job.rows():
         if row.state is FileState.DOWNLOADED:
             assert job.path(row.key).read_bytes() == row.key.encode()
+    job.fetch()
+    job.verify()
+    assert all_states(job) == {FileState.VERIFIED}
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="no aws in this environment")
+def test_the_real_cli_brings_the_large_objects_of_a_folder_by_name(
+    job: Job, sync: Sync, cut: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "OBJECT", 1)
+    monkeypatch.setattr(tuning, "WORTH_A_NAME", 10)
+    names = ["[x]", "a*b", "?", "-dash", "new\nline", "\U0001f600", "'", " ", "x", "xx", "x.tar", "X"]
+    for name in names:
+        job.server.put("b", f"big/of all/{name}", name.encode() * 20, last_modified=TIME)
+    for name in ("x/deep", "small", "[y]", "ab"):  # of which the last two would match if signs were not escaped
+        job.server.put("b", f"big/of all/{name}", b"small", last_modified=TIME)
+    job.scan()
+    job.place()
+    asked: list[list[str]] = []
+    monkeypatch.setattr(sync_step.awscli, "arguments", spied(sync_step.awscli.arguments, asked))
+    sync(find(None, "", str(REAL)), processes=2)
+    assert len(asked) >= 2 and all("--include" in " ".join(words) for words in asked)
+    come = {row.key.removeprefix("big/of all/") for row in job.rows() if row.state is FileState.DOWNLOADED}
+    # The folder in it is worth a process here, too, and takes the place of the object `x`, which goes aside.
+    assert come == {*names, "x/deep"} - {"x"}
     job.fetch()
     job.verify()
     assert all_states(job) == {FileState.VERIFIED}

@@ -351,6 +351,7 @@ def _until_back(
 
 def _migrate(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
     tools.settings.base()
+    tools.look_for_aws()
     work = partial(pipeline.migrate_bucket, force_space=arguments["--force-space"])
     return _until_back(work, arguments, tools, report)
 
@@ -443,6 +444,7 @@ def _restore(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
 
 def _sync(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
     tools.settings.base()
+    tools.look_for_aws()
     return _on_each(pipeline.sync_bucket, arguments, tools, report)
 
 

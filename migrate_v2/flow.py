@@ -82,6 +82,23 @@ def ahead(items: Iterable[Item], most: int = 2) -> Iterator[Item]:
         stop.set()
 
 
+def soon(work: Callable[[], Result]) -> Callable[[], Result]:
+    """Begins it in a thread of its own; what it returns waits for its result, or raises what it raised.
+
+    The end of the program does not wait for it.
+    """
+    ended: Future[Result] = Future()
+
+    def run() -> None:
+        try:
+            ended.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+            ended.set_exception(error)
+
+    Thread(target=run, daemon=True).start()
+    return ended.result
+
+
 class Meter:
     """Bytes that several threads have worked off, counted up, or down again where work is done anew."""
 

@@ -27,6 +27,7 @@ from migrate_v2.edges.s3control import BatchRestorer
 from migrate_v2.edges.store import BucketRow, Store, Upload
 from migrate_v2.errors import BadUsage, Differs, Failure, NotFinished, Refused
 from migrate_v2.events import Ended, Event, Failed, Found, Noted, PhaseEarned, Waiting, Warned
+from migrate_v2.flow import soon
 from migrate_v2.keys import show
 from migrate_v2.model import (
     FileState,
@@ -79,6 +80,7 @@ class Tools:
         self.session = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{uuid.uuid4().hex[:8]}"
         self.said: set[str] = set()
         self.waits = False  # this process stays until Glacier is back
+        self._found: Callable[[], awscli.Aws] | None = None
         self._open = ExitStack()
 
     def __enter__(self) -> Tools:
@@ -138,8 +140,16 @@ class Tools:
     def caller(self) -> policy.Caller:
         return policy_step.identify(self.s3)
 
+    def look_for_aws(self) -> None:
+        """Begins to, beside other work: a CLI needs half a second to tell its version."""
+        if self.settings.engine == "cli":
+            self._found = soon(self._find_aws)
+
     @cached_property
     def aws(self) -> awscli.Aws:
+        return self._found() if self._found else self._find_aws()
+
+    def _find_aws(self) -> awscli.Aws:
         explicit = self.settings.aws_path
         own = str(Path(sys.prefix) / "bin" / "aws")
         return awscli.find(str(explicit) if explicit else None, self.environ.get("PATH", ""), own)

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from migrate_v2.flow import Allowance, Limit, Meter, ahead, batched, in_threads
+from migrate_v2.flow import Allowance, Limit, Meter, ahead, batched, in_threads, soon
 
 
 def test_every_item_comes_with_its_own_result() -> None:
@@ -119,6 +119,24 @@ def test_the_allowance_is_halved_once_for_what_was_under_way_together_and_comes_
     stop.set()
     for _ in range(1000):
         allowance.take(stop)
+
+
+def test_soon_begins_at_once_and_gives_or_raises_when_asked_as_often_as_asked() -> None:
+    begun, go = threading.Event(), threading.Event()
+
+    def work() -> int:
+        begun.set()
+        assert go.wait(60)
+        return 7
+
+    result = soon(work)
+    assert begun.wait(60)
+    go.set()
+    assert (result(), result()) == (7, 7)
+    broken = soon(lambda: 1 // 0)
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            broken()
 
 
 def test_ahead_gives_all_in_order_and_draws_no_more_than_it_may() -> None:

@@ -31,6 +31,8 @@ NOT_WORTH_A_PASS_BYTES = 64 << 20
 FRUITLESS_PASSES = 2
 # From so much on (tuning.Directory.weight) several processes end sooner than one.
 WORTH_CUTTING = 5 * tuning.WORTH_A_PROCESS
+# Where nothing can be cut, one process brings less than this; more is for others.
+TOO_MUCH_FOR_ONE = 8 * tuning.WORTH_A_PROCESS
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,16 +92,19 @@ def sync(
     yield from _look(bucket, store, disk, come, rows_per_commit)
     there_before = come.bytes
     fruitless = passes = 0
-    if (total_objects - beyond - come.objects) + (total_bytes - come.bytes) / tuning.OBJECT >= WORTH_CUTTING:
+    weight = (total_objects - beyond - come.objects) + (total_bytes - come.bytes) / tuning.OBJECT
+    shards: list[Directory] = []
+    if weight >= WORTH_CUTTING:
         shards = _cut(bucket, store, cli, total_objects - come.objects, total_bytes - come.bytes)
-        if shards:
-            passes = len(shards)
-            yield from _Shards(bucket, store, disk, cli, lock_fds, rows_per_commit).run(
-                shards, come, total_objects, total_bytes
-            )
-            yield from _clear(bucket, store, disk)
-        else:
-            yield Noted(bucket, "no folder in it is worth a process: the AWS CLI is not needed")
+    if shards:
+        passes = len(shards)
+        yield from _Shards(bucket, store, disk, cli, lock_fds, rows_per_commit).run(
+            shards, come, total_objects, total_bytes
+        )
+        yield from _clear(bucket, store, disk)
+        fruitless = FRUITLESS_PASSES
+    elif weight >= TOO_MUCH_FOR_ONE:
+        yield Noted(bucket, "no folder in it is worth a process: the AWS CLI is not needed")
         fruitless = FRUITLESS_PASSES
     while (left := total_objects - come.objects) > 0 and fruitless < FRUITLESS_PASSES:
         if passes and left <= NOT_WORTH_A_PASS and total_bytes - come.bytes <= NOT_WORTH_A_PASS_BYTES:

@@ -303,6 +303,7 @@ def test_only_plain_paths_are_handed_to_it(job: Job, sync: Sync) -> None:
 def cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every folder of two objects is worth a process."""
     monkeypatch.setattr(sync_step, "WORTH_CUTTING", 1)
+    monkeypatch.setattr(sync_step, "TOO_MUCH_FOR_ONE", 1)
     monkeypatch.setattr(tuning, "WORTH_A_PROCESS", 0.5)
     monkeypatch.setattr(tuning, "WORTH_A_LISTING", 1e-9)
 
@@ -465,6 +466,7 @@ def test_interrupted_all_of_them_end(job: Job, sync: Sync, cut: None, monkeypatc
 
 def test_what_lies_in_no_folder_needs_no_cli(job: Job, sync: Sync, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sync_step, "WORTH_CUTTING", 1)
+    monkeypatch.setattr(sync_step, "TOO_MUCH_FOR_ONE", 1)
     ready(job, "k1", "k2")
     ran = job.disk.base.parent / "ran"
     events = sync(program(Path(job.store.path).with_name("aws"), f"touch {ran}"))

@@ -161,26 +161,12 @@ def _way(bucket: str, tools: Tools, wish: Wish) -> Way:
     s = tools.settings
     held = None if wish.quick else tools.store.bucket(bucket)
     amounts = [(t.objects, t.bytes) for t in tools.store.tallies(bucket)] if held else []
-    objects, size = sum(a[0] for a in amounts), sum(a[1] for a in amounts)
-    chosen = tuning.transfer(
-        size / max(1, objects),
-        machine().cores,
-        threshold=s.multipart_threshold,
-        chunk=s.multipart_chunksize,
-        concurrency=s.max_concurrency,
-        use_threads=s.use_threads,
-    )
-    threshold, chunk = chosen.multipart_threshold, chosen.multipart_chunksize
+    mean_size = sum(a[1] for a in amounts) / max(1, sum(a[0] for a in amounts))
+    transfer = tools.transfer(mean_size)
+    threshold, chunk = transfer.multipart_threshold, transfer.multipart_chunksize
     if s.engine == "native":
-        m = machine()
-        team = tuning.crew(
-            size / max(1, objects),
-            m.cores,
-            m.memory_available,
-            threshold=s.multipart_threshold,
-            part=s.multipart_chunksize,
-        )
-        threshold, chunk = team.threshold, team.part
+        crew = tools.crew(mean_size)
+        threshold, chunk = crew.threshold, crew.part
     return Way(
         threshold=threshold,
         chunk=chunk,

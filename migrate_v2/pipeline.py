@@ -162,25 +162,10 @@ class Tools:
             user_config = config.read_text("utf-8") if config.is_file() else ""
         except (OSError, UnicodeDecodeError) as error:
             raise BadUsage(f"the AWS configuration {show(str(config))} cannot be read: {error}") from error
-        amounts = [(t.objects, t.bytes) for t in self.store.tallies(bucket)]
-        objects, size = (sum(column) for column in zip(*amounts, strict=True))
-        s = self.settings
-
-        def tune(mean_size: float, bandwidth: int | None) -> tuning.Transfer:
-            return tuning.transfer(
-                mean_size,
-                machine().cores,
-                threshold=s.multipart_threshold,
-                chunk=s.multipart_chunksize,
-                concurrency=s.max_concurrency,
-                use_threads=s.use_threads,
-                bandwidth=bandwidth,
-            )
-
         here = machine()
         return Cli(
             aws=self.aws,
-            transfer=tune(size / max(1, objects), self.bandwidth()),
+            transfer=self.transfer(self._mean_size(bucket), self.bandwidth()),
             folder=folder,
             home=str(Path.home()),
             user_config=user_config,
@@ -192,7 +177,7 @@ class Tools:
             endpoint_url=self.s3.endpoint_flag,
             addressing_style=self.s3.addressing_style,
             processes=tuning.processes(here.cores, here.memory_available, self.bandwidth()),
-            tune=tune,
+            tune=self.transfer,
             bandwidth=self.bandwidth,
         )
 
@@ -200,12 +185,22 @@ class Tools:
         """Bytes a second that all transfers together may take now."""
         return bandwidth_at(self.settings.max_bandwidth, datetime.now().time())
 
-    def crew(self, bucket: str) -> Engine:
-        amounts = [(t.objects, t.bytes) for t in self.store.tallies(bucket)] or [(0, 0)]
-        objects, size = (sum(column) for column in zip(*amounts, strict=True))
+    def transfer(self, mean_size: float, bandwidth: int | None = None) -> tuning.Transfer:
+        s = self.settings
+        return tuning.transfer(
+            mean_size,
+            machine().cores,
+            threshold=s.multipart_threshold,
+            chunk=s.multipart_chunksize,
+            concurrency=s.max_concurrency,
+            use_threads=s.use_threads,
+            bandwidth=bandwidth,
+        )
+
+    def crew(self, mean_size: float) -> tuning.Crew:
         s, here = self.settings, machine()
-        chosen = tuning.crew(
-            size / max(1, objects),
+        return tuning.crew(
+            mean_size,
             here.cores,
             here.memory_available,
             threshold=s.multipart_threshold,
@@ -213,7 +208,14 @@ class Tools:
             concurrency=s.max_concurrency,
             use_threads=s.use_threads,
         )
+
+    def native(self, bucket: str) -> Engine:
+        chosen = self.crew(self._mean_size(bucket))
         return Engine(chosen.workers, chosen.window, chosen.threshold, chosen.part, LARGE)
+
+    def _mean_size(self, bucket: str) -> float:
+        tallies = self.store.tallies(bucket)
+        return sum(t.bytes for t in tallies) / max(1, sum(t.objects for t in tallies))
 
     @contextmanager
     def locked(self, bucket: str, *, destination: bool = True) -> Iterator[tuple[Path, list[int]]]:
@@ -451,7 +453,7 @@ def _fetch(bucket: str, tools: Tools, folder: Path, lock_fds: list[int]) -> Even
         tools.store,
         tools.disk,
         tools.s3,
-        tools.crew(bucket),
+        tools.native(bucket),
         lock_fds,
         session=tools.session,
         bandwidth=tools.bandwidth,

@@ -576,6 +576,8 @@ def _begin(bucket: str, tools: Tools, *, destination: bool = True) -> Events:
 def _ensure_scanned(bucket: str, tools: Tools, *, rescan: bool = False, destination: bool = True) -> Events:
     yield from _begin(bucket, tools, destination=destination)
     held = tools.store.bucket(bucket)
+    if held is not None and held.scan_complete and not held.account and tools.store.left_in_s3(bucket):
+        rescan = rescan or tools.s3.identity().account != ""
     if rescan or held is None or not held.scan_complete:
         yield from _scan(bucket, tools)
     choose(bucket, tools.store, noncurrent=tools.settings.noncurrent)

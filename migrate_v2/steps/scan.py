@@ -23,7 +23,7 @@ def scan(bucket: str, store: Store, s3: S3, *, rows_per_commit: int) -> Iterator
     endpoint = s3.endpoint_of(bucket)
     held = store.bucket(bucket)
     if held is not None and held.scan:
-        must_be_as_listed(held, account, endpoint)
+        must_be_as_listed(held, account, endpoint, anew=True)
     held = store.begin_scan(
         bucket,
         account=account,
@@ -62,9 +62,13 @@ def scan(bucket: str, store: Store, s3: S3, *, rows_per_commit: int) -> Iterator
         )
 
 
-def must_be_as_listed(held: BucketRow, account: str, endpoint: str) -> None:
-    """Refused: a bucket of this name that is not the one that was listed. Its objects would be written over the copies."""
-    if (held.account, held.endpoint) != (account, endpoint):
+def must_be_as_listed(held: BucketRow, account: str, endpoint: str, *, anew: bool = False) -> None:
+    """Refused: a bucket of this name that is not the one that was listed. Its objects would be written over the copies.
+
+    Where it is about to be listed `anew`, an account that was unknown may be known by now: STS did not answer then.
+    """
+    known = held.account or (account if anew else "")
+    if (known, held.endpoint) != (account, endpoint):
         raise Refused(
             f"the state file knows {held.bucket} from account {held.account or 'unknown'} at {held.endpoint}, this is"
             f" account {account or 'unknown'} at {endpoint}; use another state file (--state) for it"

@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,12 @@ class World:
         self.server.stop()
 
     def put(self, key: str, body: bytes, **more: Any) -> None:
+        before = self._in_s3()
         made = self.server.put(self.bucket, key, body, **more)
+        # What is overwritten before it has come home is lost by whoever writes it over.
+        for gone in before - self._in_s3():
+            if gone[2] not in self._at_home():
+                self.ever.pop(gone, None)
         self.ever[key, made.version_id, hashlib.sha256(body).hexdigest()] = body
 
     @property
@@ -136,18 +141,24 @@ class World:
     def nothing_is_lost(self) -> None:
         """P4: every version ever put is in S3, or its bytes are in a file of this disk; and the oracle saw nothing."""
         self.oracle.verdict()
-        in_s3 = {(v.key, v.version_id, hashlib.sha256(v.body).hexdigest()) for v in self.server.versions(self.bucket)}
-        missing = self.ever.keys() - in_s3
+        missing = self.ever.keys() - self._in_s3()
         if missing:
-            here = {
-                hashlib.sha256(path.read_bytes()).hexdigest()
-                for path in self.home.rglob("*")
-                if path.is_file() and not path.is_symlink()
-            }
+            here = self._at_home()
             for key, version, digest in missing:
                 if self.ever[key, version, digest]:
                     assert digest in here, f"{key} {version} is lost"
         assert [str(error) for error in self.server.failures] == []
+
+    def _in_s3(self) -> set[tuple[str, str, str]]:
+        return {(v.key, v.version_id, hashlib.sha256(v.body).hexdigest()) for v in self.server.versions(self.bucket)}
+
+    def _at_home(self) -> set[str]:
+        found = set()
+        for path in self.home.rglob("*"):
+            with suppress(FileNotFoundError):  # a run under way gives it its name
+                if path.is_file() and not path.is_symlink():
+                    found.add(hashlib.sha256(path.read_bytes()).hexdigest())
+        return found
 
     def comes_home(self) -> None:
         """Without any fault it finishes, deletes all that it proved, and the manifest is right."""

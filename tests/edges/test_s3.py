@@ -147,6 +147,15 @@ def test_an_endpoint_without_sts_leaves_the_account_unknown_and_expects_no_owner
     assert seen and all("x-amz-expected-bucket-owner" not in headers for _, headers in seen)
 
 
+def test_an_expired_token_is_not_an_endpoint_without_sts(server: S3Server, s3: S3) -> None:
+    server.fault({"op": "GetCallerIdentity"}, "expired-token")
+    with pytest.raises(Failure, match="ExpiredToken.*renew") as failed:
+        s3.identity()
+    assert_one_line(failed.value)
+    server.calm()
+    assert s3.identity().account == ACCOUNT
+
+
 def test_no_credentials_is_one_line(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")

@@ -587,6 +587,14 @@ def access_denied(message: str = "Access Denied") -> S3Error:
     return S3Error(403, "AccessDenied", message)
 
 
+_ERRORS = {
+    "503": S3Error(503, "SlowDown", "Please reduce your request rate."),
+    "500": S3Error(500, "InternalError", "We encountered an internal error. Please try again."),
+    "expired-token": S3Error(400, "ExpiredToken", "The provided token has expired."),
+    "access-denied": access_denied(),
+}
+
+
 def not_implemented(**more: Any) -> S3Error:
     return S3Error(501, "NotImplemented", "A header you provided implies functionality that is not implemented", **more)
 
@@ -1099,15 +1107,8 @@ class S3Server:
             )
 
     def _faked(self, request: Request, action: object) -> Response | None:
-        if action == "503":
-            return error_response(S3Error(503, "SlowDown", "Please reduce your request rate."), request.target)
-        if action == "500":
-            message = "We encountered an internal error. Please try again."
-            return error_response(S3Error(500, "InternalError", message), request.target)
-        if action == "expired-token":
-            return error_response(S3Error(400, "ExpiredToken", "The provided token has expired."), request.target)
-        if action == "access-denied":
-            return error_response(access_denied(), request.target)
+        if error := _ERRORS.get(str(action)):
+            return error_response(error, request.target, sts=request.op == "GetCallerIdentity")
         if action == "garbage-200":
             return Response(
                 200, [("Content-Type", "text/html")], b"<html><body>Please log in to the Wi-Fi</body></html>"

@@ -15,7 +15,7 @@ from migrate_v2.errors import Failure, Refused
 from migrate_v2.events import Noted, Progress, Warned
 from migrate_v2.model import VANISHED, FileState, Place, Row, Verdict
 from migrate_v2.steps.place import NONCURRENT
-from migrate_v2.steps.scan import scan
+from migrate_v2.steps.scan import must_be_as_listed, scan
 from tests.fakes.s3server import Request, S3Server, Version
 from tests.steps.conftest import Job, assert_tallies, found
 
@@ -366,6 +366,24 @@ def test_another_account_or_endpoint_is_refused_and_changes_nothing(job: Job) ->
     with pytest.raises(Refused, match="this is account 999999999999"):
         job.scan()
     assert job.store.bucket("b") == held and job.states() == {"k": FileState.VERIFIED}
+
+
+def test_an_account_that_was_unknown_is_learned_when_the_bucket_is_listed_anew(job: Job) -> None:
+    job.server.put("b", "k", b"body")
+    job.server.sts = False
+    job.bring()
+    held = job.store.bucket("b")
+    assert held is not None and held.account == ""
+    job.server.sts = True
+    job.s3 = job.connect()
+    account = job.s3.identity().account
+    with pytest.raises(Refused, match="from account unknown"):
+        must_be_as_listed(held, account, held.endpoint)
+    with pytest.raises(Refused, match="use another state file"):
+        must_be_as_listed(held, account, "https://elsewhere.example", anew=True)
+    job.scan()
+    held = job.store.bucket("b")
+    assert held is not None and held.account == account != "" and job.states() == {"k": FileState.VERIFIED}
 
 
 def test_a_bucket_of_another_owner_is_denied_before_anything_is_listed(job: Job) -> None:

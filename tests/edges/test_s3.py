@@ -149,7 +149,7 @@ def test_an_endpoint_without_sts_leaves_the_account_unknown_and_expects_no_owner
 
 def test_an_expired_token_is_not_an_endpoint_without_sts(server: S3Server, s3: S3) -> None:
     server.fault({"op": "GetCallerIdentity"}, "expired-token")
-    with pytest.raises(Failure, match="ExpiredToken.*renew") as failed:
+    with pytest.raises(Failure, match=r"ExpiredToken.*renew") as failed:
         s3.identity()
     assert_one_line(failed.value)
     server.calm()

@@ -301,9 +301,10 @@ class _Folder:
         """Its large objects by name, for several processes; none where one process does as well."""
         large = self.large or []
         weight = sum(1 + size / OBJECT for _, size in large)
-        count = max(math.ceil(weight / together), math.ceil(len(large) / MOST_PATTERNS))
-        if count < 2 or not _GLOB.isdisjoint(self.prefix):
+        # No more than one share: such folders are many, and so would their names be, held until all are done.
+        if weight <= together or not _GLOB.isdisjoint(self.prefix):
             return []
+        count = max(math.ceil(weight / together), math.ceil(len(large) / MOST_PATTERNS))
         pieces: list[list[tuple[str, int]]] = []
         before = last = 0.0
         for name, size in large:
@@ -344,7 +345,8 @@ def directories(objects: Iterable[tuple[str, int]], alone: float, together: floa
     and is mostly large objects is cut by their names.
 
     No object is in two of them. Those that are in none lie in no folder, or in one that is not worth a process: they
-    are for others to fetch. Holds the folders that it is in, at most 1,000 names in each, and the shards.
+    are for others to fetch. Holds the folders that it is in, at most 1,000 names of folders and 10,000 of large objects in
+    each, and the shards.
     """
     shards: list[Directory] = []
     stack = [_Folder("")]

@@ -178,6 +178,8 @@ def test_a_flat_folder_of_large_objects_is_cut_by_their_names() -> None:
     assert directories(large + many, *sizes) == [Directory("d/", (), 3008, 8 * 256 * MiB + 30_000)]
     # A folder that is no more than one process's share, or has a sign of the CLI's patterns in its name, is not cut.
     assert [shard.names for shard in directories(large, 1600, 3000)] == [()]
+    small_share = [(f"d/x{i:02}", 64 * MiB) for i in range(41)]
+    assert [shard.names for shard in directories(small_share, 1600, 4000)] == [()]
     assert [(s.prefix, s.names) for s in directories([("d[" + key[1:], size) for key, size in large], *sizes)] == [
         ("", ())
     ]
@@ -187,6 +189,15 @@ def test_a_flat_folder_of_large_objects_is_cut_by_their_names() -> None:
     # Beside a folder that is a shard by itself, too.
     deep = [(f"d/e/x{i:04}", 10) for i in range(2000)] + [(f"d/x{i}", 1 << 30) for i in range(8)]
     assert {(s.prefix, len(s.names)) for s in directories(deep, 1600, 6000)} == {("d/", 4), ("d/e/", 0)}
+
+
+def test_names_are_held_of_few_folders_however_many_there_are() -> None:
+    tracemalloc.start()
+    objects = ((f"set{i:05}/part-{j:03}.parquet", 64 * MiB) for i in range(1000) for j in range(41))
+    shards = directories(objects, *pieces(41_000, 41_000 * 64 * MiB, 2))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert not any(shard.names for shard in shards) and peak < 1 << 20
 
 
 def test_a_million_tiny_folders_are_no_shards_and_are_not_held_in_memory() -> None:

@@ -6,7 +6,7 @@ import gc
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import islice
 from queue import Full, Queue
 from threading import Event, Lock, Thread
@@ -82,21 +82,28 @@ def ahead(items: Iterable[Item], most: int = 2) -> Iterator[Item]:
         stop.set()
 
 
-def soon(work: Callable[[], Result]) -> Callable[[], Result]:
-    """Begins it in a thread of its own; what it returns waits for its result, or raises what it raised.
+@contextmanager
+def soon(work: Callable[[Event], Result]) -> Iterator[Callable[[], Result]]:
+    """Begins it in a thread of its own; what is given waits for its result, or raises what it raised.
 
-    The end of the program does not wait for it.
+    At the end the Event that it was given is set, and it is waited for: what it started goes with it.
     """
     ended: Future[Result] = Future()
+    stop = Event()
 
     def run() -> None:
         try:
-            ended.set_result(work())
+            ended.set_result(work(stop))
         except BaseException as error:  # noqa: BLE001 - raised where it is waited for
             ended.set_exception(error)
 
-    Thread(target=run, daemon=True).start()
-    return ended.result
+    thread = Thread(target=run)
+    thread.start()
+    try:
+        yield ended.result
+    finally:
+        stop.set()
+        thread.join()
 
 
 class Meter:

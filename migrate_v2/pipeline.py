@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cached_property, partial
 from pathlib import Path
+from threading import Event as Flag
 from typing import TypeVar
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -143,16 +144,17 @@ class Tools:
     def look_for_aws(self) -> None:
         """Begins to, beside other work: a CLI needs half a second to tell its version."""
         if self.settings.engine == "cli":
-            self._found = soon(self._find_aws)
+            self._found = self._open.enter_context(soon(self._find_aws))
 
     @cached_property
     def aws(self) -> awscli.Aws:
-        return self._found() if self._found else self._find_aws()
+        return self._found() if self._found else self._find_aws(Flag())
 
-    def _find_aws(self) -> awscli.Aws:
+    def _find_aws(self, stop: Flag) -> awscli.Aws:
         explicit = self.settings.aws_path
         own = str(Path(sys.prefix) / "bin" / "aws")
-        return awscli.find(str(explicit) if explicit else None, self.environ.get("PATH", ""), own)
+        path = self.environ.get("PATH", "")
+        return awscli.find(str(explicit) if explicit else None, path, own, stopped=stop.is_set)
 
     def cli(self, bucket: str, folder: Path) -> Cli:
         held = self.store.bucket(bucket)

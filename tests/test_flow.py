@@ -124,19 +124,26 @@ def test_the_allowance_is_halved_once_for_what_was_under_way_together_and_comes_
 def test_soon_begins_at_once_and_gives_or_raises_when_asked_as_often_as_asked() -> None:
     begun, go = threading.Event(), threading.Event()
 
-    def work() -> int:
+    def work(_: threading.Event) -> int:
         begun.set()
         assert go.wait(60)
         return 7
 
-    result = soon(work)
-    assert begun.wait(60)
-    go.set()
-    assert (result(), result()) == (7, 7)
-    broken = soon(lambda: 1 // 0)
-    for _ in range(2):
-        with pytest.raises(ZeroDivisionError):
-            broken()
+    with soon(work) as result:
+        assert begun.wait(60)
+        go.set()
+        assert (result(), result()) == (7, 7)
+    with soon(lambda _: 1 // 0) as broken:
+        for _ in range(2):
+            with pytest.raises(ZeroDivisionError):
+                broken()
+
+
+def test_what_was_begun_soon_and_is_not_needed_ends_with_the_block() -> None:
+    told: list[bool] = []
+    with soon(lambda stop: told.append(stop.wait(60))):
+        assert told == []
+    assert told == [True]
 
 
 def test_ahead_gives_all_in_order_and_draws_no_more_than_it_may() -> None:

@@ -58,11 +58,18 @@ class Aws:
         return "AWS CLI 1 is in maintenance mode and reaches its end in July 2027; install AWS CLI 2."
 
 
-def find(explicit: str | None, search_path: str, own: str, *, patience: float = 10.0) -> Aws:
+def find(
+    explicit: str | None,
+    search_path: str,
+    own: str,
+    *,
+    patience: float = 10.0,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Aws:
     """The first version 2 that meets its floor, else the first version 1 that does.
 
     Asked in this order: `explicit` (the setting aws_path), every `aws` on `search_path`, `own`. Whoever does not
-    answer `--version` within `patience` seconds is no candidate.
+    answer `--version` within `patience` seconds, or before `stopped`, is no candidate.
     """
     if explicit:
         with suppress(RuntimeError):  # "~nobody/aws"
@@ -74,7 +81,7 @@ def find(explicit: str | None, search_path: str, own: str, *, patience: float = 
     best: Aws | None = None
     misfits: dict[str, str] = {}
     for path in _candidates(explicit, search_path, own):
-        aws = _asked(path, patience)
+        aws = _asked(path, patience, stopped)
         misfit = _misfit(path, aws)
         if aws is None or misfit:
             misfits[path] = misfit
@@ -124,7 +131,7 @@ def _dotted(version: tuple[int, ...]) -> str:
     return ".".join(map(str, version))
 
 
-def _asked(path: str, patience: float) -> Aws | None:
+def _asked(path: str, patience: float, stopped: Callable[[], bool]) -> Aws | None:
     until = time.monotonic() + patience
     said: list[str] = []
     try:
@@ -132,7 +139,7 @@ def _asked(path: str, patience: float) -> Aws | None:
     except Failure:
         return None
     try:
-        while time.monotonic() < until and len(said) < 100 and child.running():
+        while not stopped() and time.monotonic() < until and len(said) < 100 and child.running():
             said += child.lines(0.1)
         ended = not child.running()
     finally:

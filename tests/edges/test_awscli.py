@@ -161,6 +161,17 @@ def test_a_version_1_of_aws_path_gives_way_to_a_version_2_and_that_is_said(tmp_p
     assert awscli.find(v2, str(tmp_path), "").passed_over == ()
 
 
+def test_one_that_hangs_is_left_nothing_of_when_it_is_not_needed_any_more(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    program(tmp_path / "aws", f"sleep 60 & echo $! > {pids}.new; mv {pids}.new {pids}; wait")
+    began = time.monotonic()
+    with pytest.raises(Failure, match="no AWS CLI fits"):
+        awscli.find(None, str(tmp_path), "", patience=60, stopped=pids.exists)
+    assert time.monotonic() - began < 30
+    with contextlib.suppress(psutil.NoSuchProcess):
+        assert psutil.Process(int(pids.read_text())).status() == psutil.STATUS_ZOMBIE
+
+
 @pytest.mark.parametrize(
     "answer",
     [

@@ -136,11 +136,21 @@ class _Arrivals:
 
 
 def _look(
-    bucket: str, store: Store, disk: Disk, come: _Arrivals, rows_per_commit: int, under: str = ""
+    bucket: str,
+    store: Store,
+    disk: Disk,
+    come: _Arrivals,
+    rows_per_commit: int,
+    under: str = "",
+    names: Sequence[str] = (),
 ) -> Iterator[Event]:
-    """Marks as downloaded what lies at its path with the size and the time that the listing gave; nothing else counts."""
+    """Marks as downloaded what lies at its path with the size and the time that the listing gave; nothing else counts.
+
+    Of what is `under` a folder those of these names alone, if there are any: others may be being written at this moment.
+    """
     disk.settle()
-    for rows in batched(store.left_to_fetch(bucket, Place.PLAIN, under=under), rows_per_commit):
+    left = store.left_to_fetch(bucket, Place.PLAIN, under=under)
+    for rows in batched((row for row in left if not names or row.key.removeprefix(under) in names), rows_per_commit):
         here, blocked = [], []
         for row in rows:
             try:
@@ -280,7 +290,13 @@ class _Shards:
                         yield from self._ended(one.shard, one.ended)
                     for folder in one.shard.folders():
                         yield from _look(
-                            self._bucket, self._store, self._disk, come, self._rows_per_commit, under=folder
+                            self._bucket,
+                            self._store,
+                            self._disk,
+                            come,
+                            self._rows_per_commit,
+                            under=folder,
+                            names=one.shard.names,
                         )
                 if (now := self._cli.bandwidth()) != allowed:
                     allowed = now
@@ -324,11 +340,15 @@ class _Shards:
         if self._restored:
             counts = [self._store.archived_under(bucket, folder) for folder in shard.folders()]
             restored, archived = (sum(column) for column in zip(*counts, strict=True))
-            force = restored > 0 and archived <= PATTERNS // 2
-        unwanted = (
-            row.key for folder in shard.folders() for row in self._store.not_for_the_cli(bucket, force, under=folder)
-        )
-        excludes = (*keys.STRUCTURAL, *keys.excludes(unwanted, PATTERNS, shard.prefix))
+            force = restored > 0 and (bool(shard.names) or archived <= PATTERNS // 2)
+        excludes: tuple[str, ...] = ()
+        if not shard.names:  # none of those is unwanted, and too many patterns would become one of the whole folder
+            unwanted = (
+                row.key
+                for folder in shard.folders()
+                for row in self._store.not_for_the_cli(bucket, force, under=folder)
+            )
+            excludes = (*keys.STRUCTURAL, *keys.excludes(unwanted, PATTERNS, shard.prefix))
         includes = (
             *(keys.exclude_pattern(folder, shard.prefix) + "*" for folder in shard.folders() if shard.children),
             *(keys.exclude_pattern(shard.prefix + name, shard.prefix) for name in shard.names),

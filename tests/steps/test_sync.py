@@ -17,7 +17,7 @@ from migrate_v2.edges.awscli import Aws, Transfer, find
 from migrate_v2.edges.disk import Lock
 from migrate_v2.errors import Refused
 from migrate_v2.events import Ended, Event, Noted, Progress, Started, Warned
-from migrate_v2.model import Doomed, FileState, Place
+from migrate_v2.model import Doomed, FileState, ObjectVersion, Place
 from migrate_v2.steps import sync as sync_step
 from migrate_v2.steps.sync import Cli
 from tests.steps.conftest import Job, found
@@ -405,6 +405,63 @@ def test_the_real_cli_brings_the_large_objects_of_a_folder_by_name(
     job.fetch()
     job.verify()
     assert all_states(job) == {FileState.VERIFIED}
+
+
+@pytest.fixture
+def by_name(cut: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every object of ten bytes is worth a name."""
+    monkeypatch.setattr(tuning, "OBJECT", 1)
+    monkeypatch.setattr(tuning, "WORTH_A_NAME", 10)
+
+
+def test_objects_are_taken_by_name_whatever_else_lies_in_their_folder(
+    job: Job, sync: Sync, by_name: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is not for the CLI is more than can be named, so that patterns for it would cover the whole folder."""
+    monkeypatch.setattr(sync_step, "PATTERNS", 4)
+    day = job.server.clock() + 86400
+    for n in range(8):
+        job.server.put("b", f"big/{n}", b"x" * 100, last_modified=TIME)
+        job.server.put("b", f"big/cold {n}", b"cold", storage_class="GLACIER")
+        job.server.put("b", f"big/{n}\0", b"aside", last_modified=TIME)
+    job.server.put("b", "big/thawed", b"x" * 100, storage_class="GLACIER", restored_until=day)
+    job.scan()
+    job.place()
+    log = Path(job.store.path).with_name("arguments")
+    sync(program(log.with_name("aws"), f'for a in "$@"; do printf "%s\\0" "$a"; done > {log}.$$'), processes=2)
+    calls = [f.read_text().split("\0")[:-1] for f in log.parent.glob("arguments.*")]
+    every = [row.key for row in job.rows()]
+    assert sorted(key for call in calls for key in taken(call, every)) == sorted(
+        ["big/thawed", *(f"big/{n}" for n in range(8))]
+    )
+    assert all("--force-glacier-transfer" in call for call in calls if "big/thawed" in taken(call, every))
+
+
+def test_what_another_one_has_brought_by_name_counts_when_that_one_has_ended(
+    job: Job, sync: Sync, by_name: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(4):
+        job.server.put("b", f"big/{n}", b"x" * 100, last_modified=TIME)
+    job.scan()
+    job.place()
+    ended: list[list[str]] = []
+    commit = job.store.fetched
+
+    def fetched(bucket: str, versions: Sequence[ObjectVersion]) -> None:
+        if versions:
+            ended.append([version.key for version in versions])
+        commit(bucket, versions)
+
+    # Each brings what it was told to; the second is at work still when the first has ended.
+    folder = Path(job.store.path).parent
+    text = f"""
+        for a in "$@"; do case $a in
+            --include=*) f={job.disk.base}/b/big/${{a#--include=}}; printf %0100d 0 | tr 0 x > $f; touch -d @{TIME} $f
+        esac; done
+        mkdir {folder}/first 2>/dev/null && sleep 0.3 || sleep 1"""
+    monkeypatch.setattr(job.store, "fetched", fetched)
+    sync(program(folder / "aws", text), processes=2)
+    assert sorted(ended) == [["big/0", "big/1"], ["big/2", "big/3"]]
 
 
 def test_s3s_wish_for_less_is_granted_and_several_run_at_once(job: Job, sync: Sync, cut: None) -> None:

@@ -80,6 +80,8 @@ class Tools:
         self.environ = environ
         self.session = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{uuid.uuid4().hex[:8]}"
         self.said: set[str] = set()
+        # Buckets, for each copy is read for it: while Glacier is waited for they are migrated again and again.
+        self.asked_again: set[str] = set()
         self.waits = False  # this process stays until Glacier is back
         self._found: Callable[[], awscli.Aws] | None = None
         self._open = ExitStack()
@@ -670,7 +672,11 @@ def migrate_bucket(bucket: str, tools: Tools, *, force_space: bool = False) -> E
     """Everything up to proof, from wherever the bucket stands; asks Glacier and does not wait for it."""
     with tools.locked(bucket) as (folder, lock_fds):
         yield from _ensure_scanned(bucket, tools)
-        if again := tools.store.try_again(bucket):
+        again = tools.store.try_again(bucket)
+        if bucket not in tools.asked_again:
+            tools.asked_again.add(bucket)
+            again += tools.store.ask_again(bucket)
+        if again:
             yield Noted(bucket, f"trying {again:,} failed objects again")
         # Before anything is restored: that is paid for, and would expire beside a full disk.
         yield from preflight(bucket, tools.store, tools.disk, force=force_space)

@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 
-from migrate_v2 import pipeline
+from migrate_v2 import pipeline, settings
+from migrate_v2.edges.s3 import S3
 from migrate_v2.edges.store import Store
 from migrate_v2.errors import Differs, Failure, NotFinished, Refused
-from migrate_v2.events import Ended, Event, Failed, Noted, Waiting
+from migrate_v2.events import Ended, Event, Failed, Found, Noted, Waiting
+from migrate_v2.model import FileState
+from tests.fakes.s3server import S3Server
 
 
 @pytest.mark.parametrize(
@@ -185,3 +188,36 @@ def test_what_goes_wrong_with_glacier_does_not_stop_the_work(monkeypatch: pytest
     with pytest.raises(Failure, match="S3 is down"):
         beside(monkeypatch, look)
     assert look.looks == 1
+
+
+def test_copies_that_s3_says_nothing_of_are_asked_for_again_once_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While Glacier is waited for a bucket is migrated again and again, and each time they would all be read."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "fake")
+    server = S3Server()
+    server.start()
+    try:
+        server.bucket("bucket")
+        server.put("bucket", "k", b"hello", etag="kms")
+        server.fault({"op": "HeadObject"}, "access-denied")
+        flags = {
+            "engine": "native",
+            "local_base_path": str(tmp_path / "home"),
+            "state_db_path": str(tmp_path / "state.db"),
+        }
+        chosen = settings.load(flags, None, {}, tmp_path)
+
+        def read() -> list[int]:
+            with pipeline.Tools(chosen, lambda: S3(endpoint_url=server.url, region="us-east-1"), {}) as tools:
+                rounds = [list(pipeline.migrate_bucket("bucket", tools)) for _ in range(2)]
+            return [sum(isinstance(e, Found) for e in events) for events in rounds]
+
+        assert (read(), read()) == ([1, 0], [1, 0])
+        server.calm()
+        read()
+        with Store.open(tmp_path / "state.db") as store:
+            assert [r.state for r in store.rows("bucket", "1")] == [FileState.VERIFIED]
+    finally:
+        server.stop()

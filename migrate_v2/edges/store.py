@@ -958,25 +958,23 @@ class Store:
         return bool(self._conn.execute(sql, (bucket, CHANGED)).fetchone()[0])
 
     def try_again(self, bucket: str) -> int:
-        """Puts failed rows back to where they failed; how many. What has vanished or changed waits for a new listing.
-
-        So it is with copies that nothing proved because S3 refused to say what it has: by now the permission may be there.
-        """
+        """Puts failed rows back to where they failed; how many. What has vanished or changed waits for a new listing."""
         with self._writing():
-            unsaid = self._conn.execute(
+            return self._conn.execute(
+                "UPDATE files SET state = CASE WHEN place IS NOT NULL AND verdict = 'unreadable' THEN 'downloaded'"
+                " ELSE 'discovered' END, verdict = NULL, reason = NULL, updated_at = ?"
+                " WHERE bucket = ? AND state = 'error' AND ifnull(reason, '') NOT IN (?, ?)",
+                (now(), bucket, VANISHED, CHANGED),
+            ).rowcount
+
+    def ask_again(self, bucket: str) -> int:
+        """Puts back copies that nothing proved because S3 refused to say what it has; how many. By now it may say it."""
+        with self._writing():
+            return self._conn.execute(
                 "UPDATE files SET verdict = NULL, reason = NULL, updated_at = ? WHERE bucket = ? AND state = 'downloaded'"
                 f" AND verdict = 'unprovable' AND reason LIKE '{UNTOLD}%'",
                 (now(), bucket),
             ).rowcount
-            return (
-                unsaid
-                + self._conn.execute(
-                    "UPDATE files SET state = CASE WHEN place IS NOT NULL AND verdict = 'unreadable' THEN 'downloaded'"
-                    " ELSE 'discovered' END, verdict = NULL, reason = NULL, updated_at = ?"
-                    " WHERE bucket = ? AND state = 'error' AND ifnull(reason, '') NOT IN (?, ?)",
-                    (now(), bucket, VANISHED, CHANGED),
-                ).rowcount
-            )
 
     def put_back(self, versions: Iterable[ObjectVersion]) -> None:
         """As try_again, of these."""

@@ -142,7 +142,7 @@ def test_who_may_not_decrypt_cannot_prove(job: Job) -> None:
     told = found(job.verify())
     assert told["k"][0] is Verdict.UNPROVABLE and "denied" in told["k"][1]
     job.server.allow()
-    assert job.store.try_again("b") == 1, "so begins the next migrate"
+    assert job.store.ask_again("b") == 1, "so begins the next migrate"
     job.verify()
     assert job.row("k").state is FileState.VERIFIED
 

@@ -49,7 +49,7 @@ from migrate_v2.tuning import SIZES
 PAGE = 1000
 # Rows of one statement: with one for each row the same changes take nearly twice as long, and between any two of them
 # whoever is at work in another thread keeps Python's lock for 5 ms.
-GROUP = 512
+GROUP = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -468,8 +468,8 @@ class Store:
             row = f"({', '.join('?' * len(group[0]))})"
             left = group
             while left:
-                # By powers of two: Python keeps the last 128 statements, and those of 500 rows each hold 85 MB.
-                count = 1 << (len(left).bit_length() - 1)
+                # A rest goes by powers of two: Python keeps the last 128 statements, and those of so many rows hold 85 MB.
+                count = GROUP if len(left) == GROUP else 1 << (len(left).bit_length() - 1)
                 values = chain.from_iterable(left[:count])
                 self._conn.execute(sql.format(rows=", ".join([row] * count)), (*values, *after))
                 left = left[count:]

@@ -392,6 +392,9 @@ ON CONFLICT DO UPDATE SET
 """
 
 
+_STRICT = (3, 37, 0)  # the first that knows STRICT tables
+
+
 class Store:
     """An open state file. One process writes a bucket's rows at a time; its lock is the caller's business."""
 
@@ -405,6 +408,11 @@ class Store:
     @classmethod
     def open(cls, path: Path, key: Key | None = None) -> Store:
         """Opens the file, or makes it and its key (0600). Refused: a file that is not ours, an older program's, a newer one's."""
+        if sqlite3.sqlite_version_info < _STRICT:
+            raise Failure(
+                f"Python's SQLite is {sqlite3.sqlite_version}, and state files need {'.'.join(map(str, _STRICT))}: use a"
+                " Python that brings a newer one, such as those of python.org or uv"
+            )
         path = path.absolute()
         fresh = False
         try:

@@ -96,6 +96,15 @@ def test_every_commit_is_on_the_disk_before_it_returns(store: Store) -> None:
     assert store._conn.execute("PRAGMA synchronous").fetchone()[0] == 2
 
 
+def test_a_python_with_an_old_sqlite_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RHEL 9 has 3.34. The file would be called a foreign one otherwise."""
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 34, 1))
+    monkeypatch.setattr(sqlite3, "sqlite_version", "3.34.1")
+    with pytest.raises(Failure, match=r"SQLite is 3\.34\.1, and state files need 3\.37\.0"):
+        Store.open(tmp_path / "state.db")
+    assert not list(tmp_path.iterdir())
+
+
 def test_of_two_that_make_it_at_once_both_have_it(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from migrate_v2.edges.store import Store; Store.open(Path(sys.argv[1]))"

@@ -6,17 +6,21 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from bench.server import _Lister, _Listing
-from tests.conftest import PROGRAM, bare_environment, query
+from migrate_v2.edges.store import Store
+from migrate_v2.model import ObjectVersion
+from tests.conftest import PROGRAM, Figures, bare_environment, query
 
 MiB = 1 << 20
+WHEN = datetime(2020, 1, 2, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -56,7 +60,9 @@ def cost(url: str, state: Path, *arguments: str) -> Cost:
 
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
-def test_a_million_objects_cost_what_ten_times_a_hundred_thousand_do(lister: str, tmp_path: Path) -> None:
+def test_a_million_objects_cost_what_ten_times_a_hundred_thousand_do(
+    lister: str, tmp_path: Path, figures: Figures
+) -> None:
     start = cost(lister, tmp_path / "none.db", "config")
     costs, looks = {}, {}
     for count in (100_000, 1_000_000):
@@ -67,10 +73,45 @@ def test_a_million_objects_cost_what_ten_times_a_hundred_thousand_do(lister: str
         costs[count] = cost(lister, state, "scan", f"n{count}")
         assert query(state, "select count(*) from files") == [(count,)]
         looks[count] = cost(lister, state, "status")
-        print(f"{count:,} rows: {costs[count]}, status {looks[count]}, {state.stat().st_size / count:.0f} bytes a row")
+        figures(
+            f"{count:,} objects: scan {(costs[count].cpu - start.cpu) * 1e6 / count:.1f} us of CPU each, peak"
+            f" {costs[count].rss / MiB:.0f} MiB; status {looks[count].cpu:.2f} s, {looks[count].rss / MiB:.0f} MiB;"
+            f" {state.stat().st_size / count:.0f} bytes a row"
+        )
     few, many = costs[100_000], costs[1_000_000]
     assert many.rss < 250 * MiB and many.rss <= 1.2 * few.rss
     each = [(one.cpu - start.cpu) / count for count, one in costs.items()]
     assert each[1] <= 1.10 * each[0], each
     # The counts are kept, not counted.
     assert looks[1_000_000].cpu <= 1.5 * looks[100_000].cpu
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_status_of_ten_million_rows_takes_what_that_of_a_hundred_thousand_does(
+    tmp_path: Path, rounds: Callable[[int], int], figures: Figures
+) -> None:
+    """What is written here is what a scan writes; the listing is left out."""
+    looks = {}
+    for count in (100_000, rounds(10_000_000)):
+        state = tmp_path / f"{count}.db"
+        began = time.monotonic()
+        with Store.open(state) as store:
+            held = store.begin_scan("b", account="1", region="r", endpoint="e", versioning="", uploads=0)
+            for first in range(0, count, 1000):
+                some = [
+                    ObjectVersion(
+                        "b", f"d{n // 1000:05}/o{n:08}", "null", n % 9999, f"{n:032x}", "STANDARD", WHEN, True
+                    )
+                    for n in range(first, first + 1000)
+                ]
+                store.add_listed("b", held.scan, some, (), (some[-1].key, ""))
+            store.end_scan("b", held.scan)
+        took = time.monotonic() - began
+        looks[count] = min((cost("http://127.0.0.1:9", state, "status") for _ in range(3)), key=lambda one: one.cpu)
+        figures(
+            f"{count:,} rows: written in {took:.0f} s, {state.stat().st_size / count:.0f} bytes each; status"
+            f" {looks[count].cpu:.2f} s of CPU, {looks[count].rss / MiB:.0f} MiB"
+        )
+    few, many = looks.values()
+    assert many.cpu <= 1.5 * few.cpu and many.rss <= 1.2 * few.rss

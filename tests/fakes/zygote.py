@@ -204,8 +204,8 @@ def warm() -> None:
     made = s3.S3(endpoint_url="http://127.0.0.1:9", region="us-east-1")
     made._session.client("sts", endpoint_url="http://127.0.0.1:9", region_name="us-east-1")
     ask, own = awscli._asked, str(Path(sys.prefix, "bin", "aws"))
-    told = ask(own, 60)
-    awscli._asked = lambda path, patience: told if path == own else ask(path, patience)
+    told = ask(own, 60, lambda: False)
+    awscli._asked = lambda path, *more: told if path == own else ask(path, *more)
     for thread in threading.enumerate():
         if thread is not threading.current_thread():
             thread.join(60)  # sh's, about to end; a fork has only the thread that forks

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 import time
 import uuid
@@ -22,7 +23,7 @@ from urllib.request import getproxies, proxy_bypass
 from migrate_v2 import __version__, conveyor, deletion, keys, policy, prices, tuning
 from migrate_v2.edges import awscli
 from migrate_v2.edges.crt import Engine
-from migrate_v2.edges.disk import Disk, Lock, clock_reading, machine
+from migrate_v2.edges.disk import Disk, Lock, clock_reading, holders, machine
 from migrate_v2.edges.s3 import S3, Deleter, PolicySetter, Restorer, Unreachable
 from migrate_v2.edges.s3control import BatchRestorer
 from migrate_v2.edges.store import BucketRow, Store, Upload
@@ -65,6 +66,8 @@ from migrate_v2.workload import about, worth
 
 # Seconds by which the clock may be put right (by NTP, say) between two readings without being thought to have been set.
 CLOCK_TOLERANCE = 60.0
+# Seconds between two looks at how many processes share the machine and the bandwidth.
+SHARING = 30.0
 # A file that came down wrong is fetched again this often before a person has to look.
 ROUNDS = 3
 
@@ -83,6 +86,7 @@ class Tools:
         # Buckets, for each copy is read for it: while Glacier is waited for they are migrated again and again.
         self.asked_again: set[str] = set()
         self.waits = False  # this process stays until Glacier is back
+        self._counted, self._among = -SHARING, 1
         self._found: Callable[[], awscli.Aws] | None = None
         self._open = ExitStack()
 
@@ -166,7 +170,6 @@ class Tools:
             user_config = config.read_text("utf-8") if config.is_file() else ""
         except (OSError, UnicodeDecodeError) as error:
             raise BadUsage(f"the AWS configuration {show(str(config))} cannot be read: {error}") from error
-        here = machine()
         return Cli(
             aws=self.aws,
             transfer=self.transfer(self._mean_size(bucket), self.bandwidth()),
@@ -180,20 +183,36 @@ class Tools:
             profile_in_use=self.s3.profile_in_use,
             endpoint_url=self.s3.endpoint_flag,
             addressing_style=self.s3.addressing_style,
-            processes=tuning.processes(here.cores, here.memory_available, self.bandwidth()),
+            processes=tuning.processes(self.cores(), machine().memory_available, self.bandwidth()),
             tune=self.transfer,
             bandwidth=self.bandwidth,
         )
 
     def bandwidth(self) -> int | None:
-        """Bytes a second that all transfers together may take now."""
-        return bandwidth_at(self.settings.max_bandwidth, datetime.now().time())
+        """Bytes a second that all transfers of this process together may take now."""
+        allowed = bandwidth_at(self.settings.max_bandwidth, datetime.now().time())
+        return allowed and max(1, allowed // self._sharers())
+
+    def cores(self) -> int:
+        """That this process may use."""
+        return max(1, machine().cores // self._sharers())
+
+    def _sharers(self) -> int:
+        """Processes that work with this state file, this one included: several buckets may be under way in as many."""
+        if time.monotonic() - self._counted > SHARING:
+            self._counted = time.monotonic()
+            self._among = len(holders(self._run_folder) | {os.getpid()})
+        return self._among
+
+    @property
+    def _run_folder(self) -> Path:
+        return self.settings.state_db_path.with_name(self.settings.state_db_path.name + ".run")
 
     def transfer(self, mean_size: float, bandwidth: int | None = None) -> tuning.Transfer:
         s = self.settings
         return tuning.transfer(
             mean_size,
-            machine().cores,
+            self.cores(),
             threshold=s.multipart_threshold,
             chunk=s.multipart_chunksize,
             concurrency=s.max_concurrency,
@@ -202,11 +221,11 @@ class Tools:
         )
 
     def crew(self, mean_size: float) -> tuning.Crew:
-        s, here = self.settings, machine()
+        s = self.settings
         return tuning.crew(
             mean_size,
-            here.cores,
-            here.memory_available,
+            self.cores(),
+            machine().memory_available,
             threshold=s.multipart_threshold,
             part=s.multipart_chunksize,
             concurrency=s.max_concurrency,
@@ -225,8 +244,7 @@ class Tools:
     def locked(self, bucket: str, *, destination: bool = True) -> Iterator[tuple[Path, list[int]]]:
         """The bucket is ours alone, in this state file and in this destination; gives the run's private folder, and the
         descriptors that every child has to inherit."""
-        state = self.settings.state_db_path
-        folder = state.with_name(state.name + ".run") / bucket
+        folder = self._run_folder / bucket
         with ExitStack() as held:
             locks = [Lock(folder / "lock", f"bucket {bucket}")]
             if destination:
@@ -507,7 +525,7 @@ def _verify(
         total_objects=objects,
         total_bytes=size,
         refetch=tools.settings.download_chunk_size if refetch else 0,
-        readers=min(machine().cores, tools.settings.max_concurrent_verifications),
+        readers=min(tools.cores(), tools.settings.max_concurrent_verifications),
     ):
         if isinstance(event, Found) and event.verdict is not None:
             found[event.verdict] += 1

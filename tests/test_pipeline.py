@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Generator, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 
 from migrate_v2 import pipeline, settings
+from migrate_v2.edges.disk import Machine
 from migrate_v2.edges.s3 import S3
 from migrate_v2.edges.store import Store
 from migrate_v2.errors import Differs, Failure, NotFinished, Refused
@@ -57,6 +60,27 @@ def test_one_bucket_s_failure_does_not_stop_the_others() -> None:
     assert [e.bucket for e in events if isinstance(e, Noted)] == list("abcd")
     assert [(e.bucket, e.code) for e in events if isinstance(e, Failed)] == [("a", 1), ("b", 3), ("c", 4)]
     assert codes == [1, 3, 4]
+
+
+def test_processes_that_share_a_state_file_share_the_cores_and_the_bandwidth(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "SHARING", 0.0)
+    monkeypatch.setattr(pipeline, "machine", lambda: Machine(8, 64 << 30, 64 << 30))
+    variables = {"MIGRATE_V2_STATE_DB_PATH": str(tmp_path / "state.db"), "MIGRATE_V2_MAX_BANDWIDTH": "12MB/s"}
+    tools = pipeline.Tools(settings.load({}, None, variables, tmp_path), lambda: S3(), {})
+    assert (tools.cores(), tools.bandwidth()) == (8, 12 << 20)
+    with subprocess.Popen(["sleep", "300"]) as one, subprocess.Popen(["sleep", "300"]) as two:
+        for bucket, pid in {"a": one.pid, "b": two.pid, "c": two.pid, "ours": os.getpid()}.items():
+            (tmp_path / "state.db.run" / bucket).mkdir(parents=True)
+            (tmp_path / "state.db.run" / bucket / "lock").write_text(f"{pid}\n")
+        assert (tools.cores(), tools.bandwidth()) == (2, 4 << 20)
+        assert tools.crew(4096.0).workers == 2
+        one.kill()
+        one.wait()
+        assert (tools.cores(), tools.bandwidth()) == (4, 6 << 20)
+        two.kill()
+    assert (tools.cores(), tools.bandwidth()) == (8, 12 << 20)
 
 
 class Glacier:

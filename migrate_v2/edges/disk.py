@@ -1498,6 +1498,15 @@ def alive(pid: int) -> bool:
         return True
 
 
+def holders(folder: Path) -> set[int]:
+    """Processes that are alive and the last ones to hold a lock `folder`/*/lock: as its file tells."""
+    found = set()
+    for path in folder.glob("*/lock"):
+        with suppress(OSError, ValueError):
+            found.add(int(path.read_text("ascii")))
+    return {pid for pid in found if alive(pid)}
+
+
 def partial_name(*facts: str | int) -> str:
     """One name for the same facts, another for any others."""
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()

@@ -1474,3 +1474,18 @@ def test_a_volume_is_measured_where_it_is_going_to_be_and_nothing_is_made(tmp_pa
     assert abs(there.free - facts.f_bavail * facts.f_frsize) < 1 << 30
     assert there.name_max == facts.f_namemax
     assert list(tmp_path.iterdir()) == []
+
+
+def test_who_holds_locks_is_told_by_their_files_as_long_as_he_lives(tmp_path: Path) -> None:
+    assert edge.holders(tmp_path / "run") == set()
+    (tmp_path / "run/odd").mkdir(parents=True)
+    (tmp_path / "run/odd/lock").write_text("nobody")
+    with edge.Lock(tmp_path / "run/mine/lock", "mine"), subprocess.Popen(["sleep", "300"]) as other:
+        for bucket in ("theirs", "theirs too"):
+            (tmp_path / f"run/{bucket}").mkdir()
+            (tmp_path / f"run/{bucket}/lock").write_text(f"{other.pid}\n")
+        assert edge.holders(tmp_path / "run") == {os.getpid(), other.pid}
+        other.kill()
+    assert edge.holders(tmp_path / "run") == {os.getpid()}, (
+        "what a lock's file says stays, and who ended is not counted"
+    )

@@ -81,6 +81,8 @@ def find(
     best: Aws | None = None
     misfits: dict[str, str] = {}
     for path in _candidates(explicit, search_path, own):
+        if second_best is not None and path == str(Path(own).absolute()):
+            break  # PyPI has no version 2, and to ask takes half a second
         aws = _asked(path, patience, stopped)
         misfit = _misfit(path, aws)
         if aws is None or misfit:

@@ -161,6 +161,14 @@ def test_a_version_1_of_aws_path_gives_way_to_a_version_2_and_that_is_said(tmp_p
     assert awscli.find(v2, str(tmp_path), "").passed_over == ()
 
 
+def test_the_environments_own_is_not_asked_where_another_version_1_fits(tmp_path: Path) -> None:
+    v1 = version(tmp_path / "one", "1.46.3")
+    own = program(tmp_path / "own", f"touch {tmp_path}/asked; echo aws-cli/1.46.3")
+    assert awscli.find(v1, "", own).path == v1
+    assert not (tmp_path / "asked").exists()
+    assert awscli.find(None, "", own).path == own
+
+
 def test_one_that_hangs_is_left_nothing_of_when_it_is_not_needed_any_more(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     program(tmp_path / "aws", f"sleep 60 & echo $! > {pids}.new; mv {pids}.new {pids}; wait")

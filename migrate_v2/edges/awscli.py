@@ -68,8 +68,9 @@ def find(
 ) -> Aws:
     """The first version 2 that meets its floor, else the first version 1 that does.
 
-    Asked in this order: `explicit` (the setting aws_path), every `aws` on `search_path`, `own`. Whoever does not
-    answer `--version` within `patience` seconds, or before `stopped`, is no candidate.
+    Asked in this order: `explicit` (the setting aws_path), every `aws` on `search_path`, `own`, which is of version 1 and
+    not asked where another one is. Whoever does not answer `--version` within `patience` seconds, or before `stopped`,
+    is no candidate.
     """
     if explicit:
         with suppress(RuntimeError):  # "~nobody/aws"
@@ -82,7 +83,7 @@ def find(
     misfits: dict[str, str] = {}
     for path in _candidates(explicit, search_path, own):
         if second_best is not None and path == str(Path(own).absolute()):
-            break  # PyPI has no version 2, and to ask takes half a second
+            continue  # PyPI has no version 2, and to ask takes half a second
         aws = _asked(path, patience, stopped)
         misfit = _misfit(path, aws)
         if aws is None or misfit:

@@ -167,6 +167,12 @@ def test_the_environments_own_is_not_asked_where_another_version_1_fits(tmp_path
     assert awscli.find(v1, "", own).path == v1
     assert not (tmp_path / "asked").exists()
     assert awscli.find(None, "", own).path == own
+    # What comes behind it on PATH, as in an activated environment, is asked all the same.
+    (tmp_path / "later").mkdir()
+    v2 = version(tmp_path / "later" / "aws", "2.40.1")
+    (tmp_path / "env").mkdir()
+    own = version(tmp_path / "env" / "aws", "1.46.3")
+    assert awscli.find(v1, f"{tmp_path}/env:{tmp_path}/later", own).path == v2
 
 
 def test_one_that_hangs_is_left_nothing_of_when_it_is_not_needed_any_more(tmp_path: Path) -> None:

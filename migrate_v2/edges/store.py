@@ -327,50 +327,17 @@ _NEWS = f"""(
     OR ((files.state = 'error' OR files.verdict = 'kept') AND files.reason IN ('{VANISHED}', '{CHANGED}'))
     OR (files.is_latest AND NOT excluded.is_latest AND files.place IS NOT NULL AND files.place <> 'side')
 )"""
+# What a reading found, in the order of _recorded().
+_READ = ["sha256", "evidence", "device", "inode", "mtime_ns", "ctime_ns", "read_run", "verified_at", "mac"]
+_FOUND = ["state", "verdict", "reason", *_READ, "updated_at"]
 _FORGOTTEN = [
-    "verdict",
-    "reason",
-    "place",
-    "local_path",
-    "fold",
-    "sha256",
-    "evidence",
-    "device",
-    "inode",
-    "mtime_ns",
-    "ctime_ns",
-    "read_run",
-    "verified_at",
-    "mac",
-    "hold",
-    "restore_requested_at",
-    "restore_tier",
-    "restore_days",
-    "restore_answer",
-    "restore_job",
-    "restore_renewal",
+    *("verdict", "reason", "place", "local_path", "fold", *_READ, "hold"),
+    *("restore_requested_at", "restore_tier", "restore_days", "restore_answer", "restore_job", "restore_renewal"),
     "archive_tier",
 ]
 
 _NAME = "bucket, key, version_id"
 _NAMED = "files.bucket = n.bucket AND files.key = n.key AND files.version_id = n.version_id"
-# In the order of _recorded().
-_FOUND = [
-    "state",
-    "verdict",
-    "reason",
-    "sha256",
-    "evidence",
-    "device",
-    "inode",
-    "mtime_ns",
-    "ctime_ns",
-    "read_run",
-    "verified_at",
-    "mac",
-    "updated_at",
-]
-
 # {rows} are those of _listed(). A listing that says nothing of an object's restore is {silent}: what is known stays.
 _UPSERT = f"""
 INSERT INTO files (bucket, key, version_id, is_latest, size, etag, storage_class, last_modified, checksum_algorithm,
@@ -1870,10 +1837,12 @@ def _left_to_do(tally: Tally) -> str | None:
 
 
 def _silent(version: ObjectVersion) -> bool:
+    """Does the listing say nothing of its restore?"""
     return version.restore_ongoing is None and version.restore_expiry is None
 
 
 def _listed(version: ObjectVersion, scan: int, moment: str) -> tuple[object, ...]:
+    """A row of _UPSERT."""
     archived = version.storage_class in ARCHIVED_CLASSES and version.restore_expiry is None
     state = FileState.RESTORING if archived and version.restore_ongoing else FileState.DISCOVERED
     return (

@@ -1335,9 +1335,9 @@ class Lock:
             if error.errno == errno.ELOOP:
                 raise Refused(f"{where} is a symbolic link: remove it") from error
             raise _disk_error(error, "lock", where) from error
-        with suppress(OSError):  # for people only
+        with suppress(OSError):  # for people, and for holders()
             os.ftruncate(self._fd, 0)
-            os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+            os.pwrite(self._fd, f"{os.getpid()} {_started(os.getpid()):.0f}\n".encode(), 0)
 
     def release(self) -> None:
         """No LOCK_UN: it would take the lock from a child that is still writing."""
@@ -1499,12 +1499,25 @@ def alive(pid: int) -> bool:
 
 
 def holders(folder: Path) -> set[int]:
-    """Processes that are alive and the last ones to hold a lock `folder`/*/lock: as its file tells."""
+    """Processes that are alive and the last ones to hold a lock `folder`/*/lock: as its file tells.
+
+    The file stays when they are gone, and others get their numbers: it tells when they were started, too.
+    """
     found = set()
     for path in folder.glob("*/lock"):
         with suppress(OSError, ValueError):
-            found.add(int(path.read_text("ascii")))
-    return {pid for pid in found if alive(pid)}
+            pid, started = (int(word) for word in path.read_text("ascii").split())
+            if abs(_started(pid) - started) <= 2:
+                found.add(pid)
+    return found
+
+
+def _started(pid: int) -> float:
+    """Seconds since 1970; 0 where there is no such process, or it does nothing any more."""
+    try:
+        return psutil.Process(pid).create_time() if alive(pid) else 0.0
+    except psutil.Error:
+        return 0.0
 
 
 def partial_name(*facts: str | int) -> str:

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from migrate_v2.edges import disk as edge
@@ -1240,7 +1241,8 @@ def test_a_lock_is_held_by_one_process(tmp_path: Path) -> None:
     lock = Lock(path, "bucket b")
     with another(HOLD, path) as (process, said):
         assert said == "held"
-        assert path.read_text() == f"{process.pid}\n"
+            started = psutil.Process(process.pid).create_time()
+            assert path.read_text() == f"{process.pid} {started:.0f}\n"
         with pytest.raises(Busy, match="another process is at work on bucket b") as caught:
             lock.acquire()
         assert caught.value.code == 6
@@ -1481,9 +1483,10 @@ def test_who_holds_locks_is_told_by_their_files_as_long_as_he_lives(tmp_path: Pa
     (tmp_path / "run/odd").mkdir(parents=True)
     (tmp_path / "run/odd/lock").write_text("nobody")
     with edge.Lock(tmp_path / "run/mine/lock", "mine"), subprocess.Popen(["sleep", "300"]) as other:
-        for bucket in ("theirs", "theirs too"):
+        started = psutil.Process(other.pid).create_time()
+        for bucket, when in {"theirs": started, "theirs too": started, "of one who had its number": 1e9}.items():
             (tmp_path / f"run/{bucket}").mkdir()
-            (tmp_path / f"run/{bucket}/lock").write_text(f"{other.pid}\n")
+            (tmp_path / f"run/{bucket}/lock").write_text(f"{other.pid} {when:.0f}\n")
         assert edge.holders(tmp_path / "run") == {os.getpid(), other.pid}
         other.kill()
     assert edge.holders(tmp_path / "run") == {os.getpid()}, (

@@ -6,7 +6,7 @@ import gc
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from itertools import islice
 from queue import Full, Queue
 from threading import Event, Lock, Thread
@@ -80,30 +80,6 @@ def ahead(items: Iterable[Item], most: int = 2) -> Iterator[Item]:
                 return
     finally:
         stop.set()
-
-
-@contextmanager
-def soon(work: Callable[[Event], Result]) -> Iterator[Callable[[], Result]]:
-    """Begins it in a thread of its own; what is given waits for its result, or raises what it raised.
-
-    At the end the Event that it was given is set, and it is waited for: what it started goes with it.
-    """
-    ended: Future[Result] = Future()
-    stop = Event()
-
-    def run() -> None:
-        try:
-            ended.set_result(work(stop))
-        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
-            ended.set_exception(error)
-
-    thread = Thread(target=run)
-    thread.start()
-    try:
-        yield ended.result
-    finally:
-        stop.set()
-        thread.join()
 
 
 class Meter:

@@ -10,6 +10,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -29,7 +30,6 @@ from migrate_v2.edges.s3control import BatchRestorer
 from migrate_v2.edges.store import BucketRow, Store, Upload
 from migrate_v2.errors import BadUsage, Differs, Failure, NotFinished, Refused
 from migrate_v2.events import Ended, Event, Failed, Found, Noted, PhaseEarned, Waiting, Warned
-from migrate_v2.flow import soon
 from migrate_v2.keys import show
 from migrate_v2.model import (
     FileState,
@@ -150,7 +150,10 @@ class Tools:
     def look_for_aws(self) -> None:
         """Begins to, beside other work: a CLI needs half a second to tell its version."""
         if self.settings.engine == "cli":
-            self._found = self._open.enter_context(soon(self._find_aws))
+            stop = Flag()
+            pool = self._open.enter_context(ThreadPoolExecutor(1))
+            self._open.callback(stop.set)  # before the pool waits for its thread
+            self._found = pool.submit(self._find_aws, stop).result
 
     @cached_property
     def aws(self) -> awscli.Aws:
@@ -690,12 +693,12 @@ def migrate_bucket(bucket: str, tools: Tools, *, force_space: bool = False) -> E
     """Everything up to proof, from wherever the bucket stands; asks Glacier and does not wait for it."""
     with tools.locked(bucket) as (folder, lock_fds):
         yield from _ensure_scanned(bucket, tools)
-        again = tools.store.try_again(bucket)
+        if again := tools.store.try_again(bucket):
+            yield Noted(bucket, f"trying {again:,} failed objects again")
         if bucket not in tools.asked_again:
             tools.asked_again.add(bucket)
-            again += tools.store.ask_again(bucket)
-        if again:
-            yield Noted(bucket, f"trying {again:,} failed objects again")
+            if unsaid := tools.store.ask_again(bucket):
+                yield Noted(bucket, f"asking S3 again for the checksums of {unsaid:,} objects that it refused to tell")
         # Before anything is restored: that is paid for, and would expire beside a full disk.
         yield from preflight(bucket, tools.store, tools.disk, force=force_space)
         rescanned = False

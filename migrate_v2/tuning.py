@@ -222,6 +222,7 @@ WORTH_A_LISTING = 0.1
 # Objects of this size may be given to a process by name: the worth of 85 small ones.
 WORTH_A_NAME = 64 * MiB
 MOST_NAMES = 10_000  # held of one folder
+# They come instead of the folder where they are at least this part of it; the rest is for others then.
 MOSTLY = 0.8
 _CHILDREN = 1000
 _GLOB = frozenset("*?[")
@@ -242,11 +243,15 @@ class Directory:
 
     @property
     def weight(self) -> float:
-        return self.objects + self.bytes / OBJECT
+        return _weight(self.objects, self.bytes)
 
     def folders(self) -> tuple[str, ...]:
         """Where all that it covers lies, as key prefixes."""
         return tuple(f"{self.prefix}{name}/" for name in self.children) or (self.prefix,)
+
+
+def _weight(objects: int, size: int) -> float:
+    return objects + size / OBJECT
 
 
 class _Folder:
@@ -268,7 +273,7 @@ class _Folder:
     def add(self, key: str, size: int) -> None:
         self.objects += 1
         self.bytes += size
-        self.total += 1 + size / OBJECT
+        self.total += _weight(1, size)
         self.keys += 1
         if size >= WORTH_A_NAME and self.large is not None:
             self.large.append((key[len(self.prefix) :], size))
@@ -300,7 +305,7 @@ class _Folder:
     def _named(self, together: float) -> list[Directory]:
         """Its large objects by name, for several processes; none where one process does as well."""
         large = self.large or []
-        weight = sum(1 + size / OBJECT for _, size in large)
+        weight = _weight(len(large), sum(size for _, size in large))
         # No more than one share: such folders are many, and so would their names be, held until all are done.
         if weight <= together or not _GLOB.isdisjoint(self.prefix):
             return []
@@ -308,11 +313,11 @@ class _Folder:
         pieces: list[list[tuple[str, int]]] = []
         before = last = 0.0
         for name, size in large:
-            number = (before + (1 + size / OBJECT) / 2) * count // weight
+            number = (before + _weight(1, size) / 2) * count // weight  # the piece that its middle lies in
             if not pieces or number != last or len(pieces[-1]) == MOST_PATTERNS:
                 pieces.append([])
             pieces[-1].append((name, size))
-            before, last = before + 1 + size / OBJECT, number
+            before, last = before + _weight(1, size), number
         found = [
             Directory(self.prefix, (), len(piece), sum(size for _, size in piece), tuple(name for name, _ in piece))
             for piece in pieces
@@ -391,7 +396,7 @@ def pieces(objects: int, size: int, processes: int) -> tuple[float, float]:
     A start is 1 % of a process for 20,000 objects, and 12 % for the least. One group for each process, as far as it is
     still worth a listing: each lists what all of them bring (two for each of 2 processes took 17 % more CPU).
     """
-    weight, least = objects + size / OBJECT, 4 * WORTH_A_PROCESS
+    weight, least = _weight(objects, size), 4 * WORTH_A_PROCESS
     groups = min(processes, int(0.8 / WORTH_A_LISTING))
     return max(least, min(weight / 64, 20_000.0)), max(least, weight / groups)
 

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from migrate_v2.flow import Allowance, Limit, Meter, ahead, batched, in_threads, soon
+from migrate_v2.flow import Allowance, Limit, Meter, ahead, batched, in_threads
 
 
 def test_every_item_comes_with_its_own_result() -> None:
@@ -119,31 +119,6 @@ def test_the_allowance_is_halved_once_for_what_was_under_way_together_and_comes_
     stop.set()
     for _ in range(1000):
         allowance.take(stop)
-
-
-def test_soon_begins_at_once_and_gives_or_raises_when_asked_as_often_as_asked() -> None:
-    begun, go = threading.Event(), threading.Event()
-
-    def work(_: threading.Event) -> int:
-        begun.set()
-        assert go.wait(60)
-        return 7
-
-    with soon(work) as result:
-        assert begun.wait(60)
-        go.set()
-        assert (result(), result()) == (7, 7)
-    with soon(lambda _: 1 // 0) as broken:
-        for _ in range(2):
-            with pytest.raises(ZeroDivisionError):
-                broken()
-
-
-def test_what_was_begun_soon_and_is_not_needed_ends_with_the_block() -> None:
-    told: list[bool] = []
-    with soon(lambda stop: told.append(stop.wait(60))):
-        assert told == []
-    assert told == [True]
 
 
 def test_ahead_gives_all_in_order_and_draws_no_more_than_it_may() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Generator, Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
 from migrate_v2 import pipeline, settings
@@ -73,7 +75,8 @@ def test_processes_that_share_a_state_file_share_the_cores_and_the_bandwidth(
     with subprocess.Popen(["sleep", "300"]) as one, subprocess.Popen(["sleep", "300"]) as two:
         for bucket, pid in {"a": one.pid, "b": two.pid, "c": two.pid, "ours": os.getpid()}.items():
             (tmp_path / "state.db.run" / bucket).mkdir(parents=True)
-            (tmp_path / "state.db.run" / bucket / "lock").write_text(f"{pid}\n")
+            started = psutil.Process(pid).create_time()
+            (tmp_path / "state.db.run" / bucket / "lock").write_text(f"{pid} {started:.0f}\n")
         assert (tools.cores(), tools.bandwidth()) == (2, 4 << 20)
         assert tools.crew(4096.0).workers == 2
         one.kill()
@@ -81,6 +84,22 @@ def test_processes_that_share_a_state_file_share_the_cores_and_the_bandwidth(
         assert (tools.cores(), tools.bandwidth()) == (4, 6 << 20)
         two.kill()
     assert (tools.cores(), tools.bandwidth()) == (8, 12 << 20)
+
+
+def test_an_aws_that_hangs_at_its_version_ends_with_the_tools(tmp_path: Path) -> None:
+    """Nobody has asked for it: there was nothing to fetch."""
+    pids = tmp_path / "pids"
+    (tmp_path / "aws").write_text(f"#!/bin/sh\nsleep 300 & echo $! > {pids}.new; mv {pids}.new {pids}; wait\n")
+    (tmp_path / "aws").chmod(0o755)
+    variables = {"MIGRATE_V2_AWS_PATH": str(tmp_path / "aws")}
+    began = time.monotonic()
+    with pipeline.Tools(settings.load({}, None, variables, tmp_path), lambda: S3(), {}) as tools:
+        tools.look_for_aws()
+        while not pids.exists():
+            time.sleep(0.01)
+    assert time.monotonic() - began < 60
+    with suppress(psutil.NoSuchProcess):
+        assert psutil.Process(int(pids.read_text())).status() == psutil.STATUS_ZOMBIE
 
 
 class Glacier:

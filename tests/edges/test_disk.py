@@ -1241,8 +1241,8 @@ def test_a_lock_is_held_by_one_process(tmp_path: Path) -> None:
     lock = Lock(path, "bucket b")
     with another(HOLD, path) as (process, said):
         assert said == "held"
-            started = psutil.Process(process.pid).create_time()
-            assert path.read_text() == f"{process.pid} {started:.0f}\n"
+        started = psutil.Process(process.pid).create_time()
+        assert path.read_text() == f"{process.pid} {started:.0f}\n"
         with pytest.raises(Busy, match="another process is at work on bucket b") as caught:
             lock.acquire()
         assert caught.value.code == 6

@@ -6,7 +6,7 @@ import os
 import subprocess
 import time
 from collections.abc import Generator, Iterator
-from contextlib import nullcontext, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -72,7 +72,10 @@ def test_processes_that_share_a_state_file_share_the_cores_and_the_bandwidth(
     variables = {"MIGRATE_V2_STATE_DB_PATH": str(tmp_path / "state.db"), "MIGRATE_V2_MAX_BANDWIDTH": "12MB/s"}
     tools = pipeline.Tools(settings.load({}, None, variables, tmp_path), lambda: S3(), {})
     assert (tools.cores(), tools.bandwidth()) == (8, 12 << 20)
-    with subprocess.Popen(["sleep", "300"]) as one, subprocess.Popen(["sleep", "300"]) as two:
+    with ExitStack() as held:
+        one, two = (held.enter_context(subprocess.Popen(["sleep", "300"])) for _ in range(2))
+        held.callback(one.kill)
+        held.callback(two.kill)
         for bucket, pid in {"a": one.pid, "b": two.pid, "c": two.pid, "ours": os.getpid()}.items():
             (tmp_path / "state.db.run" / bucket).mkdir(parents=True)
             started = psutil.Process(pid).create_time()
@@ -86,8 +89,9 @@ def test_processes_that_share_a_state_file_share_the_cores_and_the_bandwidth(
     assert (tools.cores(), tools.bandwidth()) == (8, 12 << 20)
 
 
-def test_an_aws_that_hangs_at_its_version_ends_with_the_tools(tmp_path: Path) -> None:
+def test_an_aws_that_hangs_at_its_version_ends_with_the_tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody has asked for it: there was nothing to fetch."""
+    monkeypatch.setitem(pipeline.awscli.find.__kwdefaults__, "patience", 120.0)
     pids = tmp_path / "pids"
     (tmp_path / "aws").write_text(f"#!/bin/sh\nsleep 300 & echo $! > {pids}.new; mv {pids}.new {pids}; wait\n")
     (tmp_path / "aws").chmod(0o755)

@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psutil
@@ -1482,7 +1482,10 @@ def test_who_holds_locks_is_told_by_their_files_as_long_as_he_lives(tmp_path: Pa
     assert edge.holders(tmp_path / "run") == set()
     (tmp_path / "run/odd").mkdir(parents=True)
     (tmp_path / "run/odd/lock").write_text("nobody")
-    with edge.Lock(tmp_path / "run/mine/lock", "mine"), subprocess.Popen(["sleep", "300"]) as other:
+    with ExitStack() as held:
+        held.enter_context(edge.Lock(tmp_path / "run/mine/lock", "mine"))
+        other = held.enter_context(subprocess.Popen(["sleep", "300"]))
+        held.callback(other.kill)
         started = psutil.Process(other.pid).create_time()
         for bucket, when in {"theirs": started, "theirs too": started, "of one who had its number": 1e9}.items():
             (tmp_path / f"run/{bucket}").mkdir()

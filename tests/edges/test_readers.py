@@ -28,6 +28,7 @@ def file(path: str, size: int, *kinds: str) -> File:
 def test_what_is_there_is_read_and_computed(disk: Disk) -> None:
     content = os.urandom(5000)
     (disk.base / "a").write_bytes(content)
+    os.utime(disk.base / "a", ns=(10**18, 10**18 + 1))  # no two of its figures are the same
     (disk.base / "empty").touch()
     with Readers(disk, 1) as readers:
         found, empty = readers.read([file("a", 5000, MD5_ETAG, CRC32), file("empty", 0)])

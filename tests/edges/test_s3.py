@@ -156,6 +156,16 @@ def test_an_expired_token_is_not_an_endpoint_without_sts(server: S3Server, s3: S
     assert s3.identity().account == ACCOUNT
 
 
+@pytest.mark.parametrize("action", ["access-denied", "503", "expired-token"])
+def test_aws_tells_everybody_who_he_is(server: S3Server, s3: S3, monkeypatch: pytest.MonkeyPatch, action: Any) -> None:
+    """Where it does not, the account is not "unknown": nothing could be held to its owner."""
+    monkeypatch.setattr(S3, "at_aws", property(lambda _: True))
+    server.fault({"op": "GetCallerIdentity"}, action)
+    with pytest.raises(Failure) as failed:
+        s3.identity()
+    assert_one_line(failed.value)
+
+
 def test_no_credentials_is_one_line(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")

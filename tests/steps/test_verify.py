@@ -114,6 +114,7 @@ def test_what_has_no_witness_strong_enough_is_unprovable_and_said_so(job: Job, n
     row = job.row("k")
     assert (row.state, row.verdict) == (FileState.DOWNLOADED, Verdict.UNPROVABLE)
     assert re.search(why, row.reason), row.reason
+    assert job.store.ask_again("b") == 0, "S3 has told all that it has"
     # Looking again does not make it better, and a later flip cannot turn it into a match.
     flip(job.path("k"), 5)
     job.verify_again("run-2")

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from migrate_v2.edges.store import Store
 from migrate_v2.model import (
     MINIMUM_DAYS,
-    VANISHED,
+    Cause,
     DeleteMarker,
     Digest,
     Doomed,
@@ -82,7 +82,7 @@ def decide(store: Store, site: Site) -> Iterator[tuple[Row | DeleteMarker, str]]
         if isinstance(subject, Row):
             reason = why_kept(subject, site)
             # What others have deleted holds no marker: the same rule as that of the markers that are sent.
-            gone = subject.state is FileState.ERROR and subject.reason == VANISHED
+            gone = subject.state is FileState.ERROR and subject.cause is Cause.VANISHED
             held_by = key if reason and not gone else held_by
         elif site.mfa_delete:
             reason = "MFA delete is on for this bucket"

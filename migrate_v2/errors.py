@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
+
+class Cause(StrEnum):
+    """Why an object version is in error, unproved or kept in S3. Logic looks at this; the text beside it is for people."""
+
+    VANISHED = "vanished"  # S3 does not have this version any more
+    CHANGED = "changed"  # S3 has another object under this identity than the one that was listed
+    DENIED = "denied"
+    ARCHIVED = "archived"
+    OBSTACLE = "obstacle"  # something that is no plain file lies where the local copy belongs
+    UNREADABLE = "unreadable"  # the local copy cannot be read
+    DISK = "disk"  # the destination refused the write
+    REFUSED = "refused"  # S3 refused the request for another reason than permissions
+    NO_CHECKSUM = "no_checksum"  # S3 reports no checksum of 64 bits or more
+    CHECKSUM_DENIED = "checksum_denied"  # S3 refused to report the checksums
+    FAILED_IN_JOB = "failed_in_job"  # its restore failed in a job of S3 Batch Operations
+    NONCURRENT = "noncurrent"  # an old version, kept in S3 by the setting `noncurrent`
+    OTHER = "other"
+
 
 class Failure(Exception):
     """{}"""
 
     code = 1
+    cause = Cause.OTHER  # of the row that it happened to
 
     def __str__(self) -> str:
         return (type(self).__doc__ or "{}").format(*self.args)

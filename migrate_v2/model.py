@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
+from migrate_v2.errors import Cause as Cause
+
 ARCHIVED_CLASSES = ("GLACIER", "DEEP_ARCHIVE")
 
-# Reasons that the program itself looks for again; all others are for people.
+# Texts for `reason`, which is for people; logic looks at `cause`.
 VANISHED = "vanished from S3 since it was listed"
 CHANGED = "changed in S3 since it was listed"
-UNTOLD = "S3 does not give its checksums"  # so begins the reason of an unprovable row about which S3 refused to answer
 
 # Outcomes of deletes that S3 was asked after, because no answer had come.
 STILL_THERE = "still there"
@@ -156,6 +157,7 @@ class Row:
     sealed: bool = False  # what is said here of the content is what a reading wrote: its MAC holds
     hold: str = ""  # what keeps S3 from deleting it: a lock, a legal hold, a replication that is not done
     asked: Asked | None = None
+    cause: Cause | None = None
 
     @property
     def key(self) -> str:

@@ -30,7 +30,7 @@ from typing import NoReturn, Self
 
 import psutil
 
-from migrate_v2.errors import Busy, Failure, Refused
+from migrate_v2.errors import Busy, Cause, Failure, Refused
 from migrate_v2.keys import FileSystem, looks_temporary, show
 from migrate_v2.model import FileIdentity, uptime
 from migrate_v2.space import Volume
@@ -97,6 +97,8 @@ _TROUBLE = (
 class DiskError(Failure):
     """{0}"""
 
+    cause = Cause.DISK
+
     def __init__(self, text: str, number: int = 0) -> None:
         super().__init__(text, number)
         self.errno = number
@@ -104,6 +106,8 @@ class DiskError(Failure):
 
 class Obstacle(Failure):
     """{} is a {}: move it away and run the same command again"""
+
+    cause = Cause.OBSTACLE
 
     def __init__(self, path: str, kind: str, base: str = "") -> None:
         """`path` is where the obstacle is: the path that was asked for, or a folder above it."""
@@ -120,6 +124,8 @@ class Obstacle(Failure):
 
 class Changed(Failure):
     """{} changed while it was in use: let nothing else write to the destination, and run the same command again"""
+
+    cause = Cause.UNREADABLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -1550,7 +1556,10 @@ def is_temporary(path: str) -> bool:
 def _disk_error(error: OSError, verb: str, where: str) -> DiskError:
     number = error.errno or 0
     advice = _ADVICE.get(number, "correct this and run the same command again")
-    return DiskError(f"cannot {verb} {where}: {os.strerror(number) if number else error}; {advice}", number)
+    failure = DiskError(f"cannot {verb} {where}: {os.strerror(number) if number else error}; {advice}", number)
+    if verb in ("read", "look at"):
+        failure.cause = Cause.UNREADABLE
+    return failure
 
 
 def _make_base(base: Path) -> None:

@@ -37,7 +37,7 @@ from botocore.parsers import ResponseParserError
 from botocore.utils import get_environ_proxies, parse_timestamp
 
 from migrate_v2.conveyor import tier_for
-from migrate_v2.errors import BadUsage, Failure, Refused
+from migrate_v2.errors import BadUsage, Cause, Failure, Refused
 from migrate_v2.flow import Allowance
 from migrate_v2.keys import show
 from migrate_v2.model import CHANGED, Answer, DeleteMarker, Doomed, Head, ObjectVersion, Proof, uptime
@@ -106,9 +106,13 @@ NO_HASTE = 300.0
 class Gone(Failure):
     """{} is not in S3 (any more)"""
 
+    cause = Cause.VANISHED
+
 
 class Denied(Failure):
     """{}"""
+
+    cause = Cause.DENIED
 
 
 class BadCredentials(Failure):
@@ -118,9 +122,13 @@ class BadCredentials(Failure):
 class Archived(Failure):
     """{} is in an archive tier; a restore has to bring it back first"""
 
+    cause = Cause.ARCHIVED
+
 
 class Moved(Failure):
     """{} is not the object that was listed: S3 holds another one under this key by now"""
+
+    cause = Cause.CHANGED
 
 
 class Unreachable(Failure):
@@ -137,6 +145,8 @@ class Corrupted(Unreachable):
 
 class Refusal(Failure):
     """{}"""
+
+    cause = Cause.REFUSED
 
 
 @dataclass(frozen=True, slots=True)

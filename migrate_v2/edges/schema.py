@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from sqlite_utils import Database, Migrations
 
+from migrate_v2.errors import Cause
+
 APPLICATION_ID = 0x4D475632  # "MGV2"
 # Raised with every migration: an older program refuses a file whose number it does not know.
-USER_VERSION = 3
+USER_VERSION = 4
 
 migrations = Migrations("migrate-v2")
 
@@ -324,3 +326,68 @@ def m003_renewals(db: Database) -> None:
     # Days for which a copy was about to be asked to stay longer, until S3's answer is recorded.
     db.execute("ALTER TABLE files ADD COLUMN restore_renewal INTEGER")
     db.execute("CREATE INDEX files_renewal ON files (bucket, key, version_id) WHERE restore_renewal IS NOT NULL")
+
+
+# The texts that programs before this change wrote as reasons, each the first that fits, and the cause that each stands for.
+_CAUSE_OF_REASON = """CASE
+    WHEN reason = 'vanished from S3 since it was listed' THEN 'vanished'
+    WHEN reason = 'changed in S3 since it was listed' THEN 'changed'
+    WHEN verdict = 'kept' THEN 'noncurrent'
+    WHEN verdict = 'unreadable' THEN 'unreadable'
+    WHEN verdict = 'unprovable' AND substr(reason, 1, 30) = 'S3 does not give its checksums' THEN 'checksum_denied'
+    WHEN verdict = 'unprovable' THEN 'no_checksum'
+    WHEN substr(reason, 1, 21) = 'failed in restore job' THEN 'failed_in_job'
+    WHEN state <> 'error' THEN NULL
+    WHEN substr(reason, 1, 10) = 'access to ' AND instr(reason, ' is denied') THEN 'denied'
+    WHEN instr(reason, 'is in an archive tier') THEN 'archived'
+    WHEN instr(reason, ': move it away') THEN 'obstacle'
+    WHEN substr(reason, 1, 7) = 'cannot ' THEN 'disk'
+    WHEN substr(reason, 1, 10) = 'S3 refused' THEN 'refused'
+    ELSE 'other'
+END"""
+
+
+@migrations()
+def m004_causes(db: Database) -> None:
+    db.execute("PRAGMA user_version = 4")
+    db.execute(f"ALTER TABLE files ADD COLUMN cause TEXT CHECK (cause IN ({_one_of([*Cause])}))")
+    db.execute(f"UPDATE files SET cause = {_CAUSE_OF_REASON} WHERE reason IS NOT NULL OR state = 'error'")
+    # Stored counters are kept by cause, too.
+    for event in ("insert", "delete", "update"):
+        db.execute(f"DROP TRIGGER files_{event}")
+    db.execute("DROP TABLE tallies")
+    db.execute("""
+        CREATE TABLE tallies (
+            bucket TEXT NOT NULL,
+            state TEXT NOT NULL,
+            verdict TEXT NOT NULL,
+            archived INTEGER NOT NULL,
+            storage_class TEXT NOT NULL,
+            cause TEXT NOT NULL,
+            objects INTEGER NOT NULL,
+            bytes INTEGER NOT NULL,
+            PRIMARY KEY (bucket, state, verdict, archived, storage_class, cause)
+        ) STRICT, WITHOUT ROWID
+    """)
+    db.execute("""
+        INSERT INTO tallies
+        SELECT bucket, state, ifnull(verdict, ''), archived, storage_class, ifnull(cause, ''), 1, size FROM files WHERE true
+        ON CONFLICT DO UPDATE SET objects = objects + 1, bytes = bytes + excluded.bytes
+    """)
+    counted = ("state", "verdict", "archived", "storage_class", "size", "cause")
+    for event, when, signs in (
+        ("insert", "INSERT", (("NEW", "+"),)),
+        ("delete", "DELETE", (("OLD", "-"),)),
+        ("update", f"UPDATE OF {', '.join(counted)}", (("OLD", "-"), ("NEW", "+"))),
+    ):
+        changes = "".join(
+            f"""
+            INSERT INTO tallies VALUES ({row}.bucket, {row}.state, ifnull({row}.verdict, ''), {row}.archived,
+                {row}.storage_class, ifnull({row}.cause, ''), {sign}1, {sign}{row}.size)
+            ON CONFLICT DO UPDATE SET objects = objects + excluded.objects, bytes = bytes + excluded.bytes;
+            """
+            for row, sign in signs
+        )
+        differs = " OR ".join(f"OLD.{column} IS NOT NEW.{column}" for column in counted)
+        condition = f"WHEN {differs}" if event == "update" else ""
+        db.execute(f"CREATE TRIGGER files_{event} AFTER {when} ON files {condition} BEGIN {changes} END")

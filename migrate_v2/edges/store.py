@@ -22,14 +22,12 @@ from sqlite_utils import Database
 from migrate_v2.conveyor import Bought, Lot, expected, expires
 from migrate_v2.edges import older, schema
 from migrate_v2.edges.ledger import Key, Ledger, Settled
-from migrate_v2.errors import Failure, Refused
+from migrate_v2.errors import Cause, Failure, Refused
 from migrate_v2.flow import batched
 from migrate_v2.keys import show
 from migrate_v2.model import (
     ARCHIVED_CLASSES,
-    CHANGED,
     STILL_THERE,
-    UNTOLD,
     VANISHED,
     Answer,
     Asked,
@@ -87,6 +85,7 @@ class Tally:
     verdict: str
     archived: bool
     storage_class: str
+    cause: str
     objects: int
     bytes: int
 
@@ -155,6 +154,7 @@ class Change:
     state: FileState
     verdict: Verdict | None = None
     reason: str = ""
+    cause: Cause | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +168,7 @@ class Evidence:
     sha256: str
     witnesses: tuple[Witness, ...]
     identity: FileIdentity | None
+    cause: Cause | None = None
 
 
 class Item(NamedTuple):
@@ -182,7 +183,7 @@ class Item(NamedTuple):
     is_latest: bool
     state: str
     verdict: str
-    reason: str
+    cause: str
     archived: bool
     place: str
     path: str
@@ -264,7 +265,7 @@ _LISTED = (
 _COLUMNS = (
     f"{_LISTED}, state, verdict, reason, place, local_path, sha256, evidence, device, inode, mtime_ns, ctime_ns,"
     " archived, read_run, verified_at, mac, hold,"
-    " restore_requested_at, restore_tier, restore_days, restore_answer, restore_job"
+    " restore_requested_at, restore_tier, restore_days, restore_answer, restore_job, cause"
 )
 
 
@@ -295,7 +296,7 @@ def _row(r: sqlite3.Row, of: Key) -> Row:
     # By position: sqlite3.Row looks names up one by one, and rows are what all steps are made of.
     version = _version(r[:11])
     state, verdict, reason, place, path, sha256, evidence, device, inode, mtime_ns, ctime_ns, *more = r[11:]
-    archived, read_run, verified_at, mac, hold, asked_at, tier, days, answer, job = more
+    archived, read_run, verified_at, mac, hold, asked_at, tier, days, answer, job, cause = more
     sealed = False
     if state == "verified":
         # What a reading found, and of which object; the path is not in it, the file itself is. In the order of _recorded().
@@ -317,21 +318,22 @@ def _row(r: sqlite3.Row, of: Key) -> Row:
         sealed,
         hold or "",
         Asked(datetime.fromisoformat(asked_at), tier or "", days, answer or "", job or "") if asked_at else None,
+        Cause(cause) if cause else None,
     )
 
 
 # A version that S3 lists differently from the row is another object under the same name: what was known of the old one
 # is forgotten. The same goes for the copy at the plain path once a newer version owns that path.
-_NEWS = f"""(
+_NEWS = """(
     files.etag IS NOT excluded.etag OR files.size IS NOT excluded.size OR files.last_modified IS NOT excluded.last_modified
-    OR ((files.state = 'error' OR files.verdict = 'kept') AND files.reason IN ('{VANISHED}', '{CHANGED}'))
+    OR ((files.state = 'error' OR files.verdict = 'kept') AND files.cause IN ('vanished', 'changed'))
     OR (files.is_latest AND NOT excluded.is_latest AND files.place IS NOT NULL AND files.place <> 'side')
 )"""
 # What a reading found, in the order of _recorded().
 _READ = ["sha256", "evidence", "device", "inode", "mtime_ns", "ctime_ns", "read_run", "verified_at", "mac"]
-_FOUND = ["state", "verdict", "reason", *_READ, "updated_at"]
+_FOUND = ["state", "verdict", "reason", "cause", *_READ, "updated_at"]
 _FORGOTTEN = [
-    *("verdict", "reason", "place", "local_path", "fold", *_READ, "hold"),
+    *("verdict", "reason", "cause", "place", "local_path", "fold", *_READ, "hold"),
     *("restore_requested_at", "restore_tier", "restore_days", "restore_answer", "restore_job", "restore_renewal"),
     "archive_tier",
 ]
@@ -540,34 +542,40 @@ class Store:
     def tallies(self, bucket: str) -> list[Tally]:
         return [
             Tally(
-                FileState(r["state"]), r["verdict"], bool(r["archived"]), r["storage_class"], r["objects"], r["bytes"]
+                FileState(r["state"]),
+                r["verdict"],
+                bool(r["archived"]),
+                r["storage_class"],
+                r["cause"],
+                r["objects"],
+                r["bytes"],
             )
             for r in self._conn.execute("SELECT * FROM tallies WHERE bucket = ? AND objects > 0", (bucket,))
         ]
 
     def recount(self) -> list[Recount]:
         """Every row counted, beside the counts that are kept; of one moment."""
-        counted: dict[tuple[str, str, str, int, str], list[int]] = {}
+        counted: dict[tuple[str, str, str, int, str, str], list[int]] = {}
         self._conn.execute("BEGIN")
         try:
             # Counted here: SQLite would sort all rows for a GROUP BY, in memory.
             for *group, size in self._conn.execute(
-                "SELECT bucket, state, ifnull(verdict, ''), archived, storage_class, size FROM files"
+                "SELECT bucket, state, ifnull(verdict, ''), archived, storage_class, ifnull(cause, ''), size FROM files"
             ):
-                amount = counted.setdefault((group[0], group[1], group[2], group[3], group[4]), [0, 0])
+                amount = counted.setdefault((group[0], group[1], group[2], group[3], group[4], group[5]), [0, 0])
                 amount[0] += 1
                 amount[1] += size
-            kept = {tuple(r)[:5]: (r[5], r[6]) for r in self._conn.execute("SELECT * FROM tallies")}
+            kept = {tuple(r)[:6]: (r[6], r[7]) for r in self._conn.execute("SELECT * FROM tallies")}
         finally:
             self._conn.execute("COMMIT")
         return [
             Recount(
                 bucket,
-                Tally(FileState(state), verdict, bool(archived), storage_class, *counted.get(group, (0, 0))),
+                Tally(FileState(state), verdict, bool(archived), storage_class, cause, *counted.get(group, (0, 0))),
                 kept.get(group, (0, 0)),
             )
             for group in sorted(counted.keys() | kept.keys())
-            for bucket, state, verdict, archived, storage_class in [group]
+            for bucket, state, verdict, archived, storage_class, cause in [group]
         ]
 
     def keep_counted(self) -> None:
@@ -575,8 +583,8 @@ class Store:
         with self._writing():
             self._conn.execute("DELETE FROM tallies")
             self._conn.execute(
-                "INSERT INTO tallies SELECT bucket, state, ifnull(verdict, ''), archived, storage_class, 1, size FROM files"
-                " WHERE true ON CONFLICT DO UPDATE SET objects = objects + 1, bytes = bytes + excluded.bytes"
+                "INSERT INTO tallies SELECT bucket, state, ifnull(verdict, ''), archived, storage_class, ifnull(cause, ''), 1,"
+                " size FROM files WHERE true ON CONFLICT DO UPDATE SET objects = objects + 1, bytes = bytes + excluded.bytes"
             )
 
     def damage(self, *, of_indexes: bool = False) -> str:
@@ -713,7 +721,7 @@ class Store:
             )
             # Listed as it was: a delete did not take, or it had vanished and is back.
             self._conn.execute(
-                f"UPDATE files AS o SET state = 'downloaded', verdict = NULL, reason = 'listed again' WHERE {named}",
+                f"UPDATE files AS o SET state = 'downloaded', verdict = NULL, reason = 'listed again', cause = NULL WHERE {named}",
                 arguments,
             )
 
@@ -733,8 +741,8 @@ class Store:
             arguments = {"bucket": bucket, "scan": scan, "now": moment, "vanished": VANISHED}
             vanished = self._conn.execute(
                 f"UPDATE files SET state = CASE WHEN verdict = 'kept' THEN state ELSE 'error' END, reason = :vanished,"
-                f" verdict = CASE WHEN verdict = 'kept' THEN verdict END, updated_at = :now"
-                f" WHERE {where} AND reason IS NOT :vanished",
+                f" cause = 'vanished', verdict = CASE WHEN verdict = 'kept' THEN verdict END, updated_at = :now"
+                f" WHERE {where} AND cause IS NOT 'vanished'",
                 arguments,
             ).rowcount
             self._conn.execute(
@@ -774,8 +782,8 @@ class Store:
         with self._writing():
             self._conn.executemany(
                 "INSERT INTO files (bucket, key, version_id, is_latest, size, etag, storage_class, last_modified, state,"
-                " reason, archived, restore_requested_at, local_path, scan, created_at, updated_at)"
-                f" VALUES (?, ?, '{UNKNOWN_VERSION}', 1, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?)",
+                " reason, cause, archived, restore_requested_at, local_path, scan, created_at, updated_at)"
+                f" VALUES (?, ?, '{UNKNOWN_VERSION}', 1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?)",
                 (
                     (
                         r.bucket,
@@ -786,6 +794,7 @@ class Store:
                         _text(r.last_modified) or _NO_TIME,
                         r.state,
                         r.reason or None,
+                        Cause.OTHER if r.state is FileState.ERROR else None,
                         int(r.storage_class in ARCHIVED_CLASSES and r.state in _NOT_FETCHED),
                         r.restore_requested_at or None,
                         (r.local_path or None) if r.state in (FileState.DOWNLOADED, FileState.DELETED) else None,
@@ -890,7 +899,7 @@ class Store:
     ) -> Iterator[Row]:
         where = "state = 'discovered' AND archived = 1 AND verdict IS NULL"
         if failed_in_job:
-            where += f" AND reason LIKE '{_FAILED_IN_JOB}%'"
+            where += " AND cause = 'failed_in_job'"
         if storage_class is None:
             return self.rows(bucket, where)
         return self.rows(bucket, f"{where} AND storage_class = ?", storage_class)
@@ -929,25 +938,25 @@ class Store:
 
     def any_changed(self, bucket: str) -> bool:
         """Are there rows whose object turned out to be another one, or gone, while it was being fetched or checked?"""
-        sql = "SELECT EXISTS (SELECT 1 FROM files WHERE bucket = ? AND state = 'error' AND reason = ?)"
-        return bool(self._conn.execute(sql, (bucket, CHANGED)).fetchone()[0])
+        sql = "SELECT EXISTS (SELECT 1 FROM files WHERE bucket = ? AND state = 'error' AND cause = 'changed')"
+        return bool(self._conn.execute(sql, (bucket,)).fetchone()[0])
 
     def try_again(self, bucket: str) -> int:
         """Puts failed rows back to where they failed; how many. What has vanished or changed waits for a new listing."""
         with self._writing():
             return self._conn.execute(
                 "UPDATE files SET state = CASE WHEN place IS NOT NULL AND verdict = 'unreadable' THEN 'downloaded'"
-                " ELSE 'discovered' END, verdict = NULL, reason = NULL, updated_at = ?"
-                " WHERE bucket = ? AND state = 'error' AND ifnull(reason, '') NOT IN (?, ?)",
-                (now(), bucket, VANISHED, CHANGED),
+                " ELSE 'discovered' END, verdict = NULL, reason = NULL, cause = NULL, updated_at = ?"
+                " WHERE bucket = ? AND state = 'error' AND ifnull(cause, '') NOT IN ('vanished', 'changed')",
+                (now(), bucket),
             ).rowcount
 
     def ask_again(self, bucket: str) -> int:
         """Puts back copies that nothing proved because S3 refused to say what it has; how many. By now it may say it."""
         with self._writing():
             return self._conn.execute(
-                "UPDATE files SET verdict = NULL, reason = NULL, updated_at = ? WHERE bucket = ? AND state = 'downloaded'"
-                f" AND verdict = 'unprovable' AND reason LIKE '{UNTOLD}%'",
+                "UPDATE files SET verdict = NULL, reason = NULL, cause = NULL, updated_at = ? WHERE bucket = ? AND state = 'downloaded'"
+                " AND verdict = 'unprovable' AND cause = 'checksum_denied'",
                 (now(), bucket),
             ).rowcount
 
@@ -957,7 +966,7 @@ class Store:
         with self._writing():
             self._conn.executemany(
                 "UPDATE files SET state = CASE WHEN place IS NOT NULL AND verdict = 'unreadable' THEN 'downloaded'"
-                " ELSE 'discovered' END, verdict = NULL, reason = NULL, updated_at = ?"
+                " ELSE 'discovered' END, verdict = NULL, reason = NULL, cause = NULL, updated_at = ?"
                 " WHERE bucket = ? AND key = ? AND version_id = ? AND state = 'error'",
                 ((moment, *_identity(version)) for version in versions),
             )
@@ -1055,9 +1064,9 @@ class Store:
         moment = now()
         with self._writing():
             self._conn.executemany(
-                "UPDATE files SET state = ?, verdict = ?, reason = ?, updated_at = ?"
+                "UPDATE files SET state = ?, verdict = ?, reason = ?, cause = ?, updated_at = ?"
                 " WHERE bucket = ? AND key = ? AND version_id = ?",
-                ((c.state, c.verdict, c.reason or None, moment, *_identity(c.version)) for c in changes),
+                ((c.state, c.verdict, c.reason or None, c.cause, moment, *_identity(c.version)) for c in changes),
             )
 
     # -- plan
@@ -1067,7 +1076,7 @@ class Store:
         key, version = "", ""
         sql = (
             "SELECT key, version_id, size, etag, storage_class, substr(last_modified, 1, 10), is_latest, state,"
-            " ifnull(verdict, ''), ifnull(reason, ''), archived, ifnull(place, ''), ifnull(local_path, ''), described"
+            " ifnull(verdict, ''), ifnull(cause, ''), archived, ifnull(place, ''), ifnull(local_path, ''), described"
             f" FROM files WHERE bucket = ? AND (key, version_id) > (?, ?) AND +state <> 'deleted'"
             f" ORDER BY key, version_id LIMIT {PAGE}"
         )
@@ -1115,7 +1124,7 @@ class Store:
             marked = list(islice(versions, max(0, at_most - self.outstanding_restores())))
             self._conn.executemany(
                 "UPDATE files SET state = 'glacier_restore_requested', restore_requested_at = ?, restore_tier = ?,"
-                " restore_days = ?, restore_answer = NULL, restore_job = NULL, restore_expiry = NULL, reason = NULL,"
+                " restore_days = ?, restore_answer = NULL, restore_job = NULL, restore_expiry = NULL, reason = NULL, cause = NULL,"
                 " restore_renewal = NULL, updated_at = ? WHERE bucket = ? AND key = ? AND version_id = ?",
                 ((moment, tier, days, moment, *_identity(version)) for version in marked),
             )
@@ -1335,7 +1344,7 @@ class Store:
         with self._writing():
             self._conn.executemany(
                 "UPDATE files SET state = 'glacier_restore_requested', restore_requested_at = ?, restore_tier = ?,"
-                " restore_days = ?, restore_answer = NULL, restore_job = ?, restore_expiry = NULL, reason = NULL,"
+                " restore_days = ?, restore_answer = NULL, restore_job = ?, restore_expiry = NULL, reason = NULL, cause = NULL,"
                 " updated_at = ? WHERE bucket = ? AND key = ? AND version_id = ?",
                 ((moment, job.tier, job.days, job.token, moment, *_identity(version)) for version in versions),
             )
@@ -1373,8 +1382,8 @@ class Store:
                     failed += 1
                     self._conn.execute(
                         "UPDATE files SET state = 'discovered', restore_requested_at = NULL, restore_job = NULL,"
-                        f" reason = :reason, updated_at = :now WHERE {named}",
-                        {"reason": f"{_FAILED_IN_JOB} {job.job_id}: {show(code)}", "now": now(), **arguments},
+                        f" reason = :reason, cause = 'failed_in_job', updated_at = :now WHERE {named}",
+                        {"reason": f"failed in restore job {job.job_id}: {show(code)}", "now": now(), **arguments},
                     )
                     continue
                 self._conn.execute(
@@ -1415,14 +1424,15 @@ class Store:
         """Forgets which versions a setting had kept in S3; the setting is asked again."""
         with self._writing():
             self._conn.execute(
-                "UPDATE files SET verdict = NULL, reason = NULL WHERE bucket = ? AND verdict = 'kept' AND reason IS NOT ?",
-                (bucket, VANISHED),
+                "UPDATE files SET verdict = NULL, reason = NULL, cause = NULL WHERE bucket = ? AND verdict = 'kept'"
+                " AND cause IS NOT 'vanished'",
+                (bucket,),
             )
 
     def keep_noncurrent(self, bucket: str, reason: str) -> None:
         with self._writing():
             self._conn.execute(
-                "UPDATE files SET verdict = 'kept', reason = ? WHERE bucket = ? AND NOT is_latest AND verdict IS NULL"
+                "UPDATE files SET verdict = 'kept', reason = ?, cause = 'noncurrent' WHERE bucket = ? AND NOT is_latest AND verdict IS NULL"
                 " AND state IN ('discovered', 'glacier_restore_requested', 'glacier_restoring', 'downloading')",
                 (reason, bucket),
             )
@@ -1538,7 +1548,7 @@ class Store:
         with self._writing():
             self._together(
                 f"WITH n ({_NAME}) AS (VALUES {{rows}}) UPDATE files SET state = 'downloaded', verdict = NULL,"
-                f" reason = NULL, updated_at = ? FROM n WHERE {_NAMED}",
+                f" reason = NULL, cause = NULL, updated_at = ? FROM n WHERE {_NAMED}",
                 map(_identity, versions),
                 moment,
             )
@@ -1578,7 +1588,7 @@ class Store:
         # In the order of _row().
         mac = self._key.mac(*_identity(e.version), e.version.size, e.version.etag, e.state, e.verdict, *found)
         sealed = mac if e.state is FileState.VERIFIED else None
-        return *_identity(e.version), e.state, e.verdict, e.reason or None, *found, sealed, moment
+        return *_identity(e.version), e.state, e.verdict, e.reason or None, e.cause, *found, sealed, moment
 
     # -- hold
 
@@ -1739,20 +1749,19 @@ _REPORTED = {
     "ObjectAlreadyInActiveTierError": "active",
     "InvalidObjectState": "active",
 }
-_FAILED_IN_JOB = "failed in restore job"
 _ON_THE_WAY = "('glacier_restore_requested', 'glacier_restoring')"
 _TO_COME = "('discovered', 'glacier_restore_requested', 'glacier_restoring', 'downloading')"
 # A copy that was proved, of a version that S3 does not hold any more; renamed rows ("null+deleted-...") are of these.
-_ONLY_COPY = f"(o.state = 'deleted' OR (o.state = 'error' AND o.reason = '{VANISHED}' AND o.sha256 IS NOT NULL))"
+_ONLY_COPY = "(o.state = 'deleted' OR (o.state = 'error' AND o.cause = 'vanished' AND o.sha256 IS NOT NULL))"
 # Outcomes after which a delete may still have been carried out, as the index ledger_late has it; and rows with a proved copy.
 _LATE = f"l.outcome = '{STILL_THERE}'"
 _PROVED = "o.state IN ('downloaded', 'verified') AND o.sha256 IS NOT NULL"
 _SETTLED = f"(o.state IN ('downloaded', 'verified') OR {_ONLY_COPY})"
 # Markers with nothing beneath them. The id `null` goes only while versioning pins it.
-_LOOSE_MARKERS = f"""SELECT m.* FROM delete_markers m JOIN bucket_status b ON b.bucket = m.bucket
+_LOOSE_MARKERS = """SELECT m.* FROM delete_markers m JOIN bucket_status b ON b.bucket = m.bucket
     WHERE m.bucket = :bucket AND m.state = 'listed' AND (m.version_id <> 'null' OR b.versioning = 'Enabled')
     AND NOT EXISTS (SELECT 1 FROM files f WHERE f.bucket = m.bucket AND f.key = m.key AND f.state <> 'deleted'
-        AND NOT (f.state = 'error' AND f.reason = '{VANISHED}'))"""
+        AND NOT (f.state = 'error' AND f.cause = 'vanished'))"""
 
 
 # What stands for the id of a version until S3 has listed it; no id of S3's has a "+".

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -10,50 +9,25 @@ from migrate_v2.edges.store import Store
 from migrate_v2.events import Event, Noted
 from migrate_v2.flow import batched
 from migrate_v2.keys import show
-from migrate_v2.model import CHANGED, VANISHED, FileState, Row, Verdict
+from migrate_v2.model import Cause, FileState, Row
 
-
-@dataclass(frozen=True, slots=True)
-class Cause:
-    word: str
-    reason: re.Pattern[str]  # how such reasons begin or what they contain
-    advice: str
-
-
-# The first that fits. The reasons are what the edges say when they fail: tests/steps/test_errors.py makes each of them.
-CAUSES = (
-    Cause(
-        "vanished",
-        re.compile(re.escape(VANISHED)),
-        "S3 does not list it any more; `retry-errors` looks once more, and a local copy that was read stays",
-    ),
-    Cause(
-        "changed",
-        re.compile(re.escape(CHANGED)),
-        "it was overwritten while it was fetched; `migrate` lists the bucket again and fetches what is there now",
-    ),
-    Cause(
-        "denied",
-        re.compile("^access to .* is denied|^S3 does not give"),
-        "the identity lacks a permission (s3:GetObject, s3:GetObjectVersion, kms:Decrypt, s3:RestoreObject), or"
-        " `expected_bucket_owner` is another account",
-    ),
-    Cause("archived", re.compile("is in an archive tier"), "run `restore`, then `migrate`"),
-    Cause(
-        "in the way",
-        re.compile("is a .*: move it away"),
-        "something that is no plain file lies where the object's file belongs: move it away",
-    ),
-    Cause(
-        "unreadable",
-        re.compile("^cannot (read|look at)|while it was in use|^two readings|cannot be read"),
-        "the local copy cannot be read, or reads differently each time: look at the disk and its permissions, then `migrate`",
-    ),
-    Cause("disk", re.compile("^cannot "), "the destination refused it: free space or correct what the reason says"),
-    Cause("refused", re.compile("^S3 refused"), "S3 will not hand it out as it is; the reason has S3's own words"),
-    Cause("other", re.compile(""), "see the reason; `migrate` tries it again"),
-)
-WORDS = tuple(cause.word for cause in CAUSES)
+# What to do about each cause, in the order in which `errors` shows them.
+ADVICE = {
+    "vanished": "S3 does not list it any more; `retry-errors` looks once more, and a local copy that was read stays",
+    "changed": "it was overwritten while it was fetched; `migrate` lists the bucket again and fetches what is there now",
+    "denied": "the identity lacks a permission (s3:GetObject, s3:GetObjectVersion, kms:Decrypt, s3:RestoreObject), or"
+    " `expected_bucket_owner` is another account",
+    "archived": "run `restore`, then `migrate`",
+    "in the way": "something that is no plain file lies where the object's file belongs: move it away",
+    "unreadable": "the local copy cannot be read, or reads differently each time: look at the disk and its permissions, then"
+    " `migrate`",
+    "disk": "the destination refused it: free space or correct what the reason says",
+    "refused": "S3 will not hand it out as it is; the reason has S3's own words",
+    "other": "see the reason; `migrate` tries it again",
+}
+WORDS = tuple(ADVICE)
+# Words of the command line that are not those of the state file.
+_WORD = {Cause.OBSTACLE: "in the way", Cause.CHECKSUM_DENIED: "denied"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +41,9 @@ class Group:
 
 
 def cause_of(row: Row) -> str:
-    if row.verdict is Verdict.UNREADABLE and row.reason not in (VANISHED, CHANGED):
-        return "unreadable"
-    return next(cause.word for cause in CAUSES if cause.reason.search(row.reason))
+    """The cause of a row in error, as the command line names it."""
+    word = _WORD.get(row.cause, row.cause.value) if row.cause else "other"
+    return word if word in WORDS else "other"
 
 
 def failed(buckets: Iterable[str], store: Store, only: str | None = None) -> Iterator[tuple[Row, str]]:
@@ -82,14 +56,14 @@ def failed(buckets: Iterable[str], store: Store, only: str | None = None) -> Ite
 
 
 def grouped(rows: Iterable[tuple[Row, str]]) -> list[Group]:
-    """In the order of CAUSES; what does not occur is left out."""
+    """In the order of WORDS; what does not occur is left out."""
     amounts: dict[str, list[int]] = {}
     for row, word in rows:
         amount = amounts.setdefault(word, [0, 0])
         amount[0] += 1
         amount[1] += row.version.size
-    found = ((cause, amounts[cause.word]) for cause in CAUSES if cause.word in amounts)
-    return [Group(cause.word, objects, size, cause.advice) for cause, (objects, size) in found]
+    found = ((word, amounts[word]) for word in WORDS if word in amounts)
+    return [Group(word, objects, size, ADVICE[word]) for word, (objects, size) in found]
 
 
 def retry(bucket: str, store: Store, only: str | None, *, rows_per_commit: int) -> Iterator[Event]:
@@ -101,7 +75,7 @@ def retry(bucket: str, store: Store, only: str | None, *, rows_per_commit: int) 
     for batch in batched(failed([bucket], store, only), rows_per_commit):
         again = []
         for row, _ in batch:
-            lost = row.reason in (VANISHED, CHANGED)
+            lost = row.cause in (Cause.VANISHED, Cause.CHANGED)
             if lost and row.sha256:
                 staying += 1
                 continue

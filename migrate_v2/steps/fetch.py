@@ -18,7 +18,7 @@ from migrate_v2.errors import Failure
 from migrate_v2.events import Ended, Event, Found, Progress, Started, Warned
 from migrate_v2.flow import Limit, batched, in_threads
 from migrate_v2.keys import show
-from migrate_v2.model import CHANGED, VANISHED, FileState, ObjectVersion, Place, Row
+from migrate_v2.model import CHANGED, VANISHED, Cause, FileState, ObjectVersion, Place, Row
 
 # In a row, none of which brought anything new; or in all, where what came was not what S3 has.
 ATTEMPTS = 6
@@ -145,7 +145,7 @@ def _tidy(bucket: str, store: Store, disk: Disk) -> None:
         store.left_to_fetch(bucket),
         store.left_to_request(bucket),
         store.asked_for(bucket),
-        (row for row in store.in_state(bucket, FileState.ERROR) if row.reason not in (VANISHED, CHANGED)),
+        (row for row in store.in_state(bucket, FileState.ERROR) if row.cause not in (Cause.VANISHED, Cause.CHANGED)),
     )
     if loose:
         for row in wanted:
@@ -252,4 +252,4 @@ def _receive(sink: Sink, version: ObjectVersion, s3: S3, block_size: int, meter:
 
 def _failed(row: Row, failure: Failure) -> Change:
     reason = {Gone: VANISHED, Moved: CHANGED}.get(type(failure), str(failure))
-    return Change(row.version, FileState.ERROR, None, reason)
+    return Change(row.version, FileState.ERROR, None, reason, failure.cause)

@@ -15,7 +15,7 @@ from migrate_v2.edges.disk import Disk
 from migrate_v2.edges.store import Store, evidence_document, now
 from migrate_v2.events import Event, Noted, Stands
 from migrate_v2.keys import CERTIFICATE, SIDE
-from migrate_v2.model import VANISHED, FileState, Place, Row
+from migrate_v2.model import Cause, FileState, Place, Row
 
 _PROVED = (FileState.VERIFIED, FileState.DELETED)
 _COPIED = (FileState.DOWNLOADED, FileState.VERIFIED, FileState.DELETED)
@@ -56,7 +56,7 @@ def manifest(bucket: str, store: Store, disk: Disk, stands: Stands) -> Iterator[
                 line = json.dumps(entry, ensure_ascii=True) + "\n"
                 places.write(line)
                 mapped.update(line.encode())
-            if row.place is not Place.FOLDER and row.sha256 and (row.state in _PROVED or row.reason == VANISHED):
+            if row.place is not Place.FOLDER and row.sha256 and (row.state in _PROVED or row.cause is Cause.VANISHED):
                 sums.write(_checksum_line(row.sha256, row.path))
                 listed += 1
         if not listed:  # `sha256sum -c` fails for a list of nothing, which is all that there is of an empty bucket
@@ -67,7 +67,7 @@ def manifest(bucket: str, store: Store, disk: Disk, stands: Stands) -> Iterator[
 
 def _has_copy(row: Row) -> bool:
     """As the store's with_local_copy()."""
-    vanished = row.state is FileState.ERROR and row.reason == VANISHED and row.sha256 != ""
+    vanished = row.state is FileState.ERROR and row.cause is Cause.VANISHED and row.sha256 != ""
     return row.place is not None and (row.state in _COPIED or vanished)
 
 

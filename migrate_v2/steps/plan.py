@@ -16,7 +16,7 @@ from migrate_v2.costs import Line, Stage, Total, bill, total
 from migrate_v2.edges import cloudwatch, kms
 from migrate_v2.edges.s3 import S3, Denied, Gone, Moved, Refusal, Unreachable
 from migrate_v2.edges.store import BucketRow, Item, Store
-from migrate_v2.model import ARCHIVED_CLASSES, CHANGED, VANISHED, FileState, ObjectVersion, Place, Verdict
+from migrate_v2.model import ARCHIVED_CLASSES, Cause, FileState, ObjectVersion, Place, Verdict
 from migrate_v2.obstacles import Known, Obstacle, Sample
 from migrate_v2.prices import TIERS, PriceBook
 from migrate_v2.space import CLI_MEMORY, Need, Volume, in_blocks, lacking
@@ -128,7 +128,7 @@ def _counted(
     above: list[str] = []
     seen = unfit = 0
     for item, place in _placed(held.bucket, store, asking):
-        if item.reason == VANISHED:
+        if item.cause == Cause.VANISHED:
             continue
         census.add_stored(item.storage_class, item.size, item.is_latest, date.fromisoformat(item.day), today)
         census.current += item.is_latest
@@ -207,7 +207,7 @@ def _deeds(item: Item, way: Way, noncurrent: str) -> tuple[Deed, ...]:
     beside: tuple[Deed, ...] = () if described or way.metadata == "none" else ("describe",)
     state = FileState(item.state)
     if state is FileState.ERROR:
-        if item.reason == CHANGED:
+        if item.cause == Cause.CHANGED:
             return ()
         if item.verdict == Verdict.UNREADABLE and item.place:
             return ("verify", *beside)

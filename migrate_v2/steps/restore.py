@@ -512,4 +512,4 @@ def _weight(size: float) -> str:
 
 def _failed(row: Row, failure: Failure) -> Change:
     reason = {Gone: VANISHED, Moved: CHANGED}.get(type(failure), str(failure))
-    return Change(row.version, FileState.ERROR, None, reason)
+    return Change(row.version, FileState.ERROR, None, reason, failure.cause)

@@ -157,7 +157,7 @@ def _look(
                 if _arrived(row, disk):
                     here.append(row.version)
             except Obstacle as obstacle:
-                blocked.append(Change(row.version, FileState.ERROR, None, str(obstacle)))
+                blocked.append(Change(row.version, FileState.ERROR, None, str(obstacle), obstacle.cause))
         store.fetched(bucket, here)
         store.change(blocked)
         come.objects += len(here) + len(blocked)

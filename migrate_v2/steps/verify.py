@@ -18,7 +18,7 @@ from migrate_v2.edges.s3 import S3, Archived, Denied, Gone, Moved, Refusal, Unre
 from migrate_v2.edges.store import Evidence, Store
 from migrate_v2.events import Ended, Event, Found, Progress, Started, Warned
 from migrate_v2.flow import Meter, in_threads
-from migrate_v2.model import CHANGED, UNTOLD, VANISHED, FileIdentity, FileState, Place, Row, Verdict, Witness
+from migrate_v2.model import CHANGED, VANISHED, Cause, FileIdentity, FileState, Place, Row, Verdict, Witness
 from migrate_v2.shards import Sizes, sharded
 
 _MULTIPART = re.compile(r"[0-9a-f]{32}-([0-9]{1,5})")
@@ -46,6 +46,7 @@ class Finding:
     witnesses: tuple[Witness, ...] = ()
     identity: FileIdentity | None = None
     in_s3: bool = True  # False: S3 does not hold this version any more
+    cause: Cause | None = None
 
 
 class _Stopped(Exception):
@@ -177,7 +178,7 @@ def _judge(row: Row, disk: Disk, s3: S3, meter: Meter, stop: Flag, read: Read = 
         except FileNotFoundError:
             return Finding(Verdict.MISSING, "the file is not there")
         except (Obstacle, Changed, DiskError) as failure:
-            return Finding(Verdict.UNREADABLE, str(failure))
+            return Finding(Verdict.UNREADABLE, str(failure), cause=Cause.UNREADABLE)
     if measured.size != version.size:
         return Finding(
             Verdict.DIFFERS, f"the file has {measured.size:,} bytes, the object {version.size:,}", measured.sha256
@@ -197,13 +198,16 @@ def _judge(row: Row, disk: Disk, s3: S3, meter: Meter, stop: Flag, read: Read = 
             more = checksums.headed(head, sizes, parts)
         except Gone:
             # Its hash goes into the row: the copy is all there is now, and the row is what protects it.
-            return Finding(Verdict.UNREADABLE, VANISHED, measured.sha256, identity=identity, in_s3=False)
+            return Finding(
+                Verdict.UNREADABLE, VANISHED, measured.sha256, identity=identity, in_s3=False, cause=Cause.VANISHED
+            )
         except Moved:
-            return Finding(Verdict.UNREADABLE, CHANGED, in_s3=False)
+            return Finding(Verdict.UNREADABLE, CHANGED, in_s3=False, cause=Cause.CHANGED)
         except (Denied, Refusal, Archived) as failure:
             if checksums.contradicted(held, measured):
                 return _otherwise_than_sent(measured)
-            return Finding(Verdict.UNPROVABLE, f"{UNTOLD}: {failure}", measured.sha256, identity=identity)
+            reason = f"S3 does not give its checksums: {failure}"
+            return Finding(Verdict.UNPROVABLE, reason, measured.sha256, identity=identity, cause=Cause.CHECKSUM_DENIED)
         unread = checksums.unread(more, measured)
         if unread and not checksums.enough(checksums.matched(more, measured)):
             first = measured.sha256
@@ -212,9 +216,11 @@ def _judge(row: Row, disk: Disk, s3: S3, meter: Meter, stop: Flag, read: Read = 
             except FileNotFoundError:
                 return Finding(Verdict.MISSING, "the file is not there")
             except (Obstacle, Changed, DiskError) as failure:
-                return Finding(Verdict.UNREADABLE, str(failure))
+                return Finding(Verdict.UNREADABLE, str(failure), cause=Cause.UNREADABLE)
             if measured.sha256 != first:
-                return Finding(Verdict.UNREADABLE, "two readings of the file gave different bytes")
+                return Finding(
+                    Verdict.UNREADABLE, "two readings of the file gave different bytes", cause=Cause.UNREADABLE
+                )
         matched = checksums.matched((*witnesses, *more), measured)
         if checksums.enough(matched):
             return Finding(Verdict.MATCH, "", measured.sha256, matched, identity)
@@ -231,6 +237,7 @@ def _judge(row: Row, disk: Disk, s3: S3, meter: Meter, stop: Flag, read: Read = 
         measured.sha256,
         matched,
         identity,
+        cause=Cause.NO_CHECKSUM,
     )
 
 
@@ -263,14 +270,16 @@ def _reread(row: Row, disk: Disk, s3: S3, block_size: int, meter: Meter, stop: F
         except FileNotFoundError:
             return Finding(Verdict.MISSING, "the file is not there")
         except (Obstacle, Changed, DiskError) as failure:
-            return Finding(Verdict.UNREADABLE, str(failure))
+            return Finding(Verdict.UNREADABLE, str(failure), cause=Cause.UNREADABLE)
         except Gone:
-            return Finding(Verdict.UNREADABLE, VANISHED, row.sha256, identity=row.identity, in_s3=False)
+            return Finding(
+                Verdict.UNREADABLE, VANISHED, row.sha256, identity=row.identity, in_s3=False, cause=Cause.VANISHED
+            )
         except Moved:
-            return Finding(Verdict.UNREADABLE, CHANGED, in_s3=False)
+            return Finding(Verdict.UNREADABLE, CHANGED, in_s3=False, cause=Cause.CHANGED)
         except (Denied, Refusal, Archived) as failure:
             reason = f"{row.reason}; S3 does not let it be read a second time: {failure}"
-            return Finding(Verdict.UNPROVABLE, reason, row.sha256, row.witnesses, row.identity)
+            return Finding(Verdict.UNPROVABLE, reason, row.sha256, row.witnesses, row.identity, cause=row.cause)
         if identity.size != version.size:
             return Finding(Verdict.DIFFERS, f"the file has {identity.size:,} bytes, the object {version.size:,}")
         if sha256:
@@ -351,7 +360,7 @@ def _first_look(row: Row, measured: checksums.Measured, identity: FileIdentity) 
     if checksums.enough(matched):
         return Finding(Verdict.MATCH, "", measured.sha256, matched, identity)
     reason = "deleted in S3 by the older toolkit, and the ETag that was listed does not prove its local copy"
-    return Finding(Verdict.UNPROVABLE, reason, measured.sha256, matched, identity)
+    return Finding(Verdict.UNPROVABLE, reason, measured.sha256, matched, identity, cause=Cause.NO_CHECKSUM)
 
 
 def _kept_as_was(row: Row, verdict: Verdict, reason: str) -> Finding:
@@ -397,17 +406,19 @@ def _conclusion(row: Row, found: Finding, disk: Disk) -> Evidence:
             state = FileState.DELETED
         case _ if row.state is FileState.ERROR:
             # What vanished stays so, whatever its copy is found to be: the row is what protects that copy.
-            return Evidence(row.version, row.state, None, row.reason, row.sha256, row.witnesses, row.identity)
+            return Evidence(
+                row.version, row.state, None, row.reason, row.sha256, row.witnesses, row.identity, row.cause
+            )
         case Verdict.UNPROVABLE:
             state = FileState.DOWNLOADED
         case Verdict.UNREADABLE:
             state = FileState.ERROR
             if not found.in_s3:
-                return Evidence(row.version, state, None, reason, found.sha256, (), found.identity)
+                return Evidence(row.version, state, None, reason, found.sha256, (), found.identity, found.cause)
         case Verdict.DIFFERS:
             where = disk.quarantine(row.path, row.version.bucket)
             reason = f"{reason}; the file is now {where}" if where else reason
             return Evidence(row.version, FileState.DISCOVERED, None, reason, "", (), None)
         case Verdict.MISSING:
             return Evidence(row.version, FileState.DISCOVERED, None, reason, "", (), None)
-    return Evidence(row.version, state, verdict, reason, found.sha256, found.witnesses, found.identity)
+    return Evidence(row.version, state, verdict, reason, found.sha256, found.witnesses, found.identity, found.cause)

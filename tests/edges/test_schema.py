@@ -30,15 +30,15 @@ def insert(db: Database, key: str, state: str = "discovered", size: int = 5) -> 
 
 def tallies(db: Database) -> list[tuple[object, ...]]:
     return db.conn.execute(
-        "SELECT bucket, state, verdict, archived, storage_class, objects, bytes FROM tallies WHERE objects <> 0 OR bytes <> 0"
-        " ORDER BY 1, 2, 3, 4, 5"
+        "SELECT bucket, state, verdict, archived, storage_class, cause, objects, bytes FROM tallies"
+        " WHERE objects <> 0 OR bytes <> 0 ORDER BY 1, 2, 3, 4, 5, 6"
     ).fetchall()
 
 
 def counted(db: Database) -> list[tuple[object, ...]]:
     return db.conn.execute(
-        "SELECT bucket, state, ifnull(verdict, ''), archived, storage_class, count(*), sum(size) FROM files"
-        " GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5"
+        "SELECT bucket, state, ifnull(verdict, ''), archived, storage_class, ifnull(cause, ''), count(*), sum(size) FROM files"
+        " GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY 1, 2, 3, 4, 5, 6"
     ).fetchall()
 
 
@@ -66,6 +66,7 @@ def test_tallies_follow_every_change_of_rows(db: Database) -> None:
         "UPDATE files SET size = size + 1000 WHERE key = 'k3'",
         "UPDATE files SET archived = 1, storage_class = 'GLACIER' WHERE size % 3 = 0",
         "UPDATE files SET reason = 'x', updated_at = 'y'",
+        "UPDATE files SET cause = 'denied' WHERE size % 4 = 0",
         "UPDATE files SET verdict = NULL",
         "DELETE FROM files WHERE key LIKE 'k1%'",
         "UPDATE files SET state = 'error'",
@@ -138,10 +139,40 @@ def test_a_state_file_of_before_restores_were_counted_is_taken_over() -> None:
     database = Database(memory=True)
     schema.migrations.apply(database, stop_before="m002_restores")
     insert(database, "k", "glacier_restore_requested")
-    before = tallies(database)
     schema.migrations.apply(database)
-    assert tallies(database) == before
+    assert tallies(database) == counted(database)
     row = database.conn.execute("SELECT restore_answer, restore_days, restore_job, archive_tier FROM files").fetchone()
     assert tuple(row) == (None, None, None, None)
     with pytest.raises(sqlite3.IntegrityError):
         database.conn.execute("UPDATE files SET restore_answer = 'maybe'")
+
+
+REASONS = {
+    "vanished": ("error", None, "vanished from S3 since it was listed"),
+    "changed": ("error", None, "changed in S3 since it was listed"),
+    "noncurrent": ("discovered", "kept", "an old version, and the setting noncurrent is keep"),
+    "checksum_denied": ("downloaded", "unprovable", "S3 does not give its checksums: access to k is denied"),
+    "no_checksum": ("downloaded", "unprovable", "S3 has no checksum of 64 bits or more for it"),
+    "failed_in_job": ("discovered", None, "failed in restore job j: AccessDenied"),
+    "unreadable": ("error", "unreadable", "cannot read k: Input/output error"),
+    "denied": ("error", None, "access to k is denied"),
+    "archived": ("error", None, "k is in an archive tier; a restore has to bring it back first"),
+    "obstacle": ("error", None, "b/k is a folder: move it away and run the same command again"),
+    "disk": ("error", None, "cannot write b/k: No space left on device"),
+    "refused": ("error", None, "S3 refused k: XYZ: no"),
+    "other": ("error", None, "anything else"),
+}
+
+
+def test_causes_migration_reads_texts_of_earlier_programs_once() -> None:
+    database = Database(memory=True)
+    schema.migrations.apply(database, stop_before="m004_causes")
+    for key, (state, verdict, reason) in REASONS.items():
+        insert(database, key, state)
+        database.conn.execute("UPDATE files SET verdict = ?, reason = ? WHERE key = ?", (verdict, reason, key))
+    insert(database, "fine", "verified")
+    schema.migrations.apply(database)
+    causes = dict(database.conn.execute("SELECT key, cause FROM files").fetchall())
+    assert causes.pop("fine") is None
+    assert causes == {key: key for key in REASONS}
+    assert tallies(database) == counted(database)

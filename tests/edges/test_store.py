@@ -21,6 +21,7 @@ from migrate_v2.errors import Failure, Refused
 from migrate_v2.model import (
     CHANGED,
     VANISHED,
+    Cause,
     Counts,
     DeleteMarker,
     Doomed,
@@ -73,11 +74,12 @@ def verify(store: Store, key: str, version_id: str = "null", run: str = "run") -
 
 def assert_tallies(store: Store) -> None:
     counted = store._conn.execute(
-        "SELECT state, ifnull(verdict, ''), archived, storage_class, count(*), sum(size) FROM files WHERE bucket = 'bucket'"
-        " GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4"
+        "SELECT state, ifnull(verdict, ''), archived, storage_class, ifnull(cause, ''), count(*), sum(size) FROM files"
+        " WHERE bucket = 'bucket' GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5"
     ).fetchall()
     kept = sorted(
-        (t.state, t.verdict, int(t.archived), t.storage_class, t.objects, t.bytes) for t in store.tallies("bucket")
+        (t.state, t.verdict, int(t.archived), t.storage_class, t.cause, t.objects, t.bytes)
+        for t in store.tallies("bucket")
     )
     assert kept == [tuple(r) for r in counted]
 
@@ -275,7 +277,7 @@ def test_what_a_listing_does_not_show_has_vanished_and_may_come_back(store: Stor
     scan(store, [version("a"), version("b")])
     verify(store, "a")
     assert scan(store, [version("b")]) == 1
-    assert (row(store, "a").state, row(store, "a").reason) == (FileState.ERROR, VANISHED)
+    assert (row(store, "a").state, row(store, "a").cause) == (FileState.ERROR, Cause.VANISHED)
     assert scan(store, [version("b")]) == 0
     scan(store, [version("a"), version("b")])
     r = row(store, "a")
@@ -544,7 +546,7 @@ def test_tallies_hold_through_a_thousand_random_changes(store: Store) -> None:
                     lambda v: store.restore_asked([v], "Bulk"),
                     lambda v: store.restore_gone([v]),
                     lambda v: store.restore_seen([(v, True, None)]),
-                    lambda v: store.change([Change(v, FileState.ERROR, None, CHANGED)]),
+                    lambda v: store.change([Change(v, FileState.ERROR, None, CHANGED, Cause.CHANGED)]),
                     lambda v: deleted(store, v.key, v.version_id),
                 )
             )(r.version)
@@ -594,10 +596,10 @@ def test_failed_rows_are_tried_again_where_they_failed(store: Store) -> None:
     held = {key: row(store, key).version for key in ("changed", "denied", "rotten", "vanished")}
     store.change(
         [
-            Change(held["changed"], FileState.ERROR, None, CHANGED),
+            Change(held["changed"], FileState.ERROR, None, CHANGED, Cause.CHANGED),
             Change(held["denied"], FileState.ERROR, None, "access denied"),
             Change(held["rotten"], FileState.ERROR, Verdict.UNREADABLE, "EIO"),
-            Change(held["vanished"], FileState.ERROR, None, VANISHED),
+            Change(held["vanished"], FileState.ERROR, None, VANISHED, Cause.VANISHED),
         ]
     )
     assert store.try_again("bucket") == 2

@@ -143,11 +143,11 @@ def found(events: Iterable[Event]) -> dict[str, tuple[Verdict | None, str]]:
 def assert_tallies(store: Store) -> None:
     """The kept counts are what counting gives."""
     counted = store._conn.execute(
-        "SELECT bucket, state, ifnull(verdict, ''), archived, storage_class, count(*), sum(size) FROM files"
-        " GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5"
+        "SELECT bucket, state, ifnull(verdict, ''), archived, storage_class, ifnull(cause, ''), count(*), sum(size) FROM files"
+        " GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY 1, 2, 3, 4, 5, 6"
     ).fetchall()
     kept = store._conn.execute(
-        "SELECT * FROM tallies WHERE objects <> 0 OR bytes <> 0 ORDER BY 1, 2, 3, 4, 5"
+        "SELECT * FROM tallies WHERE objects <> 0 OR bytes <> 0 ORDER BY 1, 2, 3, 4, 5, 6"
     ).fetchall()
     assert list(map(tuple, kept)) == list(map(tuple, counted))
 

@@ -5,6 +5,7 @@
             events                              what happened
             flow                                bounded concurrency
             keys                                key <-> path, and what of it may be shown
+            ownfiles                            where files of the program's own may be
             policy                              bucket policies, and what they let whom do
             checksums                           every witness of S3, recomputed
             tuning                              inventory + machine -> transfer settings

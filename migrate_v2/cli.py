@@ -142,6 +142,7 @@ from migrate_v2.flow import batched, few_collections, in_threads
 from migrate_v2.keys import show
 from migrate_v2.model import FileState, Phase, Row
 from migrate_v2.notify import notify, worth_telling
+from migrate_v2.ownfiles import in_destination, must_be_outside, must_be_own_state
 from migrate_v2.pipeline import Draft, Events, Tools
 from migrate_v2.report import Bytes, Report, human, sentence, span
 from migrate_v2.steps import errors
@@ -154,6 +155,11 @@ from migrate_v2.tuning import SIZES
 _FLAGS = {"--dest": "local_base_path", "--state": "state_db_path", "--engine": "engine"}
 _DOCUMENTS = ("plan", "status", "errors", "check-state", "diagnose", "buckets", "whoami", "config")
 
+
+_STATE_IN_DESTINATION = (
+    "the state file {} is in the destination itself and is lost with it: move it and all that is named like it to another"
+    " folder, and name it with --state"
+)
 
 # Commands that may run while nobody looks.
 _WORK = ("migrate", "scan", "restore", "glacier", "sync", "verify", "confirm-delete")
@@ -169,7 +175,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = parse(sys.argv[1:] if argv is None else argv)
         flags = {name: arguments[flag] for flag, name in _FLAGS.items()}
         chosen = settings.load(flags, arguments["--config"], os.environ, Path.cwd())
-    except BadUsage as failure:
+    except (BadUsage, Refused) as failure:
         sys.stderr.write(f"migrate-v2: {failure}\n")
         return failure.code
     except KeyboardInterrupt:
@@ -185,6 +191,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     # A log in the working folder is a write, and the destination that --offline reads may be that folder.
     silent = document or arguments["--offline"]
     log = chosen.state_db_path.with_suffix(".log")
+    uses_state = command not in ("whoami", "config") and not arguments["--offline"]
+    try:
+        if uses_state:
+            must_be_own_state(chosen.state_db_path, chosen.local_base_path)
+    except Refused as failure:
+        sys.stderr.write(f"migrate-v2: {failure}\n")
+        return failure.code
     with Report(
         json=arguments["--json"],
         quiet=arguments["--quiet"],
@@ -195,6 +208,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         lines=not document,
     ) as report:
         try:
+            if uses_state and not document and in_destination(chosen.state_db_path, chosen.local_base_path):
+                report.tell(Warned("", _STATE_IN_DESTINATION.format(show(str(chosen.state_db_path)))))
             with Tools(chosen, partial(_connect, arguments, chosen), os.environ) as tools:
                 return _COMMANDS[command](arguments, tools, report)
         except Failure as failure:
@@ -367,16 +382,17 @@ def _plan(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
         line=line_speed(arguments["--throughput"]) if arguments["--throughput"] is not None else None,
         deadline=_day(arguments["--deadline"]),
     )
+    html = _own(arguments["--html"], "the page", tools) if arguments["--html"] else None
     cache = prices.cache_file(tools.environ)
     if arguments["--refresh-prices"]:
         for told in outlook.refresh_prices(names, tools, cache, quick=wish.quick):
             report.say(told)
-    book = prices.load(cache, prices.own_file(arguments["--prices"]))
+    book = prices.load(cache, prices.own_file(arguments["--prices"], tools.settings.local_base_path))
     forecast = _value(outlook.planned(names, tools, book, wish), report)
-    if arguments["--html"]:
+    if html is not None:
         from migrate_v2 import page  # its charts take 65 ms to load, and every other command does without
 
-        _write_page(Path(arguments["--html"]), page.html(forecast))
+        _write_page(html, page.html(forecast))
     if arguments["--json"]:
         report.document(sheet.document(forecast))
         return 0
@@ -418,6 +434,16 @@ def _day(text: str | None) -> date | None:
         raise BadUsage(f"--deadline: {show(text)[:40]} is not a day, such as 2027-01-12") from None
 
 
+def _own(named: str, what: str, tools: Tools) -> Path:
+    """A file that the operator names, outside the folders of buckets."""
+    return must_be_outside(Path(named), what, tools.settings.local_base_path, cure="name a file elsewhere")
+
+
+def _own_folder(name: str, tools: Tools) -> Path:
+    """A folder of this name in the working folder, for files of the program's own."""
+    return must_be_outside(Path.cwd() / name, "the folder", tools.settings.local_base_path, folder=True)
+
+
 def _write_page(target: Path, text: str) -> None:
     fresh = target.with_name(f".{target.name}.{os.getpid()}.new")
     try:
@@ -438,7 +464,8 @@ def _restore(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
     if arguments["--manifest-only"]:
         if not arguments["--batch"] or tier:
             raise BadUsage("--manifest-only goes with --batch, and writes manifests only")
-        return _on_each(pipeline.manifests_only, arguments, tools, report, folder=Path.cwd() / "manifests")
+        folder = _own_folder("manifests", tools)
+        return _on_each(pipeline.manifests_only, arguments, tools, report, folder=folder)
     return _until_back(pipeline.restore_bucket, arguments, tools, report, batch=arguments["--batch"], upgrade=tier)
 
 
@@ -595,9 +622,9 @@ def _show_plan(plan: Plan, tools: Tools, report: Report, as_json: bool) -> None:
 
 def _policy(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
     verb = next(name for name in ("generate", "apply", "rollback", "freeze", "unfreeze") if arguments[name])
-    template = _template(arguments)
+    template = _template(arguments, tools)
     names = _policy_buckets(verb, arguments, tools, report)
-    folder = Path.cwd() / "policies"
+    folder = _own_folder("policies", tools) if verb in ("generate", "apply") else Path()
     work: Callable[[str], Events]
     drafts: list[Draft] = []
     dry_run = arguments["--dry-run"]
@@ -680,13 +707,13 @@ def _policy_buckets(verb: str, arguments: Mapping[str, Any], tools: Tools, repor
     return list(dict.fromkeys(chosen))
 
 
-def _template(arguments: Mapping[str, Any]) -> str | None:
+def _template(arguments: Mapping[str, Any], tools: Tools) -> str | None:
     if arguments["--template"] is None:
         return None
     if arguments["--hard"]:
         raise BadUsage("--hard is for the program's own policy, and --template gives another: give one of them")
     try:
-        return Path(arguments["--template"]).read_text("utf-8")
+        return _own(arguments["--template"], "the template", tools).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise BadUsage(f"the template {show(arguments['--template'])} cannot be read: {error}") from error
 
@@ -1048,6 +1075,11 @@ def _reset(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
 
 def _diagnose(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
     bucket = None if arguments["<name>"] is None else check_bucket_name(arguments["<name>"])
+    path = settings.file_in_use(arguments["--config"], os.environ, Path.cwd())
+    if arguments["--write"]:
+        must_be_outside(
+            path, "the settings file", tools.settings.local_base_path, cure="name another one with --config"
+        )
     found = outlook.diagnosis(bucket, tools, lambda text: report.say(text))
     v, n, d, advice = found.vitals, found.network, found.destination, found.advice
     if arguments["--json"]:
@@ -1071,7 +1103,6 @@ def _diagnose(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int
     else:
         report.table(("", ""), _diagnosis_lines(found))
     if arguments["--write"]:
-        path = settings.file_in_use(arguments["--config"], os.environ, Path.cwd())
         staying = _write_advice(path, advice.settings)
         report.say(f"written to {show(str(path))}")
         for name in staying:
@@ -1133,6 +1164,8 @@ def _diagnosis_lines(found: outlook.Diagnosis) -> Iterator[tuple[str, str]]:
 
 
 def _upgrade_db(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
+    if arguments["<v1-file>"] is not None:
+        _own(arguments["<v1-file>"], "the state file", tools)
     _tell(pipeline.upgrade_file(arguments["<v1-file>"], tools.settings), report)
     return 0
 

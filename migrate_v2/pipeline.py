@@ -41,6 +41,7 @@ from migrate_v2.model import (
     recently,
     why_kept,
 )
+from migrate_v2.ownfiles import must_not_be_state
 from migrate_v2.settings import Settings, bandwidth_at
 from migrate_v2.shards import Sizes
 from migrate_v2.steps import audit as audit_step
@@ -113,7 +114,7 @@ class Tools:
 
     @cached_property
     def store(self) -> Store:
-        store = self._open.enter_context(Store.open(self.settings.state_db_path))
+        store = self._open.enter_context(Store.open(self.settings.state_db_path, named=self.settings.state_is_named))
         store.remember("version", __version__)
         return store
 
@@ -134,7 +135,7 @@ class Tools:
     def book(self) -> prices.PriceBook:
         """The rates by which this run tells what restores cost. A file that makes no sense stops no work: they are unknown."""
         try:
-            return prices.load(prices.cache_file(self.environ), prices.own_file(None))
+            return prices.load(prices.cache_file(self.environ), prices.own_file(None, self.settings.local_base_path))
         except BadUsage as error:
             return replace(prices.UNKNOWN, notes=(str(error),))
 
@@ -247,6 +248,7 @@ class Tools:
     def locked(self, bucket: str, *, destination: bool = True) -> Iterator[tuple[Path, list[int]]]:
         """The bucket is ours alone, in this state file and in this destination; gives the run's private folder, and the
         descriptors that every child has to inherit."""
+        must_not_be_state(bucket, self.settings.state_db_path, self.settings.local_base_path)
         folder = self._run_folder / bucket
         with ExitStack() as held:
             locks = [Lock(folder / "lock", f"bucket {bucket}")]

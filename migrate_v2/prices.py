@@ -16,6 +16,7 @@ from typing import Any
 from migrate_v2.costs import EGRESS, EVERYWHERE, FREE, GB, Rate, Tier
 from migrate_v2.errors import BadUsage
 from migrate_v2.keys import show
+from migrate_v2.ownfiles import must_be_outside
 
 TOML_NAME = "prices.toml"
 TIERS = ("Standard", "Bulk", "Expedited")
@@ -105,14 +106,17 @@ def cache_file(environ: Mapping[str, str]) -> Path:
     return folder / "migrate-v2" / "prices.json"
 
 
-def own_file(named: str | None) -> Path | None:
-    """The operator's own rates: the named file, else ./prices.toml if there is one."""
-    if named is not None:
-        if not Path(named).is_file():
-            raise BadUsage(f"--prices: there is no file {show(named)}")
-        return Path(named)
-    usual = Path(TOML_NAME)
-    return usual if usual.is_file() else None
+def own_file(named: str | None, base: Path | None) -> Path | None:
+    """The operator's own rates: the named file, else ./prices.toml if there is one.
+
+    Refused: one among the objects of a bucket; `base` is the setting local_base_path.
+    """
+    if named is not None and not Path(named).is_file():
+        raise BadUsage(f"--prices: there is no file {show(named)}")
+    path = Path(TOML_NAME if named is None else named)
+    if named is None and not path.is_file():
+        return None
+    return must_be_outside(path, "the file of prices", base, cure="name another one with --prices")
 
 
 def load(cache: Path | None, private: Path | None) -> PriceBook:

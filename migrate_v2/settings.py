@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PlainValidator, PrivateAttr, StringConstraints, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from migrate_v2 import ownfiles
 from migrate_v2.errors import BadUsage, Refused
 from migrate_v2.keys import show
 
@@ -167,6 +168,7 @@ class About:
     default: str = ""
     flag: str = ""
     size: bool = False  # in bytes
+    starts_program: bool = False  # never taken from the working folder's file, which may be an object's content
 
 
 Number = BeforeValidator(_number)
@@ -386,6 +388,7 @@ class Settings(BaseSettings):
             cli="taken if its version is not below the floor",
             native="not used",
             default="(found on PATH)",
+            starts_program=True,
         ),
     ] = None
     noncurrent: Annotated[
@@ -437,10 +440,12 @@ class Settings(BaseSettings):
             allowed="a command line, quoted as for a shell",
             cli="run without a shell, with the event as JSON on its standard input, for 30 s at most",
             default="(none)",
+            starts_program=True,
         ),
     ] = None
 
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
+    _state_is_named: bool = PrivateAttr(default=True)
 
     @classmethod
     def settings_customise_sources(
@@ -457,6 +462,11 @@ class Settings(BaseSettings):
     def origin(self, name: str) -> str:
         """`default`, `tuned`, the settings file as it was named, the environment variable or the flag."""
         return self._origins.get(name) or ("tuned" if SETTING[name].default == "(tuned)" else "default")
+
+    @property
+    def state_is_named(self) -> bool:
+        """Whether the operator named the state file; otherwise it is the one that the working folder happens to hold."""
+        return self._state_is_named
 
     def base(self) -> Path:
         """Where buckets come to; BadUsage where nobody has said."""
@@ -481,6 +491,7 @@ class Setting:
     cli: str
     native: str
     size: bool
+    starts_program: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -515,9 +526,13 @@ def load(flags: Mapping[str, str | None], config: str | None, environ: Mapping[s
     """Defaults, settings file, environment and flags (by the setting's name) in one; later wins. BadUsage in one line.
 
     An empty environment variable is not set; a flag of None was not given, an empty one is wrong. Relative paths are
-    relative to `cwd` wherever they are written, and come out absolute; `~` is HOME.
+    relative to `cwd` wherever they are written, and come out absolute; `~` is HOME. Refused: a settings file among the
+    objects of a bucket or of doubtful ownership, and settings of the working folder's file that start a program.
     """
-    table, label = _read(config, environ, cwd)
+    found = _read(flags.get("local_base_path"), config, environ, cwd)
+    table, label = found.table, found.label
+    if found.unnamed:
+        _refuse_programs(table, environ)
     unknown = [*_unknown_keys(table, label), *_unknown_variables(environ), *_unknown_flags(flags)]
     if unknown:
         raise BadUsage("; ".join(unknown))
@@ -551,26 +566,80 @@ def load(flags: Mapping[str, str | None], config: str | None, environ: Mapping[s
     if wrong:
         raise BadUsage("; ".join(wrong.values()))
     settings._origins = origins
+    settings._state_is_named = "state_db_path" in origins and not (found.unnamed and origins["state_db_path"] == label)
+    if found.path is not None:
+        _must_be_outside(found.path, settings.local_base_path)
+    if settings.aws_path is not None:
+        ownfiles.must_be_outside(settings.aws_path, "aws_path", settings.local_base_path)
     return settings
 
 
-def _read(config: str | None, environ: Mapping[str, str], cwd: Path) -> tuple[dict[str, Any], str]:
-    """What the settings file says, and what to call it. One that somebody named has to be there; else there may be none."""
+@dataclass(frozen=True, slots=True)
+class _SettingsFile:
+    """What a settings file says. `label`: what to call it; `unnamed`: it is the working folder's, which nobody named."""
+
+    table: dict[str, Any]
+    label: str = ""
+    path: Path | None = None
+    unnamed: bool = False
+
+
+def _read(dest: str | None, config: str | None, environ: Mapping[str, str], cwd: Path) -> _SettingsFile:
+    """The settings file. One that somebody named has to be there; else there may be none."""
     source = CONFIG_VARIABLE if config is None else "--config"
     named = environ.get(CONFIG_VARIABLE) or None if config is None else config
+    bases = _bases(dest, environ, cwd)
     if named is None:
-        for file in _usual_files(environ, cwd):
+        for path in _usual_files(environ, cwd):
+            # Before a look at it: a folder of this name among the objects of a bucket is a reason to stop, too.
+            if os.path.lexists(path):
+                _must_be_outside(path, *bases)
             with suppress(FileNotFoundError, NotADirectoryError):
-                label = CONFIG_NAME if file.parent == cwd else show(str(file))
-                return _parsed(file, label), label
-        return {}, ""
+                unnamed = path.parent == cwd
+                label = CONFIG_NAME if unnamed else show(str(path))
+                return _SettingsFile(_parsed(path, label), label, path, unnamed)
+        return _SettingsFile({})
     label = show(named)
     try:
-        return _parsed(_absolute(named, environ, cwd), label), label
+        path = _absolute(named, environ, cwd)
+        _must_be_outside(path, *bases)
+        return _SettingsFile(_parsed(path, label), label, path)
     except (FileNotFoundError, NotADirectoryError):
         raise BadUsage(f"settings file {label} (from {source}) does not exist") from None
     except ValueError as error:
         raise BadUsage(f"settings file '{label}' (from {source}): {str(error) or 'must be a file'}") from None
+
+
+def _must_be_outside(path: Path, base: Path | None = None, *more: Path) -> None:
+    ownfiles.must_be_outside(path, "the settings file", base, *more, cure="name another settings file with --config")
+
+
+def _bases(dest: str | None, environ: Mapping[str, str], cwd: Path) -> list[Path]:
+    """The destinations that are known before the settings file is read: the flag's, the environment's, and that of the
+    user's own settings file, which the working folder's takes the place of."""
+    found = [dest, environ.get(PREFIX + "LOCAL_BASE_PATH")]
+    for path in [path for path in _usual_files(environ, cwd) if path.parent != cwd]:
+        with suppress(OSError, ValueError, RecursionError, Refused):
+            found.append(tomllib.loads(ownfiles.read_trusted(path, "").decode("utf-8-sig")).get("local_base_path"))
+    bases = []
+    for text in found:
+        if isinstance(text, str):
+            with suppress(ValueError):
+                bases.append(_absolute(text, environ, cwd))
+    return bases
+
+
+def _refuse_programs(table: Mapping[str, Any], environ: Mapping[str, str]) -> None:
+    programs = [name for name in table if name in SETTING and SETTING[name].starts_program]
+    if not programs:
+        return
+    usual = [str(path) for path in _usual_files(environ, Path()) if path.is_absolute()]
+    places = [f"put it into {show(usual[0])}"] if usual else []
+    places += [f"set {SETTING[programs[0]].variable}", f"name the file with --config={CONFIG_NAME}"]
+    raise Refused(
+        f"{programs[0]} starts a program, so it is not taken from ./{CONFIG_NAME}, which the working folder may have from"
+        f" anybody: {', '.join(places[:-1])}, or {places[-1]}"
+    )
 
 
 def _usual_files(environ: Mapping[str, str], cwd: Path) -> Iterable[Path]:
@@ -583,7 +652,7 @@ def _usual_files(environ: Mapping[str, str], cwd: Path) -> Iterable[Path]:
 def _parsed(file: Path, label: str) -> dict[str, Any]:
     raw = b""
     try:
-        raw = file.read_bytes()
+        raw = ownfiles.read_trusted(file, "the settings file")
         return tomllib.loads(raw.decode("utf-8-sig"))
     except (FileNotFoundError, NotADirectoryError):
         raise
@@ -750,6 +819,7 @@ def _setting(name: str) -> Setting:
         cli=about.cli,
         native=about.native or about.cli,
         size=about.size,
+        starts_program=about.starts_program,
     )
 
 

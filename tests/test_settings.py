@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from migrate_v2 import settings
+from migrate_v2 import ownfiles, settings
 from migrate_v2.errors import BadUsage, Refused
 from migrate_v2.settings import (
     PREFIX,
@@ -76,7 +76,7 @@ def from_environment(here: Path, **values: str) -> Settings:
 
 def from_toml(here: Path, text: str) -> Settings:
     (here / "migrate-v2.toml").write_text(text)
-    return load({}, None, {}, here)
+    return load({}, "migrate-v2.toml", {}, here)
 
 
 def refusal(*args: object) -> str:
@@ -422,7 +422,7 @@ def test_every_setting_but_folders_was_tried_with_a_wrong_value() -> None:
 )
 def test_a_wrong_value_in_the_file_is_one_line_too(here: Path, text: str, line: str) -> None:
     (here / "migrate-v2.toml").write_text(text)
-    assert refusal({}, None, {}, here).startswith(line)
+    assert refusal({}, "migrate-v2.toml", {}, here).startswith(line)
 
 
 def test_several_wrong_values_are_said_together(here: Path) -> None:
@@ -620,3 +620,90 @@ def test_the_file_in_use(tmp_path: Path) -> None:
     (tmp_path / ".config/migrate-v2").mkdir(parents=True)
     (tmp_path / ".config/migrate-v2/config.toml").touch()
     assert settings.file_in_use(None, environ, tmp_path) == tmp_path / ".config/migrate-v2/config.toml"
+
+
+# whose the file is
+
+
+@pytest.mark.parametrize("setting", ["notify_command", "aws_path"])
+def test_load_program_setting_in_working_folder_file_is_refused(here: Path, setting: str) -> None:
+    (here / "migrate-v2.toml").write_text(f'{setting} = "/bin/true"\n')
+    with pytest.raises(Refused):
+        load({}, None, {}, here)
+    assert getattr(load({}, "migrate-v2.toml", {}, here), setting) is not None, "a file that was named is taken"
+    user = here / "user"
+    (user / ".config" / "migrate-v2").mkdir(parents=True)
+    (here / "migrate-v2.toml").rename(user / ".config" / "migrate-v2" / "config.toml")
+    assert getattr(load({}, None, {"HOME": str(user)}, here), setting) is not None
+    assert getattr(from_environment(here, **{setting: "/bin/true"}), setting) is not None
+
+
+def test_load_every_setting_that_starts_a_program_is_marked() -> None:
+    assert {setting.name for setting in TABLE if setting.starts_program} == {"notify_command", "aws_path"}
+
+
+@pytest.mark.parametrize("config", [None, "migrate-v2.toml"])
+@pytest.mark.parametrize(("mode", "refused"), [(0o602, True), (0o666, True), (0o644, False), (0o400, False)])
+def test_load_file_writable_for_all_is_refused(here: Path, config: str | None, mode: int, refused: bool) -> None:
+    file = here / "migrate-v2.toml"
+    file.write_text("batch_size = 5\n")
+    file.chmod(mode)
+    if refused:
+        with pytest.raises(Refused, match="chmod"):
+            load({}, config, {}, here)
+    else:
+        assert load({}, config, {}, here).batch_size == 5
+
+
+def test_load_file_of_another_owner_or_group_is_refused(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = here / "migrate-v2.toml"
+    file.write_text("batch_size = 5\n")
+    file.chmod(0o664)
+    owner, group = file.stat().st_uid, file.stat().st_gid
+    with monkeypatch.context() as patch:
+        patch.setattr(ownfiles, "_primary_groups", lambda user: (group,))
+        assert load({}, None, {}, here).batch_size == 5
+        patch.setattr(ownfiles, "_primary_groups", lambda user: (group + 1,))
+        with pytest.raises(Refused, match="chmod g-w"):
+            load({}, None, {}, here)
+    file.chmod(0o644)
+    if owner == 0:
+        os.chown(file, 12345, group)
+    else:
+        monkeypatch.setattr(ownfiles.os, "geteuid", lambda: owner + 1)
+    with pytest.raises(Refused, match="chown"):
+        load({}, None, {}, here)
+
+
+def test_load_named_file_that_is_no_plain_file_is_read(here: Path) -> None:
+    assert load({}, "/dev/null", {}, here).batch_size == 1000
+
+
+def test_load_file_among_objects_is_refused(here: Path) -> None:
+    """By the marker of the destination, or by its name in a flag, the environment or the user's own settings."""
+    user = here / "user"
+    objects = here / "home" / "photos"
+    objects.mkdir(parents=True)
+    (objects / "migrate-v2.toml").write_text("batch_size = 5\n")
+    (user / ".config" / "migrate-v2").mkdir(parents=True)
+    assert load({}, None, {}, objects).batch_size == 5, "nothing tells that this is a bucket's folder"
+    base = str(here / "home")
+    for flags, environ in (
+        ({"local_base_path": base}, {}),
+        ({}, {"MIGRATE_V2_LOCAL_BASE_PATH": base}),
+        ({}, {"HOME": str(user)}),
+    ):
+        (user / ".config" / "migrate-v2" / "config.toml").write_text(f"local_base_path = {json.dumps(base)}\n")
+        for config, cwd in ((None, objects), ("photos/migrate-v2.toml", here / "home")):
+            with pytest.raises(Refused):
+                load(flags, config, environ, cwd)
+    (here / "home" / ".migrate-v2").mkdir()
+    with pytest.raises(Refused):
+        load({}, None, {}, objects)
+
+
+def test_load_file_below_the_destination_that_it_names_is_refused(here: Path) -> None:
+    (here / "work").mkdir()
+    (here / "work" / "migrate-v2.toml").write_text('local_base_path = ".."\n')
+    with pytest.raises(Refused):
+        load({}, None, {}, here / "work")

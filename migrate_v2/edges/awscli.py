@@ -106,8 +106,8 @@ def find(
 
 
 def _candidates(explicit: str | None, search_path: str, own: str) -> Iterator[str]:
-    # An empty entry of PATH means the working folder: nothing is run from there unasked.
-    on_path = (str(Path(entry, "aws").absolute()) for entry in search_path.split(os.pathsep) if entry)
+    # An empty or relative entry of PATH means the working folder, which may hold the contents of objects.
+    on_path = (str(Path(entry, "aws")) for entry in search_path.split(os.pathsep) if entry.startswith("/"))
     seen = set()
     for path in (explicit or "", *on_path, own):
         real = os.path.realpath(path)

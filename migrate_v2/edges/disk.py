@@ -45,7 +45,7 @@ _FEW_INODES = 100
 _MARKER = f"{OWN}/.base.json"  # no bucket can have this name
 _MARKER_LOCK = f"{OWN}/.base.lock"
 
-_TRIAL = re.compile(r"trial-[0-9a-f]{16}")
+_TRIAL = re.compile(r"\.trial-[0-9a-f]{16}")  # no bucket's name begins with a dot
 _OURS = re.compile(r"\.mv2-[0-9a-f]{16}\Z")
 _PARTIAL = re.compile(r"([0-9a-f]{64})(\.json)?")
 
@@ -651,7 +651,7 @@ class Disk:
     def filesystem(self) -> FileSystem:
         """What names this file system can hold and tell apart, found by trying, once."""
         if self._file_system is None:
-            probe = f"{OWN}/probe-{secrets.token_hex(8)}"
+            probe = f"{OWN}/.probe-{secrets.token_hex(8)}"  # no bucket's name begins with a dot
             self.make_folder(probe)
             try:
                 try:
@@ -1000,7 +1000,7 @@ class Disk:
                 with suppress(OSError):
                     if _TRIAL.fullmatch(name) and time.time() - os.stat(name, dir_fd=own).st_mtime > 3600:
                         self._remove_trial(f"{OWN}/{name}")
-        folder = f"{OWN}/trial-{secrets.token_hex(8)}"
+        folder = f"{OWN}/.trial-{secrets.token_hex(8)}"
         self.make_folder(folder, flush=False)
         try:
             yield folder

@@ -41,6 +41,7 @@ from migrate_v2.errors import BadUsage, Cause, Failure, Refused
 from migrate_v2.flow import Allowance
 from migrate_v2.keys import show
 from migrate_v2.model import CHANGED, Answer, DeleteMarker, Doomed, Head, ObjectVersion, Proof, uptime
+from migrate_v2.ownfiles import BUCKET_NAME
 from migrate_v2.shards import Credentials, Source
 
 if TYPE_CHECKING:
@@ -50,7 +51,6 @@ if TYPE_CHECKING:
 # that does not know a service, or a proxy, leads to.
 _BROKEN = (BotoCoreError, HTTPClientError, ResponseParserError)
 NOT_IMPLEMENTED = ("NotImplemented", "MethodNotAllowed", "501")
-_BUCKET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]")
 # DeleteObjects names keys in XML 1.0, which has no way to write these; one of them spoils the whole request.
 _NOT_IN_XML = re.compile("[\x00-\x1f\x7f-\x9f\ufffe\uffff]")
 _CHECKSUM_FIELD = re.compile(r"Checksum([A-Z0-9]+)")
@@ -255,9 +255,9 @@ def check_bucket_name(name: str) -> str:
         raise BadUsage(
             f"{show(name)} is a directory bucket (S3 Express); this program moves general purpose buckets only"
         )
-    if not _BUCKET_NAME.fullmatch(name) or ".." in name:
+    if not BUCKET_NAME.fullmatch(name) or ".." in name:
         bare = name.removeprefix("s3://").removesuffix("/")
-        alone = f"; its name is {show(bare)}" if bare != name and _BUCKET_NAME.fullmatch(bare) else ""
+        alone = f"; its name is {show(bare)}" if bare != name and BUCKET_NAME.fullmatch(bare) else ""
         raise BadUsage(f"{show(name)} is not the name of a bucket{alone}")
     return name
 

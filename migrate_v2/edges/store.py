@@ -375,8 +375,11 @@ class Store:
         self.ledger = Ledger(self._conn, key, self._writing)
 
     @classmethod
-    def open(cls, path: Path, key: Key | None = None) -> Store:
-        """Opens the file, or makes it and its key (0600). Refused: a file that is not ours, an older program's, a newer one's."""
+    def open(cls, path: Path, key: Key | None = None, *, named: bool = True) -> Store:
+        """Opens the file, or makes it and its key (0600). Refused: a file that is not ours, an older program's, a newer one's.
+
+        A file that nobody `named`, but that the working folder happens to hold, has to be the one that was made there.
+        """
         if sqlite3.sqlite_version_info < _STRICT:
             raise Failure(
                 f"Python's SQLite is {sqlite3.sqlite_version}, and state files need {'.'.join(map(str, _STRICT))}: use a"
@@ -399,6 +402,8 @@ class Store:
         try:
             if not fresh:
                 _refuse_foreign(conn, path)
+                if not named:
+                    _refuse_copy(conn, path)
             conn.execute("PRAGMA journal_mode = WAL")
             # WAL with NORMAL lost 300 of 300 commits at a power cut, FULL none.
             conn.execute("PRAGMA synchronous = FULL")
@@ -416,6 +421,8 @@ class Store:
         store = cls(path, database, key)
         if not store.recall("keys"):
             store.accept_key()
+        if store.recall(_PLACE) != (place := _place(path)):
+            store.remember(_PLACE, place)
         return store
 
     def close(self) -> None:
@@ -1889,6 +1896,10 @@ def _cause(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
+# The key in migration_metadata of the inode number of the state file.
+_PLACE = "inode"
+
+
 def _must_be_ours(path: Path) -> None:
     """Refused: a state file, or a journal that SQLite would play back into it, that others can have written."""
     folder = path.parent
@@ -1910,6 +1921,25 @@ def _must_be_ours(path: Path) -> None:
             raise Refused(f"{name} belongs to another user (uid {facts.st_uid}); a state file has to be your own")
         if stat.S_IMODE(facts.st_mode) & 0o022:
             raise Refused(f"{name} may be written by others; make sure that it is as you left it, and chmod 600 it")
+
+
+def _place(path: Path) -> str:
+    return str(path.stat().st_ino)
+
+
+def _refuse_copy(conn: sqlite3.Connection, path: Path) -> None:
+    """Refused: a state file that knows buckets and was not made here. Whoever puts an object of this name into a bucket
+    does not know the number that its copy will get from the file system."""
+    try:
+        found = conn.execute("SELECT value FROM migration_metadata WHERE key = ?", (_PLACE,)).fetchone()
+        if (found and found[0] == _place(path)) or not conn.execute("SELECT 1 FROM bucket_status LIMIT 1").fetchone():
+            return
+    except sqlite3.OperationalError:
+        return  # without these tables it is none, or one that was begun; what comes next says so
+    raise Refused(
+        f"the state file {show(str(path))} was not made here: it is a copy, or the content of an object. If it is yours, name"
+        f" it once: --state={show(path.name)}"
+    )
 
 
 def _refuse_foreign(conn: sqlite3.Connection, path: Path) -> None:

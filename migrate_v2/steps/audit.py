@@ -66,7 +66,9 @@ def recorded_buckets(disk: Disk) -> list[str]:
     """Every bucket that this destination says or holds anything of; the lock of a name that S3 did not know is nothing."""
     try:
         with os.scandir(disk.base / SIDE) as entries:
-            names = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+            folders = (entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+            # A killed process may leave scratch folders, whose names begin with a dot.
+            names = sorted(name for name in folders if not name.startswith("."))
         return [name for name in names if (disk.base / name).is_dir() or not _only_locked(disk.base / SIDE / name)]
     except FileNotFoundError:
         return []

@@ -98,13 +98,14 @@ class World:
         env: Mapping[str, str] | None = None,
         kill_after: float | None = None,
         by: signal.Signals = signal.SIGKILL,
+        cwd: Path | None = None,
     ) -> Ran:
         """Runs it to its end, or sends it a signal so many seconds after it began."""
         self.runs += 1
         fired = self.folder / "fired"
         fired.unlink(missing_ok=True)
         variables = as_by_the_script({**self.env, **(env or {})})
-        job = Job(list(argv), variables, str(self.folder), fault=fault, fired=str(fired), hasty=True)
+        job = Job(list(argv), variables, str(cwd or self.folder), fault=fault, fired=str(fired), hasty=True)
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
             with self.zygote.begin(job, (_NOTHING, out, err)) as self._run:
                 self._begun.set()

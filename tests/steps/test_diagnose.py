@@ -60,7 +60,7 @@ def test_being_asked_to_slow_down_is_counted_and_ends_the_trial(job: Job) -> Non
 
 def test_the_destination_is_measured_and_nothing_stays(job: Job) -> None:
     before = sorted(p.name for p in job.disk.base.rglob("*"))
-    old = job.disk.base / ".migrate-v2/trial-0123456789abcdef"
+    old = job.disk.base / ".migrate-v2/.trial-0123456789abcdef"
     old.mkdir(parents=True)
     (old / "large").write_bytes(b"left by a kill")
     os.utime(old, (1, 1))

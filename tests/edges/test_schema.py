@@ -119,6 +119,8 @@ def test_every_released_schema_is_brought_up_to_date_with_its_rows(tmp_path: Pat
     database.conn.execute("INSERT INTO bucket_status (bucket, scan, created_at, updated_at) VALUES ('b', 1, 't', 't')")
     database.conn.execute("INSERT INTO delete_markers VALUES ('b', 'm', 'v', 1, 't', 'listed', NULL, 1)")
     database.conn.execute("INSERT INTO migration_metadata VALUES ('state_id', 'x', 't'), ('keys', 'y z', 't')")
+    inode = (tmp_path / "s.db").stat().st_ino
+    database.conn.execute("INSERT INTO migration_metadata VALUES ('inode', ?, 't')", (str(inode),))
     database.conn.commit()
     before = {
         table: sorted(tuple(r) for r in database.conn.execute(f"SELECT * FROM {table}"))

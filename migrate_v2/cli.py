@@ -510,14 +510,13 @@ def _confirm_delete(arguments: Mapping[str, Any], tools: Tools, report: Report) 
                     f"this token is not that of the plan as it is now; see `confirm-delete --dry-run {bucket}`"
                 )
             return "by its token"
-        for line in _plan_lines(plan):
-            report.say("  ".join(line))
+        lines = ["  ".join(line) for line in _plan_lines(plan)]
         if remove:
-            report.say("The bucket itself is removed too, if nothing is left in it.")
-        report.say(
+            lines.append("The bucket itself is removed too, if nothing is left in it.")
+        lines.append(
             "To delete exactly this, type the bucket's name; anything else deletes nothing. The name of the bucket:"
         )
-        if sys.stdin.readline().strip() != bucket:
+        if _answer(lines, report) != bucket:
             raise Refused("that is not the bucket's name; nothing was deleted")
         return "by the bucket's name, typed on a terminal"
 
@@ -637,14 +636,13 @@ def _policy(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
             return False
         if draft.locked_out or not draft.changes:  # the step refuses, or does nothing
             return True
-        for text in draft.difference:
-            report.say(f"| {text}")
+        lines = [f"| {text}" for text in draft.difference]
         for line in draft.lines:
             if line.changes:
-                report.say(f"{line.who}: {', '.join(line.deeds)}: {line.before} -> {line.after}")
+                lines.append(f"{line.who}: {', '.join(line.deeds)}: {line.before} -> {line.after}")
         if draft.blocks:
-            report.say("All public access to the bucket is blocked too.")
-        _typed(draft.bucket, f"This changes the policy of {draft.bucket}.", arguments, report)
+            lines.append("All public access to the bucket is blocked too.")
+        _typed(draft.bucket, f"This changes the policy of {draft.bucket}.", arguments, report, lines)
         return True
 
     with ExitStack() as opened:
@@ -695,11 +693,10 @@ def _policy_buckets(verb: str, arguments: Mapping[str, Any], tools: Tools, repor
     found = _buckets({**arguments, "<bucket>": []}, tools, report)
     if arguments["--all"]:
         return pipeline.with_undo(found, tools) if verb == "rollback" else found
-    for number, name in enumerate(found, 1):
-        report.say(f"{number}: {name}")
-    report.say("Which of them? Numbers or names, with spaces between; nothing for none:")
+    lines = [f"{number}: {name}" for number, name in enumerate(found, 1)]
+    lines.append("Which of them? Numbers or names, with spaces between; nothing for none:")
     chosen = []
-    for word in sys.stdin.readline().replace(",", " ").split():
+    for word in _answer(lines, report).replace(",", " ").split():
         name = found[int(word) - 1] if word.isdecimal() and 0 < int(word) <= len(found) else word
         if name not in found:
             raise Refused(f"{show(word)} is none of them; nothing was written")
@@ -718,17 +715,25 @@ def _template(arguments: Mapping[str, Any], tools: Tools) -> str | None:
         raise BadUsage(f"the template {show(arguments['--template'])} cannot be read: {error}") from error
 
 
-def _typed(bucket: str, what: str, arguments: Mapping[str, Any], report: Report) -> None:
+def _answer(lines: Sequence[str], report: Report) -> str:
+    """What a person at a terminal types after they were shown these lines."""
+    report.ask(lines)
+    return sys.stdin.readline().strip()
+
+
+def _typed(bucket: str, what: str, arguments: Mapping[str, Any], report: Report, details: Sequence[str] = ()) -> None:
     """Consent to what can be undone: on a terminal the typed name, or --yes; in a script the command line itself, which names
-    the buckets or says --all. What `bucket` is not given for goes over somebody else's change, and needs --yes there."""
-    if arguments["--yes"]:
-        return
-    if not sys.stdin.isatty():
-        if bucket:
+    the buckets or says --all. What `bucket` is not given for goes over somebody else's change, and needs --yes there.
+
+    `details` are shown before the question, and also where none is asked."""
+    if arguments["--yes"] or not sys.stdin.isatty():
+        for line in details:
+            report.say(line)
+        if arguments["--yes"] or bucket:
             return
         raise Refused(f"{what} Nothing was changed; --yes goes on")
-    report.say(f"{what} Type {'the name of the bucket' if bucket else 'yes'} to go on; anything else changes nothing:")
-    if sys.stdin.readline().strip() != (bucket or "yes"):
+    question = f"{what} Type {'the name of the bucket' if bucket else 'yes'} to go on; anything else changes nothing:"
+    if _answer([*details, question], report) != (bucket or "yes"):
         raise Refused("not agreed to, and nothing was changed")
 
 
@@ -1059,12 +1064,13 @@ def _reset(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
         report.say("the state file knows no bucket")
         return 0
     if token is None:
+        question = []
         for o in told:
             kept = f", {o.stays:,} rows that protect only copies are kept" if o.stays else ""
-            report.say(f"{show(o.bucket)}: {o.objects - o.stays:,} objects are forgotten ({o.phase.value}){kept}")
+            question.append(f"{show(o.bucket)}: {o.objects - o.stays:,} objects are forgotten ({o.phase.value}){kept}")
         word = buckets[0] if len(buckets) == 1 else f"{len(buckets)} buckets"
-        report.say(f"Local files stay. To forget exactly this, type: {word}")
-        if sys.stdin.readline().strip() != word:
+        question.append(f"Local files stay. To forget exactly this, type: {word}")
+        if _answer(question, report) != word:
             raise Refused("that is not what was asked for; nothing was forgotten")
     elif token != expected:
         raise Refused("this token is not that of what would be forgotten now; see `reset --dry-run`")

@@ -33,7 +33,7 @@ from rich.progress import Progress as RichProgress
 from rich.table import Table
 from rich.text import Text
 
-from migrate_v2.errors import NotFinished
+from migrate_v2.errors import NotFinished, Refused
 from migrate_v2.events import (
     Ended,
     Event,
@@ -430,6 +430,36 @@ class Outlet:
         self.fault, self._stream = error, None
 
 
+def _same_terminal(outlet: Outlet) -> bool:
+    """Whether what is written there is seen at the terminal of standard input."""
+    try:
+        return os.fstat(outlet.fileno()).st_rdev == os.fstat(0).st_rdev
+    except OSError:
+        return False
+
+
+def _write_to_terminal(text: str) -> bool:
+    """Whether the whole text was written to the terminal of standard input, or else to that of the session."""
+    for path in (_terminal_path(), "/dev/tty"):
+        if path is None:
+            continue
+        with contextlib.suppress(OSError):
+            descriptor = os.open(path, os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC)
+            with open(descriptor, "wb", buffering=0) as terminal:  # noqa: PTH123 - a descriptor
+                rest = memoryview(text.encode("utf-8", "backslashreplace"))
+                while rest:
+                    rest = rest[terminal.write(rest) :]
+                return True
+    return False
+
+
+def _terminal_path() -> str | None:
+    try:
+        return os.ttyname(0)
+    except OSError:  # not a terminal, or one of another mount namespace
+        return None
+
+
 def _console(outlet: Outlet, clock: Callable[[], float]) -> Console:
     return Console(
         file=cast(TextIO, outlet),
@@ -733,6 +763,26 @@ class Report:
         """One line of talk. Names in it may be as they are, or escaped by `show`."""
         with self._lock:
             self._line(prose(text))
+
+    def ask(self, lines: Sequence[str]) -> None:
+        """Show what a person is asked to agree to, at the terminal where the answer is typed (standard input).
+
+        A quiet run shows it too, and so does one whose standard error goes elsewhere. Raises Refused where it cannot be
+        shown.
+        """
+        with self._lock:
+            texts = [prose(line) for line in lines]
+            if self._bars:
+                self._bars.pause()
+            for text in texts:
+                self._line(text, always=True)
+            if self._err.terminal and not self._err.gone and _same_terminal(self._err):
+                return
+            if not _write_to_terminal("".join(f"{text}\n" for text in texts)):
+                raise Refused(
+                    "the question cannot be shown on this terminal, so nothing was done: run it without a redirection of"
+                    " standard error"
+                )
 
     def error(self, text: str) -> None:
         """One line that also a quiet run prints."""

@@ -28,6 +28,7 @@ import pytest
 from loguru import logger
 
 from migrate_v2 import report as module
+from migrate_v2.errors import Refused
 from migrate_v2.events import (
     Ended,
     Event,
@@ -432,6 +433,29 @@ def test_quiet_leaves_errors_and_warnings() -> None:
         "logs-2019: failed, exit status 1: Access Denied",
         "migrate-v2: it broke",
     ]
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_ask_where_nothing_can_be_shown_is_refused(monkeypatch: pytest.MonkeyPatch, quiet: bool) -> None:
+    shown: list[str] = []
+    out, err = io.StringIO(), io.StringIO()
+    with Report(json=False, quiet=quiet, verbose=False, log_path=None, stdout=out, stderr=err) as report:
+        monkeypatch.setattr("migrate_v2.report._write_to_terminal", lambda text: bool(shown.append(text)))
+        with pytest.raises(Refused):
+            report.ask(["the plan", "the question"])
+        monkeypatch.setattr("migrate_v2.report._write_to_terminal", lambda text: True)
+        report.ask(["the plan", "the question"])
+    assert shown == ["the plan\nthe question\n"]
+    assert err.getvalue().count("the question") == 2, "it is in the file of standard error as well"
+
+
+def test_ask_on_a_terminal_shows_it_to_a_quiet_run(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("migrate_v2.report._same_terminal", lambda outlet: True)
+    with on_terminal(terminal, quiet=True) as (report, _):
+        report.say("nobody sees this")
+        report.ask(["the plan", "the question"])
+    text = terminal.close()
+    assert "the plan" in text and "the question" in text and "nobody sees this" not in text
 
 
 def test_hostile_names_reach_no_stream_as_they_are(tmp_path: Path) -> None:

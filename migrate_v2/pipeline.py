@@ -54,7 +54,7 @@ from migrate_v2.steps import policy as policy_step
 from migrate_v2.steps import restore as restore_step
 from migrate_v2.steps.fetch import LARGE, fetch
 from migrate_v2.steps.hold import hold
-from migrate_v2.steps.place import adopt, choose, place, same_history
+from migrate_v2.steps.place import adopt, choose, finish_moves, place, same_history
 from migrate_v2.steps.preflight import preflight
 from migrate_v2.steps.pull import pull
 from migrate_v2.steps.scan import must_be_as_listed, scan
@@ -276,8 +276,11 @@ def _advance(bucket: str, tools: Tools, *, anew: bool = False) -> Events:
     moved = phase is not before
     # Written before the phase moves, and again where a crash in between left it out.
     earned = phase in (Phase.DELETING, Phase.COMPLETE)
-    if anew or (earned and (moved or manifest_step.lacks_manifest(bucket, tools.disk))):
+    lacking = manifest_step.lacks_manifest(bucket, tools.disk)
+    stale = not lacking and tools.store.lists_are_stale(bucket)
+    if anew or stale or (earned and (moved or lacking)):
         yield from _manifest(bucket, tools)
+        tools.store.lists_are_current(bucket)
     if moved:
         tools.store.set_phase(bucket, phase)
         order = list(Phase)
@@ -587,6 +590,7 @@ def _begin(bucket: str, tools: Tools, *, destination: bool = True) -> Events:
         return
     if destination and held.base_id:
         tools.disk.claim(held.base_id)
+        yield from finish_moves(bucket, tools.store, tools.disk)
     if tools.store.rekeyed and "rekeyed" not in tools.said:
         tools.said.add("rekeyed")
         yield Warned(

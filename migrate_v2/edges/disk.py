@@ -930,6 +930,43 @@ class Disk:
                 return ""
             self._explain(error, path, "move away")
 
+    def move(self, path: str, to: str) -> FileIdentity | None:
+        """Rename the regular file at `path` to `to`; return its identity there, None where nothing is at `path`.
+
+        FileExistsError where something is at `to`; Obstacle where one of the paths cannot be reached by a rename. The
+        rename is on the disk after flush_folders() of both paths.
+        """
+        if self.look(path) is None:
+            return None
+        self.look(to)
+        try:
+            new_folder, name = self._above(to, make=True)
+            try:
+                with self._parent(path) as (old_folder, old_name):
+                    _rename_over_nothing(old_folder, old_name, new_folder, name)
+            finally:
+                os.close(new_folder)
+        except FileExistsError:
+            raise
+        except OSError as error:
+            if error.errno == errno.ENOENT and self.look(path) is None:
+                return None
+            if error.errno == errno.EXDEV:  # subvolumes of btrfs, project quotas of XFS
+                raise Obstacle(to, "mount point", str(self.base)) from error
+            self._explain(error, path, "move")
+        return self.look(to)
+
+    def flush_folders(self, paths: Iterable[str]) -> None:
+        """Write the entries of these paths to the disk: the names in the folder of each."""
+        for above in sorted({path.rpartition("/")[0] for path in paths}):
+            try:
+                with self._parent(f"{above}/x") as (folder, _):
+                    _flush_folder(folder)
+            except FileNotFoundError:
+                continue  # nothing was moved from or to it
+            except OSError as error:
+                self._explain(error, above, "save the folder", "folder")
+
     def take_in(self, source: Path, path: str, size: int, mtime: float) -> bool:
         """A file from anywhere gets this path too, by a second link, or as a copy where it lies on another file system.
 

@@ -352,6 +352,13 @@ def m004_causes(db: Database) -> None:
     db.execute("PRAGMA user_version = 4")
     db.execute(f"ALTER TABLE files ADD COLUMN cause TEXT CHECK (cause IN ({_one_of([*Cause])}))")
     db.execute(f"UPDATE files SET cause = {_CAUSE_OF_REASON} WHERE reason IS NOT NULL OR state = 'error'")
+    # The path that the local copy is about to be renamed to, until the row has the new path.
+    db.execute("ALTER TABLE files ADD COLUMN moving_to TEXT")
+    db.execute("CREATE INDEX files_moving ON files (bucket, key, version_id) WHERE moving_to IS NOT NULL")
+    # Copies at the path of the current object whose own object is not the current one.
+    db.execute("""
+        CREATE INDEX files_former ON files (bucket, key, version_id) WHERE place = 'plain' AND is_latest = 0
+    """)
     # Stored counters are kept by cause, too.
     for event in ("insert", "delete", "update"):
         db.execute(f"DROP TRIGGER files_{event}")

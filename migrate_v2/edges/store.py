@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import StrEnum
 from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -155,6 +156,25 @@ class Change:
     verdict: Verdict | None = None
     reason: str = ""
     cause: Cause | None = None
+
+
+class Copy(StrEnum):
+    """What lies at the new path of a copy that was to be renamed."""
+
+    SAME = "same"  # the file that the row recorded, or, where none is recorded yet, the file that was at the old path
+    OTHER = "other"  # a file that is not known to be the recorded one
+    MISSING = "missing"  # nothing, and nothing at the old path either
+    STAYED = "stayed"  # it could not be renamed, and is still at the old path
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """What came of renaming one copy."""
+
+    version: ObjectVersion
+    path: str
+    copy: Copy
+    ctime_ns: int | None = None  # of the recorded file at its new path
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,17 +343,23 @@ def _row(r: sqlite3.Row, of: Key) -> Row:
 
 
 # A version that S3 lists differently from the row is another object under the same name: what was known of the old one
-# is forgotten. The same goes for the copy at the plain path once a newer version owns that path.
+# is forgotten.
 _NEWS = """(
     files.etag IS NOT excluded.etag OR files.size IS NOT excluded.size OR files.last_modified IS NOT excluded.last_modified
     OR ((files.state = 'error' OR files.verdict = 'kept') AND files.cause IN ('vanished', 'changed'))
-    OR (files.is_latest AND NOT excluded.is_latest AND files.place IS NOT NULL AND files.place <> 'side')
 )"""
+# A version without a copy that is no longer the current one does not keep the path of the current one. A copy that is
+# there already keeps its row as it is; steps/place.py renames it.
+_YIELDS_PLACE = """(
+    files.is_latest AND NOT excluded.is_latest AND files.place <> 'side'
+    AND files.state NOT IN ('downloaded', 'verified', 'deleted')
+)"""
+_PLACE = ("place", "local_path", "fold")
 # What a reading found, in the order of _recorded().
 _READ = ["sha256", "evidence", "device", "inode", "mtime_ns", "ctime_ns", "read_run", "verified_at", "mac"]
 _FOUND = ["state", "verdict", "reason", "cause", *_READ, "updated_at"]
 _FORGOTTEN = [
-    *("verdict", "reason", "cause", "place", "local_path", "fold", *_READ, "hold"),
+    *("verdict", "reason", "cause", "moving_to", *_READ, "hold"),
     *("restore_requested_at", "restore_tier", "restore_days", "restore_answer", "restore_job", "restore_renewal"),
     "archive_tier",
 ]
@@ -347,6 +373,7 @@ INSERT INTO files (bucket, key, version_id, is_latest, size, etag, storage_class
 VALUES {{rows}}
 ON CONFLICT DO UPDATE SET
     {"".join(f"{column} = CASE WHEN {_NEWS} THEN NULL ELSE {column} END, " for column in _FORGOTTEN)}
+    {"".join(f"{column} = CASE WHEN {_NEWS} OR {_YIELDS_PLACE} THEN NULL ELSE {column} END, " for column in _PLACE)}
     state = CASE WHEN {_NEWS} THEN excluded.state
         WHEN files.state IN ('discovered', 'glacier_restore_requested', 'glacier_restoring', 'downloading')
             AND (NOT {{silent}} OR (excluded.archived AND files.storage_class <> excluded.storage_class)) THEN excluded.state
@@ -1044,7 +1071,7 @@ class Store:
                 )
             else:
                 self._conn.execute("DELETE FROM bucket_status WHERE bucket = ?", (bucket,))
-                for key in (_unmerged(bucket), _unadopted(bucket)):
+                for key in (_unmerged(bucket), _unadopted(bucket), _stale_lists(bucket)):
                     self._conn.execute("DELETE FROM migration_metadata WHERE key = ?", (key,))
             self._conn.execute("DELETE FROM tallies WHERE bucket = ? AND objects = 0", (bucket,))
         return staying
@@ -1469,8 +1496,81 @@ class Store:
 
     def taken(self, version: ObjectVersion, path: str) -> bool:
         """Does another row of this key hold this path? One that is deleted in S3, whose id was used again, may."""
-        sql = "SELECT EXISTS (SELECT 1 FROM files WHERE bucket = ? AND key = ? AND version_id <> ? AND local_path = ?)"
-        return bool(self._conn.execute(sql, (*_identity(version), path)).fetchone()[0])
+        sql = (
+            "SELECT EXISTS (SELECT 1 FROM files WHERE bucket = ? AND key = ? AND version_id <> ?"
+            " AND (local_path = ? OR moving_to = ?))"
+        )
+        return bool(self._conn.execute(sql, (*_identity(version), path, path)).fetchone()[0])
+
+    # -- copies that get another path
+
+    def to_move(self, bucket: str) -> Iterator[Row]:
+        """Rows whose copy lies at the path of the current object, and whose object is not the current one."""
+        return self.rows(bucket, "place = 'plain' AND is_latest = 0 AND +state IN ('downloaded', 'verified')")
+
+    def moving(self, bucket: str) -> list[tuple[Row, str]]:
+        """Rows whose copy was about to be renamed, and the new path: it lies at one of the two paths."""
+        sql = f"SELECT {_COLUMNS}, moving_to FROM files WHERE bucket = ? AND moving_to IS NOT NULL"
+        return [(_row(r[:-1], self._key), r[-1]) for r in self._conn.execute(sql, (bucket,))]
+
+    def begin_moves(self, moves: Iterable[tuple[ObjectVersion, str]]) -> None:
+        """(version, new path), before the copies are renamed."""
+        with self._writing():
+            self._conn.executemany(
+                "UPDATE files SET moving_to = ? WHERE bucket = ? AND key = ? AND version_id = ?",
+                ((path, *_identity(version)) for version, path in moves),
+            )
+
+    def end_moves(self, bucket: str, moves: Iterable[Moved]) -> None:
+        """Record where the copies are now, once their names are on the disk."""
+        moment = now()
+        with self._writing():
+            for move in moves:
+                named = _identity(move.version)
+                where = "WHERE bucket = ? AND key = ? AND version_id = ?"
+                r = self._conn.execute(f"SELECT {_COLUMNS} FROM files {where}", named).fetchone()
+                columns = self._moved(r, move)
+                self._conn.execute(
+                    f"UPDATE files SET {''.join(f'{name} = ?, ' for name in columns)} moving_to = NULL, updated_at = ? {where}",
+                    (*columns.values(), moment, *named),
+                )
+            self._remember(_stale_lists(bucket), moment)
+
+    def _moved(self, r: sqlite3.Row, move: Moved) -> dict[str, object]:
+        """The columns that change.
+
+        copy    | the row becomes
+        --------|----------------------------------------------------------
+        stayed  | as it was
+        same    | the same with the new path and ctime, and sealed again
+        other   | downloaded: what lies at the new path is to be verified
+        missing | discovered: the object is to be fetched
+        """
+        if move.copy is Copy.STAYED:
+            return {}
+        if move.copy is Copy.MISSING:
+            forgotten = ("verdict", "reason", "cause", *_READ, *_PLACE)
+            return {"state": FileState.DISCOVERED, **dict.fromkeys(forgotten)}
+        found: dict[str, object] = {"place": Place.SIDE, "local_path": move.path, "fold": None}
+        if move.copy is Copy.OTHER:
+            return {**found, "state": FileState.DOWNLOADED, **dict.fromkeys(("verdict", "reason", "cause", "mac"))}
+        found["ctime_ns"] = move.ctime_ns
+        if _row(r, self._key).sealed:
+            # In the order of _row().
+            sealed = ("bucket", "key", "version_id", "size", "etag", "state", "verdict", "sha256", "evidence")
+            file = (r["device"], r["inode"], r["mtime_ns"], move.ctime_ns)
+            found["mac"] = self._key.mac(*(r[name] for name in sealed), *file, r["read_run"], r["verified_at"])
+        return found
+
+    def lists_are_stale(self, bucket: str) -> bool:
+        """Have copies got other paths since the lists beside the data were written?"""
+        return self.recall(_stale_lists(bucket)) != ""
+
+    def lists_are_current(self, bucket: str) -> None:
+        """The lists beside the data were written by the rows as they are."""
+        if self.lists_are_stale(bucket):
+            with self._writing():
+                self._conn.execute("DELETE FROM migration_metadata WHERE key = ?", (_stale_lists(bucket),))
 
     def contested(self, bucket: str, folds: bool) -> Iterator[Row]:
         """Unfetched versions whose plain path another row contests; found by index probes over the whole bucket.
@@ -1779,6 +1879,10 @@ _NOT_FETCHED = (FileState.DISCOVERED, FileState.RESTORE_REQUESTED, FileState.RES
 
 def _unmerged(bucket: str) -> str:
     return f"unmerged {bucket}"
+
+
+def _stale_lists(bucket: str) -> str:
+    return f"stale lists {bucket}"
 
 
 def _unadopted(bucket: str) -> str:

@@ -6,11 +6,12 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from migrate_v2 import keys
 from migrate_v2.edges.disk import Disk, Obstacle
-from migrate_v2.edges.store import Store
+from migrate_v2.edges.store import Copy, Moved, Store
 from migrate_v2.errors import Refused
 from migrate_v2.events import Event, Noted
 from migrate_v2.flow import batched
@@ -29,6 +30,8 @@ def choose(bucket: str, store: Store, *, noncurrent: str) -> None:
 def place(bucket: str, store: Store, disk: Disk, *, rows_per_commit: int) -> Iterator[Event]:
     """Decides for each row without a place; Refused where the destination is not the one that the rows know."""
     _claim(bucket, store, disk)
+    yield from finish_moves(bucket, store, disk)
+    yield from _move_former(bucket, store, disk, rows_per_commit)
     system = disk.filesystem()
     folds = system.folds_case or system.normalises
     if folds:
@@ -83,6 +86,69 @@ def adopt(bucket: str, store: Store, disk: Disk, roots: Sequence[Path], *, rows_
             bucket,
             f"{lost:,} local copies of the older toolkit are not there, or not of the object's size: fetched again",
         )
+
+
+def finish_moves(bucket: str, store: Store, disk: Disk) -> Iterator[Event]:
+    """Finish what an interrupted run was about to rename: the copy is at its old or at its new path."""
+    if moves := store.moving(bucket):
+        yield from _rename(bucket, store, disk, moves)
+
+
+def _move_former(bucket: str, store: Store, disk: Disk, rows_per_commit: int) -> Iterator[Event]:
+    """Rename copies of versions that are not current any more from the path of the key to their side path."""
+    for rows in batched(store.to_move(bucket), rows_per_commit):
+        moves = []
+        for row in rows:
+            _, _, path, _ = _aside(row.version, store)
+            # Where something is in the way the copy stays, and the current version gets a side path.
+            with suppress(Obstacle):
+                disk.quarantine(path, bucket)  # no row claims it
+                moves.append((row, path))
+        store.begin_moves((row.version, path) for row, path in moves)
+        yield from _rename(bucket, store, disk, moves)
+
+
+def _rename(bucket: str, store: Store, disk: Disk, moves: Sequence[tuple[Row, str]]) -> Iterator[Event]:
+    """Rename copies whose new paths are in their rows already, and put the new paths in the place of the old ones."""
+    done = [_renamed(row, path, disk) for row, path in moves]
+    renamed = [both for both, move in zip(moves, done, strict=True) if move.copy is not Copy.STAYED]
+    disk.flush_folders(path for row, new in renamed for path in (row.path, new))
+    store.end_moves(bucket, done)
+    count = sum(move.copy in (Copy.SAME, Copy.OTHER) for move in done)
+    if count:
+        yield Noted(bucket, f"renamed local copies of former versions below {keys.SIDE}/{bucket}/: {count:,}")
+
+
+def _renamed(row: Row, path: str, disk: Disk) -> Moved:
+    """Rename one copy, never over another file.
+
+    at the old path   | at the new path | then
+    ------------------|-----------------|----------------------------------------------------------------
+    nothing           | nothing         | missing
+    nothing           | a file          | it is the copy: a run was killed after it had renamed it
+    the recorded file | a file          | that file goes to quarantine, and the copy is renamed
+    another file      | a file          | as if nothing were at the old path
+    a file            | nothing         | it is renamed
+    no regular file   | any             | nothing is renamed
+    any               | no regular file | nothing is renamed
+    """
+    version = row.version
+    try:
+        before, there = disk.look(row.path), disk.look(path)
+        if there is not None and before is not None and before == row.identity:
+            disk.quarantine(path, version.bucket)
+        elif there is not None:
+            # Whether it was changed in between cannot be seen: a rename moves ctime, too.
+            return Moved(version, path, Copy.SAME if row.identity is None else Copy.OTHER)
+        after = disk.move(row.path, path)
+    except (Obstacle, FileExistsError):
+        return Moved(version, path, Copy.STAYED)
+    if before is None or after is None:
+        return Moved(version, path, Copy.MISSING)
+    if row.identity is None:
+        return Moved(version, path, Copy.SAME)
+    same = before == row.identity and replace(after, ctime_ns=before.ctime_ns) == before
+    return Moved(version, path, Copy.SAME, after.ctime_ns) if same else Moved(version, path, Copy.OTHER)
 
 
 def _takes(

@@ -354,7 +354,7 @@ _YIELDS_PLACE = """(
     files.is_latest AND NOT excluded.is_latest AND files.place <> 'side'
     AND files.state NOT IN ('downloaded', 'verified', 'deleted')
 )"""
-_PLACE = ("place", "local_path", "fold")
+_CLAIM = ("place", "local_path", "fold")
 # What a reading found, in the order of _recorded().
 _READ = ["sha256", "evidence", "device", "inode", "mtime_ns", "ctime_ns", "read_run", "verified_at", "mac"]
 _FOUND = ["state", "verdict", "reason", "cause", *_READ, "updated_at"]
@@ -373,7 +373,7 @@ INSERT INTO files (bucket, key, version_id, is_latest, size, etag, storage_class
 VALUES {{rows}}
 ON CONFLICT DO UPDATE SET
     {"".join(f"{column} = CASE WHEN {_NEWS} THEN NULL ELSE {column} END, " for column in _FORGOTTEN)}
-    {"".join(f"{column} = CASE WHEN {_NEWS} OR {_YIELDS_PLACE} THEN NULL ELSE {column} END, " for column in _PLACE)}
+    {"".join(f"{column} = CASE WHEN {_NEWS} OR {_YIELDS_PLACE} THEN NULL ELSE {column} END, " for column in _CLAIM)}
     state = CASE WHEN {_NEWS} THEN excluded.state
         WHEN files.state IN ('discovered', 'glacier_restore_requested', 'glacier_restoring', 'downloading')
             AND (NOT {{silent}} OR (excluded.archived AND files.storage_class <> excluded.storage_class)) THEN excluded.state
@@ -1549,7 +1549,7 @@ class Store:
         if move.copy is Copy.STAYED:
             return {}
         if move.copy is Copy.MISSING:
-            forgotten = ("verdict", "reason", "cause", *_READ, *_PLACE)
+            forgotten = ("verdict", "reason", "cause", *_READ, *_CLAIM)
             return {"state": FileState.DISCOVERED, **dict.fromkeys(forgotten)}
         found: dict[str, object] = {"place": Place.SIDE, "local_path": move.path, "fold": None}
         if move.copy is Copy.OTHER:

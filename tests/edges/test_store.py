@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from migrate_v2.edges import store as store_module
-from migrate_v2.edges.store import Change, Evidence, Store, evidence_of, evidence_text
+from migrate_v2.edges.store import Change, Copy, Evidence, Moved, Store, evidence_of, evidence_text
 from migrate_v2.errors import Failure, Refused
 from migrate_v2.model import (
     CHANGED,
@@ -285,11 +285,34 @@ def test_what_a_listing_does_not_show_has_vanished_and_may_come_back(store: Stor
     assert_tallies(store)
 
 
-def test_a_newer_version_takes_the_plain_path_and_the_older_one_is_fetched_anew(store: Store) -> None:
+def test_scan_keeps_a_verified_former_version_until_its_copy_is_renamed(store: Store) -> None:
+    scan(store, [version("a", "v1"), version("b", "v1")])
+    verify(store, "a", "v1")
+    store.give_places([(version("b", "v1"), Place.PLAIN, "bucket/b", None)])
+    newer = [version(key, "v2") for key in "ab"]
+    scan(store, [*newer, version("a", "v1", is_latest=False), version("b", "v1", is_latest=False)])
+    former = row(store, "a", "v1")
+    assert (former.state, former.place, former.sealed) == (FileState.VERIFIED, Place.PLAIN, True)
+    assert (row(store, "b", "v1").state, row(store, "b", "v1").place) == (FileState.DISCOVERED, None)
+    assert [r.key for r in store.to_move("bucket")] == ["a"]
+    store.begin_moves([(former.version, "side")])
+    assert store.moving("bucket") == [(former, "side")] and store.taken(version("a", "v3"), "side")
+    store.end_moves("bucket", [Moved(former.version, "side", Copy.SAME, 5)])
+    renamed = row(store, "a", "v1")
+    assert (renamed.path, renamed.place, renamed.sealed) == ("side", Place.SIDE, True)
+    assert renamed.identity == FileIdentity(1, 2, former.version.size, 3, 5)
+    assert store.moving("bucket") == [] and store.lists_are_stale("bucket")
+    assert_tallies(store)
+
+
+def test_end_moves_never_seals_what_was_not_sealed(store: Store) -> None:
     scan(store, [version("a", "v1")])
     verify(store, "a", "v1")
-    scan(store, [version("a", "v2"), version("a", "v1", is_latest=False)])
-    assert (row(store, "a", "v1").state, row(store, "a", "v1").place) == (FileState.DISCOVERED, None)
+    store._conn.execute("UPDATE files SET sha256 = 'another'")
+    former = row(store, "a", "v1")
+    store.begin_moves([(former.version, "side")])
+    store.end_moves("bucket", [Moved(former.version, "side", Copy.SAME, 5)])
+    assert not former.sealed and not row(store, "a", "v1").sealed
 
 
 def test_an_old_version_in_the_side_layout_is_not_disturbed(store: Store) -> None:

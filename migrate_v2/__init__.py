@@ -1,6 +1,7 @@
 """The house, from the ground up. A module imports modules of earlier lines only; tests/test_house.py reads this page.
 
     ground  errors                              one exception an exit status
+            answers                             whether an answer of S3 is about what was asked for
             model                               nouns and pure decisions
             events                              what happened
             flow                                bounded concurrency

@@ -513,14 +513,16 @@ def _verify(
     refetch: bool = False,
     untold: Verdict | None = None,
     all_of_it: bool = False,
+    unanswered: list[int] | None = None,
 ) -> Generator[Event, None, Counter[Verdict]]:
     """Passes on what verify tells, but for findings that are `untold`, and counts its findings by verdict.
 
-    `all_of_it`: `rows` are all that have a local copy, so that no older reading counts any more.
+    `all_of_it`: `rows` are all that have a local copy, so that no older reading counts any more. `unanswered` collects how
+    many rows were left as they were, because S3 gave no usable answer.
     """
     found: Counter[Verdict] = Counter()
     _same_bucket(bucket, tools)
-    for event in verify(
+    events = verify(
         bucket,
         tools.store,
         tools.disk,
@@ -534,7 +536,14 @@ def _verify(
         total_bytes=size,
         refetch=tools.settings.download_chunk_size if refetch else 0,
         readers=min(tools.cores(), tools.settings.max_concurrent_verifications),
-    ):
+    )
+
+    def all_events() -> Events:
+        left = yield from events
+        if unanswered is not None:
+            unanswered.append(left)
+
+    for event in all_events():
         if isinstance(event, Found) and event.verdict is not None:
             found[event.verdict] += 1
             if event.verdict is untold:
@@ -675,13 +684,16 @@ def verify_bucket(bucket: str, tools: Tools, *, refetch: bool = False) -> Events
         objects, size = _amount(bucket, tools, FileState.DOWNLOADED, FileState.VERIFIED, FileState.DELETED)
         copies = tools.store.with_local_copy(bucket)
         untold = Verdict.UNPROVABLE if refetch else None
+        unanswered: list[int] = []
         found = yield from _verify(bucket, tools, copies, objects, size, untold=untold, all_of_it=True)
         objects, size = _amount(bucket, tools, FileState.DOWNLOADED, verdict=Verdict.UNPROVABLE)
         if refetch and objects:
             unproved = (
                 row for row in tools.store.in_state(bucket, FileState.DOWNLOADED) if row.verdict is Verdict.UNPROVABLE
             )
-            found += yield from _verify(bucket, tools, unproved, objects, size, "refetch", refetch=True)
+            found += yield from _verify(
+                bucket, tools, unproved, objects, size, "refetch", refetch=True, unanswered=unanswered
+            )
         tools.store.accept_key()
         earned = phase_of(tools.store.counts(bucket)) in (Phase.DELETING, Phase.COMPLETE)
         yield from _advance(bucket, tools, anew=earned)
@@ -693,6 +705,10 @@ def verify_bucket(bucket: str, tools: Tools, *, refetch: bool = False) -> Events
         _conclude(bucket, tools)
         if unread := found[Verdict.UNREADABLE]:
             raise Failure(f"{unread:,} local copies in {bucket} cannot be read")
+        if sum(unanswered):
+            raise Failure(
+                f"not compared with S3 in {bucket}: {sum(unanswered):,} local copies; run `verify --refetch` again"
+            )
 
 
 def migrate_bucket(bucket: str, tools: Tools, *, force_space: bool = False) -> Events:

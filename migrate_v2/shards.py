@@ -31,7 +31,11 @@ class Credentials:
 
 
 class Item(NamedTuple):  # a tuple: what is sent in thousands takes a sixth of the time of a dataclass
-    """One version to fetch; `version_id` or `etag` pins it, empty where the other one does."""
+    """One version to fetch.
+
+    The request names `version_id`; where that is empty, it asks for the current object with If-Match. Every answer has to
+    carry `etag`, as it was listed.
+    """
 
     key: str
     version_id: str

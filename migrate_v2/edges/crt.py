@@ -15,7 +15,7 @@ import subprocess
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
@@ -28,6 +28,7 @@ from urllib.parse import quote
 
 from awscrt import auth, http, io, s3  # type: ignore[import-untyped]
 
+from migrate_v2.answers import bare_etag, content_range, names_version
 from migrate_v2.edges import child
 from migrate_v2.edges.disk import Changed, Disk, DiskError, Landing, Obstacle, Sink
 from migrate_v2.edges.wire import SMALL, Wire
@@ -257,7 +258,7 @@ def serve() -> None:
 
 
 class _Transfer:
-    __slots__ = ("attempts", "body", "fd", "index", "item", "making", "shard", "sink", "temporary", "written")
+    __slots__ = ("attempts", "fd", "index", "item", "making", "refusal", "shard", "sink", "temporary", "written")
 
     def __init__(self, shard: int, index: int, item: Item) -> None:
         self.shard = shard
@@ -269,10 +270,10 @@ class _Transfer:
         self.making: AbstractContextManager[Sink] | None = None
         self.sink: Sink | None = None
         self.written = 0  # by us, and not by the runtime itself
-        self.body: BaseException | None = None
+        self.refusal = ""  # why the answer under way is not about this item
 
 
-class _Moved(Exception):
+class _NotThisItem(Exception):
     pass
 
 
@@ -418,7 +419,7 @@ class _Bench:
         while self._small and len(self._open) + self._wire.under_way < self._allowed:
             transfer = self._small.popleft()
             item = transfer.item
-            self._wire.ask(transfer, self._target(item), self._conditions(item), item.size, item.etag)
+            self._wire.ask(transfer, self._target(item), self._conditions(item), item.size, item.etag, item.version_id)
 
     def _answered(self, transfer: _Transfer, body: bytes | None) -> None:
         if body is None:
@@ -446,7 +447,7 @@ class _Bench:
     def _conditions(self, item: Item) -> list[tuple[str, str]]:
         """What belongs to every request for it, in lower case."""
         headers = [("x-amz-checksum-mode", "ENABLED")]
-        if item.etag:
+        if item.etag and not item.version_id:
             headers.append(("if-match", f'"{item.etag}"'))
         if self._source.owner:
             headers.append(("x-amz-expected-bucket-owner", self._source.owner))
@@ -497,7 +498,7 @@ class _Bench:
             transfer.written = transfer.sink.written
         elif transfer.fd < 0:
             transfer.temporary, transfer.fd = self._landing.begin()
-        if transfer.written == item.size:
+        if transfer.written == item.size > 0:  # that an object has no bytes is for S3 to say
             self._arrived(transfer)
             return
         headers = [("host", self._host), ("user-agent", "migrate-v2"), *self._conditions(item)]
@@ -528,17 +529,13 @@ class _Bench:
     def _headed(self, transfer: _Transfer, status_code: int, headers: Sequence[tuple[str, str]], **_: object) -> None:
         if status_code not in (200, 206):
             return
-        etag = next((value for name, value in headers if name.lower() == "etag"), None)
-        if etag is None:
-            raise _Moved("S3's own headers are not in the answer")
-        if transfer.item.etag and etag.strip('"') != transfer.item.etag:
-            raise _Moved("another object has this key by now")
-        if transfer.written and status_code != 206:
-            raise _Moved("the endpoint knows no ranges")
+        transfer.refusal = _refusal(transfer, status_code, {name.lower(): value for name, value in headers})
+        if transfer.refusal:
+            raise _NotThisItem(transfer.refusal)
 
     def _received(self, transfer: _Transfer, chunk: bytes, **_: object) -> None:
         if transfer.written + len(chunk) > transfer.item.size:
-            raise _Moved("more came than there is")
+            raise _NotThisItem("more bytes arrived than the object has")
         if transfer.sink is not None:
             transfer.sink.write(chunk)
         else:
@@ -604,6 +601,7 @@ class _Bench:
         something is in the way at the path      | left
         S3 says: slow down                       | again later, and fewer at once from now on
         S3 says no (denied, gone, another ETag)  | left
+        the answer is not about this item        | left
         anything else                            | again a little later, ATTEMPTS times
         """
         if transfer.fd >= 0 and not transfer.sink:
@@ -618,11 +616,12 @@ class _Bench:
         status, name = getattr(error, "status_code", None), getattr(error, "name", "")
         # After its own attempts the runtime has a name for this, and no status.
         busy = status in (429, 503) or name == "AWS_ERROR_S3_SLOW_DOWN" or any(word in body for word in _BUSY)
-        final = isinstance(error, (Obstacle, Changed, Failure)) or (status in _FINAL and not busy)
+        refused, transfer.refusal = transfer.refusal, ""
+        final = bool(refused) or isinstance(error, (Obstacle, Changed, Failure)) or (status in _FINAL and not busy)
         transfer.attempts += 1
         if final or self._leaving or transfer.attempts >= ATTEMPTS + 3 * busy:
             self._in_a_row += not final  # S3 may say no to a whole folder, and has answered then
-            self._give_up(transfer, show(f"{status or ''} {error}".strip())[:200])
+            self._give_up(transfer, show(refused or f"{status or ''} {error}".strip())[:200])
             return
         pause = 2.0**transfer.attempts / 4
         with self._lock:
@@ -654,6 +653,28 @@ class _Bench:
             entry[0] -= 1
             if entry[0] == 0:
                 self._finished.append(transfer.shard)
+
+
+def _refusal(transfer: _Transfer, status: int, headers: Mapping[str, str]) -> str:
+    """Why this answer with a body is not about the item, or not the range that was asked for; "" where it is."""
+    item, begin = transfer.item, transfer.written
+    etag, version = headers.get("etag"), headers.get("x-amz-version-id")
+    if etag is None:
+        return "unexpected response without an ETag"
+    if item.etag and bare_etag(etag) != item.etag:
+        return f"unexpected response: ETag {etag} instead of {item.etag}"
+    if not names_version(item.version_id, version):
+        return f"unexpected response: version {version} instead of {item.version_id or 'null'}"
+    if status == 206:
+        found = content_range(headers.get("content-range"))
+        # The runtime puts parallel ranges together, and may give the answer to the whole without this header.
+        wrong = found[::2] != (begin, item.size) if found else "content-range" in headers
+        return f"unexpected response: range {headers['content-range']}" if wrong else ""
+    if begin:
+        return "the endpoint knows no ranges"
+    if headers.get("content-length", str(item.size)) != str(item.size):
+        return f"unexpected response: {headers['content-length']} bytes instead of {item.size}"
+    return ""
 
 
 # The runtime's own words for what a disk refuses, but for the first without the errno behind them.

@@ -36,6 +36,7 @@ from botocore.httpsession import get_cert_path
 from botocore.parsers import ResponseParserError
 from botocore.utils import get_environ_proxies, parse_timestamp
 
+from migrate_v2.answers import bare_etag, content_range, names_version
 from migrate_v2.conveyor import tier_for
 from migrate_v2.errors import BadUsage, Cause, Failure, Refused
 from migrate_v2.flow import Allowance
@@ -86,7 +87,6 @@ _PARTS = {
     "analytics": ("list_bucket_analytics_configurations", ""),
     "metrics": ("list_bucket_metrics_configurations", ""),
 }
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 # Their ETags are no digest of the content (AWS, "Object" in the API reference).
 OPAQUE = ("aws:kms", "aws:kms:dsse", "SSE-C")
 PUBLIC_ACCESS_BLOCK = ("BlockPublicAcls", "BlockPublicPolicy", "IgnorePublicAcls", "RestrictPublicBuckets")
@@ -143,10 +143,23 @@ class Corrupted(Unreachable):
     """{}"""
 
 
+class WrongVersion(Unreachable):
+    """{}"""
+
+    @staticmethod
+    def summary(count: int, first: WrongVersion) -> str:
+        """Return the text of the warning about so many of them."""
+        return f"answers about another object version, left to the next run: {count:,}; the first: {first}"
+
+
 class Refusal(Failure):
     """{}"""
 
     cause = Cause.REFUSED
+
+
+class SizeDiffers(Refusal):
+    """{}"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -509,9 +522,12 @@ class S3:
 
     # -- one object
 
-    def head(self, version: ObjectVersion, *, part: int | None = None) -> tuple[Head, int]:
-        """HEAD with checksums; with `part`, of that part alone. Returns the number of parts too (0: S3 did not say)."""
-        answer = self._asked_head(version, {} if part is None else {"PartNumber": part})
+    def head(self, version: ObjectVersion) -> tuple[Head, int]:
+        """HEAD of exactly this version, with checksums. Returns the number of parts too (0: S3 did not say).
+
+        Raises WrongVersion where the answer is about another version, SizeDiffers where the listing gave another size.
+        """
+        answer = self._asked_head(version, {})
         return _head(answer), int(answer.get("PartsCount") or 0)
 
     def _asked_head(self, version: ObjectVersion, more: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -520,8 +536,11 @@ class S3:
             answer: Mapping[str, Any] = self._for(version.bucket).head_object(**arguments)
         if not answer.keys() >= {"ETag", "ContentLength", "LastModified"}:
             raise Unreachable(f"no proper answer for {show(version.key)}: S3's own headers are not in it")
-        if version.version_id == "null" and answer["ETag"].strip('"') != version.etag:
-            raise Moved(show(version.key))
+        _check_identity(version, answer)
+        if not more:
+            if (status := answer["ResponseMetadata"]["HTTPStatusCode"]) != 200:
+                raise Unreachable(f"unexpected response for {show(version.key)}: HTTP {status} to a HEAD of the whole")
+            _check_size(version, answer["ContentLength"])
         return answer
 
     def part_sizes(self, version: ObjectVersion, count: int, *, every: bool = False) -> tuple[int, ...]:
@@ -531,16 +550,19 @@ class S3:
         """
         sizes: list[int] = []
         for part in range(1, count + 1):
-            head, said = self.head(version, part=part)
-            if said != count:
+            answer = self._asked_head(version, {"PartNumber": part})
+            size = answer["ContentLength"]
+            stated = content_range(answer["ResponseMetadata"]["HTTPHeaders"].get("content-range"))
+            expected = (sum(sizes), sum(sizes) + size - 1, version.size)
+            if answer.get("PartsCount") != count or stated not in (None, expected):
                 return ()
-            sizes.append(head.size)
+            sizes.append(size)
             if part == 2 and sizes[0] == sizes[1] and not every:
                 return tuple(sizes)
         return tuple(sizes) if sum(sizes) == version.size else ()
 
     def get(self, version: ObjectVersion, block_size: int, start: int = 0, *, stop: Event | None = None) -> Body:
-        """The bytes of exactly this version from `start` on, by VersionId, or by If-Match where `null` may have moved on.
+        """The bytes of exactly this version from `start` on, by VersionId, or by If-Match where it names none.
 
         Ends early only with an exception: a body shorter than its Content-Length is Unreachable. With `stop`, it is the
         caller who repeats: a request goes once, not before the endpoint bears it (Throttled), and whatever it is that
@@ -557,7 +579,7 @@ class S3:
         self, body: Body, version: ObjectVersion, block_size: int, start: int, stop: Event | None
     ) -> Generator[bytes, None, None]:
         named = _named(version)
-        if version.version_id == "null":
+        if "VersionId" not in named:
             named["IfMatch"] = f'"{version.etag}"'
         if start:
             named["Range"] = f"bytes={start}-"
@@ -587,26 +609,45 @@ class S3:
             raise
 
     def is_there(self, bucket: str, key: str, version_id: str, etag: str, *, by_id: bool) -> bool | None:
-        """Is exactly this version (or delete marker) still in S3? None where the answer does not tell.
+        """Is exactly this version (or delete marker, whose `etag` is empty) still in S3? None where the answer does not tell.
 
         `by_id`: the bucket is or was versioned, so that even `null` names one version and not just the current object.
+
+        answer to HEAD                             | a data version         | a delete marker
+        -------------------------------------------|------------------------|-----------------------
+        no answer, another status                  | None                   | None
+        names a version id that was not asked for  | None                   | None
+        404                                        | False                  | False
+        404 or 405: a delete marker has this id    | `null`: False, or None | True
+        404: a delete marker, no id named          | None                   | None
+        405: no delete marker named                | None                   | True
+        200 with the listed ETag                   | True                   |
+        200 with another ETag                      | `null`: False, or None | `null`: False, or None
         """
         arguments: dict[str, Any] = {"Bucket": bucket, "Key": key, **self._owner()}
         if by_id:
             arguments["VersionId"] = version_id
         try:
-            answer = self._for(bucket).head_object(**arguments)
+            answer: Mapping[str, Any] = self._for(bucket).head_object(**arguments)
         except ClientError as error:
-            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-            if status == 405:  # a delete marker has this id: the one asked for, or what took a null version's place
-                return not etag
-            return False if status == 404 else None
+            answered, of_marker = _marker_headers(error)
+            if not names_version(version_id if by_id else "", answered):
+                return None
+            if _status(error) == 404 and not of_marker:
+                return False
+            if _status(error) == 405 and not etag:
+                return True
+            if of_marker and (_status(error) == 405 or answered):
+                return (False if version_id == "null" else None) if etag else True
+            return None
         except _BROKEN:
             return None
-        found = answer.get("ETag", "").strip('"')
-        if not found:  # not S3's answer
-            return None
-        return found == etag if version_id == "null" else True
+        found = bare_etag(answer.get("ETag", ""))
+        if not found or not names_version(version_id if by_id else "", answer.get("VersionId")):
+            return None  # not S3's answer, or about another version
+        if found == etag:
+            return True
+        return False if version_id == "null" else None
 
     def uploads(self, bucket: str) -> Iterator[tuple[str, str, datetime]]:
         """(key, upload id, when it was begun) of every multipart upload that was not completed."""
@@ -654,7 +695,7 @@ class S3:
     def metadata(self, version: ObjectVersion) -> Document:
         """All that HEAD answers of this version, the ETag without its quotes."""
         answer = _plain({**self._asked_head(version, {}), "ResponseMetadata": None})
-        return {**answer, "ETag": answer["ETag"].strip('"')}
+        return {**answer, "ETag": bare_etag(answer["ETag"])}
 
     def tags(self, version: ObjectVersion) -> object:
         return self._of_object(version, "get_object_tagging", "TagSet")
@@ -673,10 +714,14 @@ class S3:
 
         Raises Gone, and Unreachable where there is no (proper) answer: that is for another time.
         """
-        ask = getattr(self._for(version.bucket), question)
-        return _part(
-            lambda: ask(**_named(version), **self._owner()), show(version.key), proper, version, breaks=not self.at_aws
-        )
+        put = getattr(self._for(version.bucket), question)
+
+        def ask() -> Mapping[str, Any]:
+            answer: Mapping[str, Any] = put(**_named(version), **self._owner())
+            _check_version_id(version, answer)
+            return answer
+
+        return _part(ask, show(version.key), proper, version, breaks=not self.at_aws)
 
     def annotations(self, version: ObjectVersion) -> list[Document] | Document:
         """The list of what is attached to this version; {"not_known_here": true} where the SDK or the endpoint does not know of
@@ -694,6 +739,7 @@ class S3:
                 if self.at_aws:
                     raise
                 return {"not_implemented": True}
+            _check_version_id(version, answer)
             whole = answer["ResponseMetadata"]["HTTPStatusCode"] == 200
             if whole and answer.keys() & {"Annotations", "AnnotationCount", "MaxAnnotationResults", "Bucket", "Key"}:
                 return answer
@@ -723,6 +769,7 @@ class S3:
             answer: Mapping[str, Any] = client.get_object_annotation(
                 **_named(version), AnnotationName=name, ChecksumMode="ENABLED", **self._owner()
             )
+            _check_version_id(version, answer)
             size = 0
             stream = answer["AnnotationPayload"]
             try:
@@ -1122,6 +1169,7 @@ class Restorer:
             request["Days"] = days
         client = self.s3._client(self.s3.region_of(version.bucket), attempts=1)
         answer = client.restore_object(**_named(version), RestoreRequest=request, **self.s3._owner())
+        _check_version_id(version, answer)
         return int(answer["ResponseMetadata"]["HTTPStatusCode"])
 
 
@@ -1224,6 +1272,8 @@ class Deleter:
             return Outcome(False, f"no answer: {show(str(error))}", unknown=True)
         if answer["ResponseMetadata"]["HTTPStatusCode"] != 204:  # a login page says 200
             return Outcome(False, "not S3's answer", unknown=True)
+        if not _names_deleted(proof, answer):
+            return Outcome(False, "the answer names another version", unknown=True)
         return Outcome(True, "deleted")
 
     def _delete_versions(self, proofs: Sequence[Proof]) -> list[Outcome]:
@@ -1239,7 +1289,7 @@ class Deleter:
             return [Outcome(False, f"S3 answered {show(_said(error))}", unknown=status >= 500)] * len(proofs)
         except _BROKEN as error:
             return [Outcome(False, f"no answer: {show(str(error))}", unknown=True)] * len(proofs)
-        deleted = {(entry.get("Key"), entry.get("VersionId")) for entry in answer.get("Deleted", [])}
+        deleted = {(entry.get("Key"), entry.get("VersionId")): entry for entry in answer.get("Deleted", [])}
         # DeleteObjects answers 200 whatever happened; what each key came to stands in its body.
         errors = {(e.get("Key"), e.get("VersionId") or "null"): e for e in answer.get("Errors", [])}
         outcomes = []
@@ -1252,10 +1302,10 @@ class Deleter:
                 outcomes.append(
                     Outcome(False, text, unknown=gone or entry.get("Code") in ("InternalError", "SlowDown"))
                 )
-            elif name in deleted:
+            elif name in deleted and _names_deleted(proof, deleted[name]):
                 outcomes.append(Outcome(True, "deleted"))
             else:
-                outcomes.append(Outcome(False, "the answer does not mention it", unknown=True))
+                outcomes.append(Outcome(False, "the answer does not confirm it", unknown=True))
         return outcomes
 
     def abort_upload(self, bucket: str, upload: Doomed) -> Outcome:
@@ -1336,8 +1386,81 @@ def _named(version: ObjectVersion) -> dict[str, Any]:
 
 
 def pins(version: ObjectVersion) -> tuple[str, str]:
-    """(version id, ETag): what a GET names this version by and holds it against, as get() does; "" for what it leaves out."""
-    return _named(version).get("VersionId", ""), version.etag if version.version_id == "null" else ""
+    """(version id, ETag): what a GET names this version by, "" where it asks for the current object by If-Match as get()
+    does; and the ETag that every answer has to carry."""
+    return _named(version).get("VersionId", ""), version.etag
+
+
+def _check_identity(version: ObjectVersion, answer: Mapping[str, Any]) -> None:
+    """Raise unless an answer to GET or HEAD is about exactly this version. Servers and caches exist that ignore `versionId`
+    (nginx with `proxy_cache_key $uri`).
+
+    the request named | the answer has                              | raises
+    ------------------|---------------------------------------------|---------------------------------------------------
+    any               | the listed ETag, the id asked for or none   |
+    any               | another version id                          | WrongVersion; Moved where the request named no id
+    a real id         | another ETag                                | WrongVersion: a version never changes
+    `null`, or no id  | another ETag                                | Moved: a PUT may have taken the id over
+    a real id         | no id, and the listing had no ETag          | WrongVersion: nothing says that it is this version
+    """
+    found, answered = bare_etag(answer["ETag"]), answer.get("VersionId")
+    _check_version_id(version, answer)
+    if version.version_id == "null":
+        if found != version.etag:
+            raise Moved(show(version.key))
+    elif found != version.etag if version.etag else not answered:
+        raise _wrong_version(version, answered, found)
+
+
+def _check_version_id(version: ObjectVersion, answer: Mapping[str, Any]) -> None:
+    """Raise as _check_identity does where an answer names another version id. For answers without the object's ETag."""
+    headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    named = _named(version).get("VersionId", "")
+    for header in ("x-amz-version-id", "x-amz-object-version-id"):
+        if not names_version(named, headers.get(header)):
+            raise _wrong_version(version, headers[header], "") if named else Moved(show(version.key))
+
+
+def _wrong_version(version: ObjectVersion, answered: str | None, etag: str) -> WrongVersion:
+    expected, instead = f"version {version.version_id}", f"version {answered}"
+    if not answered or answered == version.version_id:
+        expected, instead = f"ETag {version.etag}", f"ETag {etag}" if etag else "another object"
+    return WrongVersion(
+        f"unexpected response for {show(version.key)}: {show(instead)} instead of {show(expected)}; the server, or a"
+        " proxy or cache in front of it, ignores the version id. Use an endpoint that does not, and run the same"
+        " command again"
+    )
+
+
+def _check_size(version: ObjectVersion, size: int) -> None:
+    """Raise where S3 says of exactly this version that it has another size than the listing says (damaged index, Ceph)."""
+    if size != version.size:
+        raise SizeDiffers(
+            f"S3 lists {show(version.key)} with {version.size:,} bytes and answers for the same ETag with {size:,}: the"
+            " server's index is damaged. Repair it, then run `scan --rescan` and `migrate` for this bucket"
+        )
+
+
+def _marker_headers(error: ClientError) -> tuple[str, bool]:
+    """(x-amz-version-id, whether x-amz-delete-marker is true) of an answer that is an error."""
+    headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    return headers.get("x-amz-version-id", ""), headers.get("x-amz-delete-marker", "") == "true"
+
+
+def _names_deleted(proof: Proof, answer: Mapping[str, Any]) -> bool:
+    """Whether an answer to a DELETE is about what the proof names: a server that ignores the version id puts a delete
+    marker on top in its place, and says so.
+
+    the delete named  | version id, id of the marker | a delete marker
+    ------------------|------------------------------|------------------------------------
+    a version by id   | that id, or none             | no
+    a marker by id    | that id, or none             | yes or no
+    an ETag           | `null`, or none              | yes (`null`, suspended) or no
+    """
+    named = "" if proof.conditional else proof.version_id
+    if any(not names_version(named, answer.get(field)) for field in ("VersionId", "DeleteMarkerVersionId")):
+        return False
+    return proof.conditional or proof.kind == "marker" or not answer.get("DeleteMarker")
 
 
 def _bytes_before(answer: Mapping[str, Any], version: ObjectVersion, start: int) -> int:
@@ -1347,23 +1470,23 @@ def _bytes_before(answer: Mapping[str, Any], version: ObjectVersion, start: int)
     """
     if "ETag" not in answer:
         raise Unreachable(f"no proper answer for {show(version.key)}: S3's own headers are not in it")
-    if version.version_id == "null" and answer["ETag"].strip('"') != version.etag:
-        raise Moved(show(version.key))  # from an endpoint that ignores If-Match
-    before = start
-    if answer["ResponseMetadata"]["HTTPStatusCode"] == 206:
-        found = _CONTENT_RANGE.fullmatch(answer.get("ContentRange", ""))
-        if not start or not found or tuple(map(int, found.groups())) != (start, version.size - 1, version.size):
-            said = show(answer.get("ContentRange", ""))
-            raise Unreachable(
-                f"no proper answer for {show(version.key)}: asked for the bytes from {start:,} on, S3 sends {said}"
-            )
-        before = 0
+    _check_identity(version, answer)
     length = answer.get("ContentLength")
-    if length is not None and length != version.size - start + before:
+    if answer["ResponseMetadata"]["HTTPStatusCode"] != 206:
+        if length is not None:
+            _check_size(version, length)
+        return start
+    found = content_range(answer.get("ContentRange"))
+    if not start or found != (start, version.size - 1, version.size):
+        said = show(answer.get("ContentRange", ""))
         raise Unreachable(
-            f"no proper answer for {show(version.key)}: {length:,} bytes announced, not {version.size - start + before:,}"
+            f"no proper answer for {show(version.key)}: asked for the bytes from {start:,} on, S3 sends {said}"
         )
-    return before
+    if length is not None and length != version.size - start:
+        raise Unreachable(
+            f"no proper answer for {show(version.key)}: {length:,} bytes announced, not {version.size - start:,}"
+        )
+    return 0
 
 
 class _Drawer:
@@ -1466,7 +1589,7 @@ def _head(answer: Mapping[str, Any]) -> Head:
     if answer.get("SSECustomerAlgorithm"):
         encryption = "SSE-C"
     return Head(
-        etag=answer.get("ETag", "").strip('"'),
+        etag=bare_etag(answer.get("ETag", "")),
         size=answer["ContentLength"],
         last_modified=answer["LastModified"].astimezone(UTC),
         version_id=answer.get("VersionId") or "null",
@@ -1757,10 +1880,8 @@ def _explained(error: Exception, what: str, of: ObjectVersion | None = None) -> 
                 f"S3 refuses these credentials ({code}): renew them, e.g. `aws sso login`, and run the same again"
             )
         if of is not None:
-            if code in ("NoSuchKey", "NoSuchVersion") or (status == 404 and code != "NoSuchBucket"):
-                return Gone(show(of.key))
-            if status == 412:
-                return Moved(show(of.key))
+            if failure := _absent(error, of):
+                return failure
             if code == "InvalidObjectState":
                 return Archived(show(of.key))
         if code in ("NoSuchBucket", "404") or status == 404:
@@ -1786,6 +1907,32 @@ def _explained(error: Exception, what: str, of: ObjectVersion | None = None) -> 
     if isinstance(error, FlexibleChecksumError):
         return Corrupted(f"{show(what)} did not come as S3 has it ({show(str(error))}); run the same again")
     return Unreachable(f"no proper answer for {show(what)}: {show(str(error))}; run the same again")
+
+
+def _absent(error: ClientError, of: ObjectVersion) -> Failure | None:
+    """What an error says about the absence of exactly this version; None where it says nothing about that.
+
+    the request named | the error                                  | it means
+    ------------------|--------------------------------------------|---------------------------------------------------
+    an id             | names another version id; 412              | WrongVersion: no condition was sent
+    a real id         | 404 or 405 of a delete marker              | WrongVersion: this id is a data version's
+    no id             | 404 of a delete marker with an id, 412     | Moved: the listed version may be beneath
+    any               | 404; `null`: 404 or 405 of a marker `null` | Gone
+    """
+    code, status = _code(error), _status(error)
+    answered, of_marker = _marker_headers(error)
+    named = _named(of).get("VersionId", "")
+    real = named not in ("", "null")
+    if status == 412:
+        return _wrong_version(of, answered, "") if named else Moved(show(of.key))
+    missing = code in ("NoSuchKey", "NoSuchVersion") or (status == 404 and code != "NoSuchBucket")
+    if not missing and not (status == 405 and of_marker):
+        return None
+    if named and (not names_version(named, answered) or (real and of_marker)):
+        return _wrong_version(of, answered, "")
+    if of_marker and not names_version(named, answered):
+        return Moved(show(of.key))
+    return Gone(show(of.key))
 
 
 @contextmanager

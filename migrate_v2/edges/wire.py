@@ -20,6 +20,7 @@ from functools import lru_cache
 from typing import Any
 
 from migrate_v2 import checksums
+from migrate_v2.answers import bare_etag, names_version
 from migrate_v2.shards import Credentials, Source
 
 # Beyond this an object is worth a client that writes it down as it comes.
@@ -59,7 +60,7 @@ def authorization(credentials: Credentials, region: str, path: str, query: str, 
 
 
 class _Connection:
-    __slots__ = ("etag", "greeted", "heard", "received", "request", "size", "socket", "start", "task")
+    __slots__ = ("etag", "greeted", "heard", "received", "request", "size", "socket", "start", "task", "version")
 
     def __init__(self, connecting: socket.socket) -> None:
         self.socket = connecting
@@ -69,7 +70,8 @@ class _Connection:
         self.received = b""
         self.start = -1  # of the body in what was received; -1 while the head is not complete
         self.size = 0
-        self.etag = b""
+        self.etag = ""  # "": any
+        self.version = ""  # the version id that the request names, "" where it names none
         self.heard = time.monotonic()
 
 
@@ -101,8 +103,11 @@ class Wire:
     def renew(self, credentials: Credentials) -> None:
         self._credentials = credentials
 
-    def ask(self, task: object, target: str, headers: Headers, size: int, etag: str) -> None:
-        """Asks for an object of `size` bytes; turn() gives the answer beside `task`. An empty `etag` is any."""
+    def ask(self, task: object, target: str, headers: Headers, size: int, etag: str, version: str = "") -> None:
+        """Asks for an object of `size` bytes; turn() gives the answer beside `task`. An empty `etag` is any.
+
+        `version` is the version id that `target` names, "" where it names none: an answer that names another one is None.
+        """
         connection = self._idle.pop() if self._idle else self._connect()
         if connection is None:
             self._answers.append((task, None))
@@ -110,7 +115,7 @@ class Wire:
         connection.task = task
         connection.request = self._request(target, headers)
         connection.received, connection.start = b"", -1
-        connection.size, connection.etag = size, etag.encode()
+        connection.size, connection.etag, connection.version = size, etag, version
         connection.heard = time.monotonic()
         self._busy.add(connection)
         if connection.greeted:
@@ -244,12 +249,14 @@ class Wire:
             return self._tls is not None and connection.task is not None
         head = connection.received[:end]
         length = _header(head, b"content-length")
-        etag = _header(head, b"etag")
+        etag = (_header(head, b"etag") or b"").decode("latin-1")
+        version = (_header(head, b"x-amz-version-id") or b"").decode("latin-1")
         plain = (
             head.startswith(b"HTTP/1.1 200")
             and length == b"%d" % connection.size
             and etag
-            and (not connection.etag or etag.strip(b'"') == connection.etag)
+            and (not connection.etag or bare_etag(etag) == connection.etag)
+            and names_version(connection.version, version)
             and _header(head, b"transfer-encoding") is None
         )
         if not plain:

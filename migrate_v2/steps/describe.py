@@ -13,7 +13,7 @@ from threading import Event as Flag
 from typing import Literal
 
 from migrate_v2.edges.disk import Disk
-from migrate_v2.edges.s3 import S3, Archived, Denied, Document, Gone, Moved, Refusal, Unreachable
+from migrate_v2.edges.s3 import S3, Archived, Denied, Document, Gone, Moved, Refusal, Unreachable, WrongVersion
 from migrate_v2.edges.store import Store
 from migrate_v2.errors import Failure
 from migrate_v2.events import Ended, Event, Noted, Progress, Started, Warned
@@ -50,6 +50,7 @@ def describe(
     began = time.monotonic()
     yield Started(bucket, "describe", total)
     objects = known = partly = attached = unanswered = in_a_row = 0
+    wrong, first_wrong = 0, WrongVersion("")
     knows_annotations = True
     counts_tags = s3.at_aws  # others may count them on GET alone, as MiniStack does
 
@@ -69,8 +70,11 @@ def describe(
             if answer is not None:
                 row, said = answer
                 objects += 1
-                in_a_row = in_a_row + 1 if isinstance(said, Unreachable) else 0
-                if isinstance(said, Unreachable):
+                silent = isinstance(said, Unreachable) and not isinstance(said, WrongVersion)
+                in_a_row = in_a_row + 1 if silent else 0
+                if isinstance(said, WrongVersion):
+                    wrong, first_wrong = wrong + 1, said if wrong == 0 else first_wrong
+                elif isinstance(said, Unreachable):
                     unanswered += 1
                     if in_a_row >= HOPELESS:
                         hopeless = said
@@ -99,6 +103,8 @@ def describe(
         yield Warned(
             bucket, f"S3 does not give all the metadata of {partly:,} versions; metadata.jsonl says what and why"
         )
+    if wrong:
+        yield Warned(bucket, WrongVersion.summary(wrong, first_wrong))
     if unanswered:
         yield Warned(bucket, f"S3 gave no metadata for {unanswered:,} versions; the next run asks again")
     yield Ended(bucket, "describe", objects, 0, time.monotonic() - began)

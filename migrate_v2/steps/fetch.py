@@ -12,7 +12,18 @@ from threading import Event as Flag
 from threading import Lock
 
 from migrate_v2.edges.disk import FLUSH_BYTES, Disk, Obstacle, Sink, partial_name
-from migrate_v2.edges.s3 import S3, Archived, Corrupted, Denied, Gone, Moved, Refusal, Throttled, Unreachable
+from migrate_v2.edges.s3 import (
+    S3,
+    Archived,
+    Corrupted,
+    Denied,
+    Gone,
+    Moved,
+    Refusal,
+    Throttled,
+    Unreachable,
+    WrongVersion,
+)
 from migrate_v2.edges.store import Change, Store
 from migrate_v2.errors import Failure
 from migrate_v2.events import Ended, Event, Found, Progress, Started, Warned
@@ -81,6 +92,7 @@ def fetch(
     yield Started(bucket, "fetch", total_objects, total_bytes)
     meter = _Meter(Limit(bandwidth))
     objects = unanswered = in_a_row = 0
+    wrong, first_wrong = 0, WrongVersion("")
 
     def bring(row: Row, stop: Flag) -> Failure | None:
         try:
@@ -98,7 +110,8 @@ def fetch(
             if answer is not None:
                 row, failure = answer
                 objects += 1
-                in_a_row = in_a_row + 1 if isinstance(failure, Unreachable) else 0
+                silent = isinstance(failure, Unreachable) and not isinstance(failure, WrongVersion)
+                in_a_row = in_a_row + 1 if silent else 0
                 if failure is None:
                     if row.place is not Place.FOLDER and row.version.size >= large:
                         store.fetched(bucket, [row.version])  # on the disk by itself, and dear
@@ -110,6 +123,8 @@ def fetch(
                     disk.settle()
                     store.fetched(bucket, here)
                     raise failure
+                elif isinstance(failure, WrongVersion):
+                    wrong, first_wrong = wrong + 1, failure if wrong == 0 else first_wrong
                 elif isinstance(failure, Unreachable):
                     unanswered += 1  # left to fetch: the next run asks again
                 else:
@@ -127,6 +142,8 @@ def fetch(
         for change in broken:
             yield Found(bucket, change.version.key, change.version.version_id, change.verdict, change.reason)
     _tidy(bucket, store, disk)
+    if wrong:
+        yield Warned(bucket, WrongVersion.summary(wrong, first_wrong))
     if unanswered:
         yield Warned(bucket, f"S3 gave no proper answer for {unanswered:,} objects; the next run asks again")
     seconds = time.monotonic() - began
@@ -198,6 +215,8 @@ def _fill(sink: Sink, version: ObjectVersion, s3: S3, block_size: int, meter: _M
                 return
             wrong.add(digest)
             raise Corrupted(f"{show(version.key)} did not come as its ETag says; run the same again")
+        except WrongVersion:  # asking again gives the same answer
+            raise
         except Corrupted:
             meter.add(found - sink.written)
             meter.found(-found)

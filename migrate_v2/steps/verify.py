@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from threading import Event as Flag
@@ -14,7 +14,7 @@ from migrate_v2 import checksums
 from migrate_v2.edges.disk import Changed, Disk, DiskError, Obstacle
 from migrate_v2.edges.readers import File, Readers
 from migrate_v2.edges.readers import Found as Read
-from migrate_v2.edges.s3 import S3, Archived, Denied, Gone, Moved, Refusal, Unreachable
+from migrate_v2.edges.s3 import S3, Archived, Denied, Gone, Moved, Refusal, Unreachable, WrongVersion
 from migrate_v2.edges.store import Evidence, Store
 from migrate_v2.events import Ended, Event, Found, Progress, Started, Warned
 from migrate_v2.flow import Meter, in_threads
@@ -68,12 +68,13 @@ def verify(
     total_bytes: int = 0,
     refetch: int = 0,
     readers: int = 0,
-) -> Iterator[Event]:
+) -> Generator[Event, None, int]:
     """Reads and judges the copies of `rows`. What differs goes into quarantine and back to `discovered`.
 
     A copy of what is deleted in S3 is held to its recorded SHA-256 and stays where it is, whatever is found. With
     `refetch`, the bytes of a block, each object is read again from S3 beside its copy: for `rows` that nothing else proves.
-    Small files in great number are read by so many `readers`, processes.
+    Small files in great number are read by so many `readers`, processes. Returns how many rows stay as they are, because
+    S3 gave no usable answer about them.
     """
     disk.same_place()
     disk.settle()
@@ -83,6 +84,7 @@ def verify(
     yield Started(bucket, verb, total_objects, total_bytes)
     meter = Meter()
     objects = unanswered = in_a_row = 0
+    wrong, first_wrong = 0, WrongVersion("")
 
     aside = Readers(disk, readers) if readers and not refetch and total_objects >= WORTH_READERS else None
 
@@ -112,9 +114,12 @@ def verify(
         for answer in in_threads(examine_all, sharded(rows, sizes, lambda row: row.version.size), threads=threads):
             for row, found in answer[1] if answer is not None else ():
                 objects += 1
-                in_a_row = in_a_row + 1 if isinstance(found, Unreachable) else 0
-                if isinstance(found, Unreachable):
-                    unanswered += 1  # left to verify: the next run asks again
+                silent = isinstance(found, Unreachable) and not isinstance(found, WrongVersion)
+                in_a_row = in_a_row + 1 if silent else 0
+                if isinstance(found, Unreachable):  # left to verify: the next run asks again
+                    if isinstance(found, WrongVersion):
+                        wrong, first_wrong = wrong + 1, found if wrong == 0 else first_wrong
+                    unanswered += silent
                     if row.state is FileState.VERIFIED:  # once, but these bytes are not what matched then
                         held = _second_reading(row)  # still S3's word, and the only one of its kind
                         evidence.append(Evidence(row.version, FileState.DOWNLOADED, None, "", "", held, None))
@@ -135,9 +140,12 @@ def verify(
                 committed = time.monotonic()
     store.record(evidence, run)
     yield from told
+    if wrong:
+        yield Warned(bucket, WrongVersion.summary(wrong, first_wrong))
     if unanswered:
         yield Warned(bucket, f"S3 gave no proper answer for {unanswered:,} objects; the next run asks again")
     yield Ended(bucket, verb, objects, meter.bytes, time.monotonic() - began)
+    return unanswered + wrong
 
 
 def _file(row: Row) -> File:
@@ -323,6 +331,9 @@ def _beside(row: Row, disk: Disk, s3: S3, block_size: int, meter: Meter, stop: F
                 for _ in blocks:  # it ends here; and only at its end is it known to have been one file all along
                     raise Changed(row.path)
                 return sent.hexdigest(), file.identity
+        except WrongVersion:  # asking again gives the same answer
+            meter.add(-received)
+            raise
         except Unreachable:
             meter.add(-received)
             if attempt == ATTEMPTS or stop.wait(2.0**attempt / 4):

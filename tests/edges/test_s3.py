@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import threading
 import time
 import xml.etree.ElementTree as ET
@@ -36,8 +37,10 @@ from migrate_v2.edges.s3 import (
     Page,
     Refusal,
     Restorer,
+    SizeDiffers,
     Throttled,
     Unreachable,
+    WrongVersion,
     check_bucket_name,
     just_before,
 )
@@ -58,7 +61,7 @@ from migrate_v2.model import (
     Witness,
     prove,
 )
-from tests.fakes.s3server import ACCOUNT, Request, Response, S3Error, S3Server, Version, error_response
+from tests.fakes.s3server import ACCOUNT, Request, Response, S3Error, S3Server, Version, b64, digest, error_response
 
 _LOADER = cache(botocore.session.create_loader)
 BODY = random.Random(7).randbytes(100_000)
@@ -582,6 +585,126 @@ def asked(s3: S3, version: ObjectVersion) -> Iterator[Callable[[], object]]:
     yield lambda: list(s3.get(version, 4096))
 
 
+def questions(s3: S3, version: ObjectVersion) -> dict[str, Callable[[], object]]:
+    """What is asked about one version, by the operation."""
+    return {
+        "HeadObject": lambda: s3.head(version),
+        "HeadObject of parts": lambda: s3.part_sizes(version, 2),
+        "HeadObject for metadata": lambda: s3.metadata(version),
+        "HeadObject for locks": lambda: s3.hold(version),
+        "GetObject": lambda: list(s3.get(version, 4096)),
+        "GetObject of a range": lambda: list(s3.get(version, 4096, 3)),
+        "GetObjectTagging": lambda: s3.tags(version),
+        "RestoreObject": lambda: Restorer(s3).restore(version, days=1, tier="Bulk"),
+    }
+
+
+@pytest.mark.parametrize("above", ["version", "marker"])
+@pytest.mark.parametrize("question", list(questions(S3.__new__(S3), ObjectVersion.__new__(ObjectVersion))))
+def test_answer_about_another_version_is_no_answer(server: S3Server, s3: S3, question: str, above: str) -> None:
+    server.bucket("b", versioning="Enabled")
+    how: dict[str, Any] = {"storage_class": "GLACIER"} if question == "RestoreObject" else {}
+    if "parts" in question:
+        how["parts"] = (3, 3)
+    version = version_of(server.put("b", "k", b"before", **how), is_latest=False)
+    if above == "version":
+        server.put("b", "k", b"after!", **how)
+    else:
+        under_a_marker(server)
+    ask = questions(s3, version)[question]
+    ask()
+    server.fault({"op": question.partition(" ")[0]}, "ignore-version")
+    if question == "RestoreObject" and above == "version":
+        ask()  # its answer names no version; the next look at S3 tells
+        return
+    with pytest.raises(WrongVersion) as failed:
+        ask()
+    assert_one_line(failed.value)
+
+
+@pytest.mark.parametrize("question", ["HeadObject", "GetObject"])
+def test_answer_without_version_id_is_known_by_its_etag(server: S3Server, s3: S3, question: str) -> None:
+    server.bucket("b", versioning="Enabled")
+    version = version_of(server.put("b", "k", b"before"), is_latest=False)
+    server.put("b", "k", b"after!")
+    server.fault({"op": question}, rewrite=headed("x-amz-version-id", None))
+    questions(s3, version)[question]()
+    with pytest.raises(WrongVersion):  # listed without an ETag, answered without an id: nothing tells which one it is
+        questions(s3, replace(version, etag=""))[question]()
+    server.fault({"op": question}, "ignore-version")
+    with pytest.raises(WrongVersion):
+        questions(s3, version)[question]()
+
+
+@pytest.mark.parametrize(
+    ("etag", "same"), [("{}", True), ('"{}"', True), ('W/"{}"', False), ('"{}-1"', False), ('"A{}"', False)]
+)
+def test_etag_of_answer_is_compared_without_quotes(server: S3Server, s3: S3, etag: str, same: bool) -> None:
+    server.bucket("b", versioning="Enabled")
+    version = version_of(server.put("b", "k", BODY))
+    server.fault({"op": ("GetObject", "HeadObject")}, rewrite=headed("ETag", etag.format(version.etag)))
+    for ask in asked(s3, version):
+        if same:
+            ask()
+        else:
+            with pytest.raises(WrongVersion):
+                ask()
+
+
+def test_precondition_failed_is_not_a_change_of_a_version(server: S3Server, s3: S3) -> None:
+    """A cache may answer 412 by a condition of its own; a version cannot change."""
+    server.bucket("b", versioning="Enabled")
+    version = version_of(server.put("b", "k", BODY))
+    seen = headers_seen(server)
+    list(s3.get(version, 4096))
+    assert not [headers for _, headers in seen if "if-match" in headers]
+    server.fault({"op": ("GetObject", "HeadObject")}, rewrite=lambda *_: Response(412))
+    for ask in asked(s3, version):
+        with pytest.raises(WrongVersion):
+            ask()
+
+
+def test_null_version_under_a_marker_is_moved_not_gone(server: S3Server, s3: S3) -> None:
+    version = version_of(server.put("b", "k", BODY))
+    beneath = replace(version, is_latest=False)
+    server.bucket("b", versioning="Enabled")
+    under_a_marker(server)
+    for ask in asked(s3, version):
+        with pytest.raises(Moved):
+            ask()
+    assert b"".join(s3.get(beneath, 4096)) == BODY
+    server.buckets["b"].versioning = "Suspended"
+    under_a_marker(server)  # takes the id `null` over
+    for ask in (*asked(s3, version), *asked(s3, beneath)):
+        with pytest.raises(Gone):
+            ask()
+
+
+@pytest.mark.parametrize("stated", ["bytes 0-59999/100001", "bytes 1-60000/100000"])
+def test_part_of_another_range_tells_no_sizes(server: S3Server, s3: S3, stated: str) -> None:
+    version = version_of(server.put("b", "k", BODY, parts=(60_000, 40_000)))
+    assert s3.part_sizes(version, 2) == (60_000, 40_000)
+    server.fault({"op": "HeadObject"}, rewrite=headed("Content-Range", stated))
+    assert s3.part_sizes(version, 2) == ()
+
+
+def test_head_answered_for_a_part_is_no_answer_for_the_whole(server: S3Server, s3: S3) -> None:
+    """From a cache whose key leaves the query out."""
+    version = version_of(server.put("b", "k", BODY, parts=(60_000, 40_000)))
+    server.fault({"op": "HeadObject"}, lambda request: request.query.update(partNumber="1"))
+    with pytest.raises(Unreachable):
+        s3.head(version)
+
+
+@pytest.mark.parametrize("size", [0, len(BODY) - 1, len(BODY) + 1])
+def test_another_size_than_listed_is_a_contradiction(server: S3Server, s3: S3, size: int) -> None:
+    version = replace(version_of(server.put("b", "k", BODY)), size=size)
+    for ask in asked(s3, version):
+        with pytest.raises(SizeDiffers) as failed:
+            ask()
+        assert_one_line(failed.value)
+
+
 @pytest.mark.parametrize("versioning", ["", "Enabled"])
 def test_gone(server: S3Server, s3: S3, versioning: Any) -> None:
     server.buckets["b"].versioning = versioning
@@ -695,10 +818,14 @@ def test_an_answer_about_another_object_gives_no_byte(server: S3Server, s3: S3, 
         next(s3.get(version, 4096, start))
     server.calm(ignores)
     version = version_of(server.put("b", "k", BODY))
-    for rewrite in (headed("ETag", None), lambda *_: Response(200, [("ETag", f'"{version.etag}"')], b"log in")):
+    answers: dict[type[Failure], Any] = {
+        Unreachable: headed("ETag", None),
+        SizeDiffers: lambda *_: Response(200, [("ETag", f'"{version.etag}"')], b"log in"),
+    }
+    for failure, rewrite in answers.items():
         server.calm()
         server.fault({"op": "GetObject"}, rewrite=rewrite)
-        with pytest.raises(Unreachable) as failed:
+        with pytest.raises(failure) as failed:
             next(s3.get(version, 4096, start))
         assert_one_line(failed.value)
 
@@ -1102,6 +1229,40 @@ def test_a_lost_answer_is_unknown_and_nothing_is_sent_twice(
     assert there is (action not in ("lost-reply", "truncate"))
 
 
+@pytest.mark.parametrize("kind", ["version", "marker", "null"])
+@pytest.mark.parametrize("single", [True, False])
+def test_delete_that_ignores_the_version_id_is_unknown(server: S3Server, s3: S3, kind: str, single: bool) -> None:
+    """Such a server puts a delete marker on top; what was to go is still there."""
+    key = "k\n" if single else "k"  # a key that XML cannot name goes by itself
+    server.put("b", key, b"null")
+    server.bucket("b", versioning="Enabled")
+    if kind == "version":
+        server.put("b", key, b"version")
+    proof = proved(server, s3, key)
+    if kind == "marker":
+        made = DeleteMarker("b", key, under_a_marker(server, key).version_id, True, datetime.now(UTC))
+        released = prove(made, proof.site, "run", left_beneath=0)
+        assert isinstance(released, Proof)
+        proof = released
+
+    def forget(request: Request) -> None:
+        request.query.pop("versionId", None)
+        request.body = re.sub(b"<VersionId>[^<]*</VersionId>", b"", request.body)
+        for name in [name for name in request.headers if name.startswith(("x-amz-checksum", "x-amz-content-sha256"))]:
+            del request.headers[name]
+        request.headers["content-md5"] = b64(digest("MD5", request.body))
+
+    def echo(_: Request, response: Response) -> None:
+        named = f"</Key><VersionId>{proof.version_id}</VersionId>".encode()
+        response.body = bytes(response.body).replace(b"</Key>", named)
+
+    before = {v.version_id for v in server.versions("b")}
+    server.fault({"op": ("DeleteObject", "DeleteObjects")}, forget, rewrite=None if single else echo)
+    (outcome,) = Deleter(s3).delete([proof])
+    assert before < {v.version_id for v in server.versions("b")}, "the fault is as meant"
+    assert (outcome.gone, outcome.unknown) == (False, True)
+
+
 def test_a_portals_page_is_not_a_delete(server: S3Server, s3: S3) -> None:
     for versioning in ("", "Enabled"):
         server.buckets["b"].versioning = versioning
@@ -1190,6 +1351,44 @@ def test_is_exactly_this_null_version_there_where_versioning_is_suspended(server
     assert [v.is_marker for v in server.versions("b")] == [True]
     assert s3.is_there("b", "k", "null", stored.etag, by_id=True) is False
     assert s3.is_there("b", "k", "null", "", by_id=True) is True, "the marker"
+
+
+def under_a_marker(server: S3Server, key: str = "k") -> Version:
+    with server.lock:
+        return server._insert(server.buckets["b"], Version(key, is_marker=True))
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("above", ["version", "marker"])
+def test_is_there_with_server_ignoring_version_ids_is_unknown(
+    server: S3Server, s3: S3, above: str, named: bool
+) -> None:
+    null = server.put("b", "k", b"null")
+    server.bucket("b", versioning="Enabled")
+    old = server.put("b", "k", b"old")
+    marker = under_a_marker(server)
+    current = server.put("b", "k", b"new") if above == "version" else under_a_marker(server)
+    rewrite = None if named else headed("x-amz-version-id", None)
+    server.fault({"op": "HeadObject"}, "ignore-version", rewrite=rewrite)
+
+    def there(version: Version) -> bool | None:
+        return s3.is_there("b", "k", version.version_id, version.etag, by_id=True)
+
+    assert there(old) is None and there(marker) is None
+    # An answer about the id `null` need not name it.
+    assert there(null) is (False if above == "version" and not named else None)
+    assert there(current) is (True if above == "version" or named else None)
+
+
+def test_is_there_without_version_id_under_another_version_is_unknown(server: S3Server, s3: S3) -> None:
+    """Versioning was turned on meanwhile: the null version is beneath."""
+    stored = server.put("b", "k", b"proved")
+    server.bucket("b", versioning="Enabled")
+    under_a_marker(server)
+    assert s3.is_there("b", "k", "null", stored.etag, by_id=False) is None
+    assert s3.is_there("b", "k", "null", stored.etag, by_id=True) is True
+    server.put("b", "k", b"proved")
+    assert s3.is_there("b", "k", "null", stored.etag, by_id=False) is None, "a version of the same bytes"
 
 
 @pytest.mark.parametrize("action", ["access-denied", "503", "reset-before", "garbage-200", "expired-token"])

@@ -80,8 +80,8 @@ def on(port: int) -> Iterator[Wire]:
         os.close(theirs)
 
 
-def asked(made: Wire, size: int = len(BODY), etag: str = ETAG) -> bytes | None:
-    made.ask("it", "/b/k", [("if-match", f'"{etag}"')], size, etag)
+def asked(made: Wire, size: int = len(BODY), etag: str = ETAG, version: str = "") -> bytes | None:
+    made.ask("it", "/b/k", [("if-match", f'"{etag}"')], size, etag, version)
     until = time.monotonic() + 5
     while time.monotonic() < until:
         for task, body in made.turn(0.5)[1]:
@@ -115,6 +115,28 @@ def asked(made: Wire, size: int = len(BODY), etag: str = ETAG) -> bytes | None:
 def test_only_what_is_plainly_the_object_is_an_answer(reply: bytes, is_it: bool) -> None:
     with server(reply) as (port, _), on(port) as made:
         assert asked(made) == (BODY if is_it else None)
+
+
+@pytest.mark.parametrize(
+    ("version", "answered", "is_it"),
+    [
+        ("v1", "v1", True),
+        ("v1", None, True),
+        ("v1", "v2", False),
+        ("null", "v2", False),
+        ("", "v2", False),
+        ("", "null", True),
+    ],
+)
+def test_answer_that_names_another_version_is_no_answer(version: str, answered: str | None, is_it: bool) -> None:
+    with server(answer(x_amz_version_id=answered)) as (port, _), on(port) as made:
+        assert asked(made, version=version) == (BODY if is_it else None)
+
+
+@pytest.mark.parametrize("etag", [f'W/"{ETAG}"', f'"{ETAG}-1"', f'"{ETAG.upper()}"'])
+def test_answer_with_another_form_of_the_etag_is_no_answer(etag: str) -> None:
+    with server(answer(ETag=etag)) as (port, _), on(port) as made:
+        assert asked(made, version="v1") is None
 
 
 def test_a_body_that_ends_early_is_no_answer() -> None:

@@ -291,7 +291,7 @@ Hook = Callable[[Request], object]
 Rewrite = Callable[[Request, Response], Response | None]
 Action = Literal[
     "503", "500", "reset-before", "lost-reply", "truncate", "flip", "stall", "slow", "delay",
-    "garbage-200", "empty-list", "expired-token", "access-denied",
+    "garbage-200", "empty-list", "expired-token", "access-denied", "ignore-version",
 ]  # fmt: skip
 ACTIONS: tuple[str, ...] = Action.__args__  # type: ignore[attr-defined]
 LISTINGS = ("ListObjects", "ListObjectsV2", "ListObjectVersions", "ListMultipartUploads")
@@ -909,6 +909,7 @@ class S3Server:
             truncate, flip                           the body cut short of its declared length; one bit of it wrong
             stall, slow, delay                       head, then nothing; at `rate`; all of it after `seconds`
             garbage-200, empty-list                  a captive portal's page; a listing of nothing
+            ignore-version                           the answer for the current version, whatever versionId names
 
         or a callable, a hook: it runs just before the operation, which then goes on; it may send requests.
         `match` is a predicate, or a mapping of Request's attributes to a value or a collection of values.
@@ -1074,7 +1075,10 @@ class S3Server:
             raise _Hangup(True)
         if fault and action == "delay":
             self._stopping.wait(fault.seconds)
-        response = self._faked(request, action) or self._operate(request)
+        understood = request
+        if action == "ignore-version":  # as a cache whose key is the path alone (nginx: proxy_cache_key $uri)
+            understood = replace(request, query={n: v for n, v in request.query.items() if n != "versionId"})
+        response = self._faked(request, action) or self._operate(understood)
         for other in taken:
             if other.rewrite:
                 response = other.rewrite(request, response) or response

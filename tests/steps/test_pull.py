@@ -23,6 +23,7 @@ from migrate_v2.events import Ended, Event, Noted, Progress
 from migrate_v2.model import FileState
 from migrate_v2.shards import Sizes
 from migrate_v2.steps import pull as pull_step
+from tests.fakes.s3server import Request, Response
 from tests.steps.conftest import Job
 
 BODY = os.urandom(300_000)
@@ -152,6 +153,57 @@ def test_an_endpoint_that_ignores_if_match_is_seen_through(job: Job, pull: Pull)
     job.server.fault({"op": "GetObject"}, ignore)
     list(pull())
     assert job.states() == {"a": FileState.DOWNLOADING, "b": FileState.DOWNLOADED}
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_pull_behind_cache_ignoring_versions_brings_no_old_version(job: Job, pull: Pull, named: bool) -> None:
+    """Over plain HTTP, by one request of the runtime, and by several at once."""
+    job.server.bucket("b", versioning="Enabled")
+    sizes = {"http": 1000, "one request": 300_000, "parallel": (1 << 20) + 1, "large": 3 << 20}
+    for key, size in sizes.items():
+        job.server.put("b", key, os.urandom(size), last_modified=TIME)
+        job.server.put("b", key, os.urandom(size), last_modified=TIME + 1)
+    job.scan()
+    job.place()
+
+    def strip(_: Request, response: Response) -> None:
+        if not named:
+            response.headers = [(name, value) for name, value in response.headers if name != "x-amz-version-id"]
+
+    fault = job.server.fault({"op": "GetObject"}, "ignore-version", rewrite=strip)
+    list(pull())
+    for row in job.rows():
+        expected = FileState.DOWNLOADED if row.version.is_latest else FileState.DOWNLOADING
+        assert row.state is expected, (row.key, row.version.is_latest)
+        assert (job.disk.base / row.path).exists() is row.version.is_latest
+    job.server.calm(fault)
+    list(pull())
+    for row in job.rows():
+        stored = job.server.get("b", row.key, row.version.version_id)
+        assert stored and row.state is FileState.DOWNLOADED
+        assert (job.disk.base / row.path).read_bytes() == stored.body
+
+
+@pytest.mark.parametrize("stated", ["bytes 1-65536/300000", "bytes 0-65535/300001"])
+def test_pull_of_a_piece_answered_with_another_range_leaves_it(job: Job, pull: Pull, stated: str) -> None:
+    ready(job, k=BODY)
+
+    def restate(_: Request, response: Response) -> None:
+        response.headers = [(n, v) for n, v in response.headers if n != "Content-Range"] + [("Content-Range", stated)]
+
+    job.server.fault({"op": "GetObject"}, rewrite=restate)
+    list(pull(bandwidth=lambda: 100_000))
+    assert job.states() == {"k": FileState.DOWNLOADING} and not job.path("k").exists()
+
+
+@pytest.mark.parametrize(("times", "state"), [(1, FileState.DOWNLOADED), (None, FileState.DOWNLOADING)])
+def test_pull_of_an_empty_object_takes_an_answer(job: Job, pull: Pull, times: int | None, state: FileState) -> None:
+    """The first request goes by plain HTTP, the others by the runtime."""
+    ready(job, empty=b"", k=b"1")
+    job.server.fault({"op": "GetObject", "key": "empty"}, "500", times=times)
+    list(pull())
+    assert job.states() == {"empty": state, "k": FileState.DOWNLOADED}
+    assert job.path("empty").exists() is (state is FileState.DOWNLOADED)
 
 
 @pytest.mark.parametrize("action", ["503", "500", "reset-before", "truncate", "lost-reply", "garbage-200"])

@@ -44,6 +44,7 @@ complete -c migrate-v2 -n '__fish_seen_subcommand_from confirm-delete policy res
 complete -c migrate-v2 -n '__fish_seen_subcommand_from confirm-delete reset' -l confirm -r -d 'In place of the typed name: the token of exactly the plan that is to be carried out.'
 complete -c migrate-v2 -n '__fish_seen_subcommand_from confirm-delete' -l max-delete -r -d 'Delete N versions and delete markers at most, then stop.'
 complete -c migrate-v2 -n '__fish_seen_subcommand_from confirm-delete' -l trust-recent -r -d 'Do not read copies again that were read within DURATION, such as 90m or 12h, and are the same files.'
+complete -c migrate-v2 -n '__fish_seen_subcommand_from confirm-delete' -l allow-older-current -d 'Delete a version also where an older version of its key stays and becomes the current one.'
 complete -c migrate-v2 -n '__fish_seen_subcommand_from confirm-delete' -l abort-uploads -d 'Abort the multipart uploads that were never completed, too: nobody can read their parts.'
 complete -c migrate-v2 -n '__fish_seen_subcommand_from errors retry-errors' -l cause -r -d 'Only what failed for this cause, one of those that `errors` names.'
 complete -c migrate-v2 -n '__fish_seen_subcommand_from diagnose' -l write -d 'Put the settings that it advises into the settings file; what stands there stays.'

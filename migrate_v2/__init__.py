@@ -26,11 +26,11 @@
             edges.readers                       such that read small files back
             edges.wire                          plain HTTP, for what is small
             edges.crt                           the AWS Common Runtime, in processes of its own
+            deletion                            what confirm-delete would do, and the token of exactly that
     steps   steps.settle steps.scan steps.restore steps.batch steps.place steps.sync steps.pull steps.fetch
             steps.verify steps.describe steps.manifest steps.audit steps.hold steps.delete steps.status
             steps.policy steps.errors steps.upgrade steps.diagnose steps.preflight steps.plan
-    roof    deletion                            what confirm-delete would do, and the token of exactly that
-            pipeline                            the order of the steps; the only place that moves a phase
+    roof    pipeline                            the order of the steps; the only place that moves a phase
             outlook                             what is to come, measured and counted: diagnose, plan
             report                              events -> text, JSON lines, log, bars
             notify                              events -> the operator's own command

@@ -9,7 +9,7 @@ Usage:
   migrate-v2 [options] sync [<bucket>...]
   migrate-v2 [options] verify [--refetch] [--offline] [<bucket>...]
   migrate-v2 [options] confirm-delete [--dry-run] [--confirm=TOKEN] [--max-delete=N] [--trust-recent=DURATION]
-                                      [--abort-uploads] [--remove-bucket] <name>
+                                      [--allow-older-current] [--abort-uploads] [--remove-bucket] <name>
   migrate-v2 [options] status [--watch] [<bucket>...]
   migrate-v2 [options] policy generate [--hard] [--template=FILE] [--all | <bucket>...]
   migrate-v2 [options] policy apply [--dry-run] [--merge | --replace] [--public-access-block] [--yes] [--all | <bucket>...]
@@ -81,6 +81,8 @@ Options:
   --max-delete=N      Delete N versions and delete markers at most, then stop.
   --trust-recent=DURATION
                       Do not read copies again that were read within DURATION, such as 90m or 12h, and are the same files.
+  --allow-older-current
+                      Delete a version also where an older version of its key stays and becomes the current one.
   --abort-uploads     Abort the multipart uploads that were never completed, too: nobody can read their parts.
   --cause=CAUSE       Only what failed for this cause, one of those that `errors` names.
   --write             Put the settings that it advises into the settings file; what stands there stays.
@@ -536,6 +538,7 @@ def _confirm_delete(arguments: Mapping[str, Any], tools: Tools, report: Report) 
                 abort_uploads=arguments["--abort-uploads"],
                 at_most=at_most,
                 trust=trust,
+                allow_older_current=arguments["--allow-older-current"],
             ),
             codes,
         ),
@@ -568,6 +571,7 @@ def _plan_lines(plan: Plan) -> list[tuple[str, str]]:
         *(("because", f"{count:,}: {reason}") for reason, count in reasons[:_REASONS]),
         *([("because", f"{more:,}: {deletion.OTHER_REASONS}")] if more else []),
         ("deleted before", _figures(plan.deleted)),
+        *([("older versions", "a deletion may make one current")] if plan.rules.allow_older_current else []),
         ("token", plan.token),
     ]
 
@@ -584,7 +588,7 @@ def _figures(amount: tuple[int, int]) -> str:
 
 
 def _show_plan(plan: Plan, tools: Tools, report: Report, as_json: bool) -> None:
-    staying = deletion.kept(tools.store, plan.site)
+    staying = deletion.kept(tools.store, plan.site, plan.rules)
     if as_json:
         report.document(
             {
@@ -594,7 +598,10 @@ def _show_plan(plan: Plan, tools: Tools, report: Report, as_json: bool) -> None:
                 "endpoint": plan.site.endpoint,
                 "versioning": plan.site.versioning,
                 "delete": {"objects": plan.objects, "bytes": plan.bytes, "delete_markers": plan.markers},
-                "keep": [{"key": key, "version_id": version, "reason": reason} for key, version, reason in staying],
+                "keep": [
+                    {"key": key, "version_id": version, "cause": stays.cause.value, "reason": stays.text}
+                    for key, version, stays in staying
+                ],
                 "evidence": dict(plan.evidence),
                 "reasons": dict(plan.reasons),
                 "early_deletion": {
@@ -602,6 +609,7 @@ def _show_plan(plan: Plan, tools: Tools, report: Report, as_json: bool) -> None:
                     for class_, early in plan.early.items()
                 },
                 "abort_uploads": plan.uploads,
+                "allow_older_current": plan.rules.allow_older_current,
                 "trust_recent_seconds": None if plan.trust is None else int(plan.trust.total_seconds()),
                 **{
                     name: {"objects": objects, "bytes": size}
@@ -616,7 +624,10 @@ def _show_plan(plan: Plan, tools: Tools, report: Report, as_json: bool) -> None:
         return
     report.table(("plan", ""), _plan_lines(plan))
     if plan.kept:
-        report.table(("kept", "key", "version", "reason"), (("kept", *line) for line in staying))
+        report.table(
+            ("kept", "key", "version", "reason"),
+            (("kept", key, version, stays.text) for key, version, stays in staying),
+        )
 
 
 def _policy(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:

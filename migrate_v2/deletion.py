@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import chain, groupby, islice
 
 from migrate_v2.edges.store import Store
 from migrate_v2.model import (
+    MFA_DELETE,
     MINIMUM_DAYS,
+    NULL_MARKER,
+    OLDER_VERSION_STAYS,
+    VERSIONS_STAY,
     Cause,
     DeleteMarker,
     Digest,
     Doomed,
     FileState,
+    Kept,
     ObjectVersion,
     Row,
+    Rules,
     Site,
     doomed,
     why_kept,
@@ -42,6 +49,7 @@ class Plan:
     """
 
     site: Site
+    rules: Rules
     token: str
     objects: int
     bytes: int
@@ -66,43 +74,93 @@ REASONS = 1000
 OTHER_REASONS = "other reasons"
 
 
-def decide(store: Store, site: Site) -> Iterator[tuple[Row | DeleteMarker, str]]:
-    """Every version and delete marker that S3 listed, in key order, with the reason why it stays, "" where it goes.
+# Versions of one key that are held in memory; a key with more of them is read twice instead.
+KEY_BUFFER = 1000
+# When a version was put, as far as S3 reports it: the current version is the newest, whatever the times say.
+_Age = tuple[bool, datetime]
 
-    A delete marker goes with the last of its key's data versions, and stays while one of them does.
+
+def decide(store: Store, site: Site, rules: Rules) -> Iterator[tuple[Row | DeleteMarker, Kept | None]]:
+    """Every version and delete marker that S3 listed, in key order, with the reason why it stays; None where it goes.
+
+    Deleting a version must not make an older one current. Of one key, therefore:
+
+    subject       | an older version (or one of the same second) stays | then
+    --------------|----------------------------------------------------|---------------------------------------
+    version       | yes                                                | stays, unless `allow_older_current`
+    version       | no                                                 | as why_kept() says
+    delete marker | any version of the key stays                       | stays
+    delete marker | no version of the key stays                        | goes, if its id cannot be used again
+
+    LastModified has whole seconds, so versions of the same second count as older. A version that S3 does not have any more
+    keeps nothing.
     """
-    streams: list[Iterator[tuple[str, int, Row | DeleteMarker]]] = [
-        ((row.key, 0, row) for row in store.not_deleted(site.bucket)),
-        ((marker.key, 1, marker) for marker in store.listed_markers(site.bucket)),
-    ]
-    held_by: str | None = None
-    for key, _, subject in heapq.merge(
-        *streams, key=lambda entry: (entry[0].encode("utf-8", "surrogatepass"), entry[1])
-    ):
-        if isinstance(subject, Row):
-            reason = why_kept(subject, site)
-            # What others have deleted holds no marker: the same rule as that of the markers that are sent.
-            gone = subject.state is FileState.ERROR and subject.cause is Cause.VANISHED
-            held_by = key if reason and not gone else held_by
-        elif site.mfa_delete:
-            reason = "MFA delete is on for this bucket"
-        elif held_by == key:
-            reason = "a delete marker above versions that stay"
-        elif subject.version_id == "null" and site.versioning != "Enabled":
-            reason = "a null delete marker while versioning is not enabled: its id may be reused at any time"
-        else:
-            reason = ""
-        yield subject, reason
+    streams: list[Iterator[Row | DeleteMarker]] = [store.not_deleted(site.bucket), store.listed_markers(site.bucket)]
+    # The rows of a key come before its markers: heapq.merge keeps the order of the streams.
+    merged = heapq.merge(*streams, key=lambda subject: subject.key.encode("utf-8", "surrogatepass"))
+    for key, group in groupby(merged, key=lambda subject: subject.key):
+        subjects = iter(group)
+        some = list(islice(subjects, KEY_BUFFER))
+        oldest = _oldest_staying(some, site, rules)
+        again: Iterable[Row | DeleteMarker] = some
+        if len(some) == KEY_BUFFER:
+            oldest = _oldest_staying(subjects, site, rules, oldest)
+            again = chain(store.versions_of(site.bucket, key), store.markers_of(site.bucket, key))
+        for subject in again:
+            yield subject, _decided(subject, site, rules, oldest)
 
 
-def plan(store: Store, site: Site, *, uploads: bool = False, trust: timedelta | None = None, resumes: str = "") -> Plan:
+def _oldest_staying(
+    subjects: Iterable[Row | DeleteMarker], site: Site, rules: Rules, oldest: _Age | None = None
+) -> _Age | None:
+    """When the oldest version was put that stays; None where all versions go."""
+    for subject in subjects:
+        if isinstance(subject, Row) and subject.cause is not Cause.VANISHED and why_kept(subject, site, rules):
+            oldest = min(oldest or _age(subject), _age(subject))
+    return oldest
+
+
+def _age(row: Row) -> _Age:
+    return row.version.is_latest, row.version.last_modified
+
+
+def _decided(subject: Row | DeleteMarker, site: Site, rules: Rules, oldest: _Age | None) -> Kept | None:
+    if isinstance(subject, Row):
+        kept = why_kept(subject, site, rules)
+        newer = oldest is not None and _age(subject) >= oldest
+        return OLDER_VERSION_STAYS if kept is None and newer and not rules.allow_older_current else kept
+    if site.mfa_delete:
+        return MFA_DELETE
+    if oldest is not None:
+        return VERSIONS_STAY
+    if subject.version_id == "null" and site.versioning != "Enabled":
+        return NULL_MARKER
+    return None
+
+
+def to_delete(store: Store, site: Site, rules: Rules, *, current: bool | None = None) -> Iterator[Row]:
+    """The versions that the plan deletes; only the current ones, or only the others, where `current` says so."""
+    for subject, kept in decide(store, site, rules):
+        if kept is None and isinstance(subject, Row) and current in (None, subject.version.is_latest):
+            yield subject
+
+
+def plan(
+    store: Store,
+    site: Site,
+    rules: Rules,
+    *,
+    uploads: bool = False,
+    trust: timedelta | None = None,
+    resumes: str = "",
+) -> Plan:
     """The plan as the rows are now, with the abortion of all listed `uploads` if that is asked for.
 
     What was deleted under the token `resumes`, and what would be now: if that together is the plan of this token, then it
     is still good, for the rest.
     """
     now = datetime.now(UTC)
-    digest, whole = Digest(site), Digest(site)
+    digest, whole = Digest(site, rules), Digest(site, rules)
     objects = size = markers = kept = staying = staying_size = aborted = 0
     evidence: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
@@ -110,11 +168,12 @@ def plan(store: Store, site: Site, *, uploads: bool = False, trust: timedelta | 
     gone, aborts = (
         _Ahead(store.ledger.gone_under(site.bucket, resumes, uploads=of_uploads)) for of_uploads in (False, True)
     )
-    for subject, reason in decide(store, site):
+    for subject, stays in decide(store, site, rules):
         for before in gone.before(_order(doomed(subject))):
             whole.deletes(before)
-        if reason:
+        if stays:
             kept += 1
+            reason = stays.text
             reasons[reason if reason in reasons or len(reasons) < REASONS else OTHER_REASONS] += 1
             if isinstance(subject, Row):
                 staying += 1
@@ -149,6 +208,7 @@ def plan(store: Store, site: Site, *, uploads: bool = False, trust: timedelta | 
     listed, deleted = ((sum(t.objects for t in some), sum(t.bytes for t in some)) for some in (tallies, past))
     return Plan(
         site=site,
+        rules=rules,
         token=digest.token(),
         objects=objects,
         bytes=size,
@@ -198,9 +258,9 @@ def _add_early(early: dict[str, Early], version: ObjectVersion, now: datetime) -
         early[version.storage_class] = Early(before.objects + 1, before.bytes + version.size, max(before.until, until))
 
 
-def kept(store: Store, site: Site) -> Iterator[tuple[str, str, str]]:
-    """(key, version id, reason) of all that stays."""
-    return ((s.key, _version_id(s), reason) for s, reason in decide(store, site) if reason)
+def kept(store: Store, site: Site, rules: Rules) -> Iterator[tuple[str, str, Kept]]:
+    """(key, version id, why) of all that stays."""
+    return ((s.key, _version_id(s), stays) for s, stays in decide(store, site, rules) if stays)
 
 
 def _version_id(subject: Row | DeleteMarker) -> str:

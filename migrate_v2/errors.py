@@ -20,6 +20,19 @@ class Cause(StrEnum):
     CHECKSUM_DENIED = "checksum_denied"  # S3 refused to report the checksums
     FAILED_IN_JOB = "failed_in_job"  # its restore failed in a job of S3 Batch Operations
     NONCURRENT = "noncurrent"  # an old version, kept in S3 by the setting `noncurrent`
+    NOT_PROVED = "not_proved"  # no local copy was compared with S3 and found equal
+    DAMAGED_RECORD = "damaged_record"  # the seal of its evidence in the state file does not hold
+    MFA_DELETE = "mfa_delete"
+    LOCKED = "locked"  # by Object Lock, a legal hold or an event hold
+    LOCK_UNKNOWN = "lock_unknown"  # S3 does not say whether it is locked
+    REPLICATING = "replicating"  # its replication is not finished
+    NULL_ID = "null_id"  # the version id `null`, which a PUT may take over
+    VERSIONING_NEW = "versioning_new"  # the version id `null`, soon after versioning was turned on
+    NO_ETAG = "no_etag"  # S3 reports no ETag to make the deletion conditional on
+    OLDER_VERSION_STAYS = "older_version_stays"  # deleting it could make the older version current
+    VERSIONS_STAY = "versions_stay"  # a delete marker of a key that has a version which stays
+    TAGS_CHANGED = "tags_changed"  # its tags changed while its deletion was prepared
+    UPLOAD_RECENT = "upload_recent"  # a multipart upload that began a short time ago
     OTHER = "other"
 
 

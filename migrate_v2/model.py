@@ -158,6 +158,7 @@ class Row:
     hold: str = ""  # what keeps S3 from deleting it: a lock, a legal hold, a replication that is not done
     asked: Asked | None = None
     cause: Cause | None = None
+    hold_cause: Cause | None = None
 
     @property
     def key(self) -> str:
@@ -298,8 +299,37 @@ def strong(witnesses: Iterable[Witness]) -> bool:
     return any(bits >= 64 for bits in kinds.values()) or (len(kinds) >= 2 and sum(kinds.values()) >= 64)
 
 
-def why_kept(row: Row, site: Site) -> str:
-    """Why this version stays in S3, judged by its row alone; "" if it may be deleted once its copy is read again.
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Why a version, a delete marker or an upload stays in S3. `text` is for people and part of a plan's digest."""
+
+    cause: Cause
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What decides, beside the rows and the bucket's own state, what a deletion may include."""
+
+    keep_noncurrent: bool = False  # the setting `noncurrent` is `keep` now
+    allow_older_current: bool = False  # a deletion may make an older version current
+
+
+NONCURRENT = Kept(Cause.NONCURRENT, "an old version, and the setting noncurrent is keep")
+OLDER_VERSION_STAYS = Kept(
+    Cause.OLDER_VERSION_STAYS, "an older version of this key stays, and deleting this one could make that one current"
+)
+VERSIONS_STAY = Kept(Cause.VERSIONS_STAY, "a delete marker above versions that stay")
+MFA_DELETE = Kept(Cause.MFA_DELETE, "MFA delete is on for this bucket")
+NULL_MARKER = Kept(
+    Cause.NULL_ID, "a null delete marker while versioning is not enabled: its id may be reused at any time"
+)
+
+
+def why_kept(row: Row, site: Site, rules: Rules) -> Kept | None:
+    """Why this version stays in S3, judged by its row alone; None if it may be deleted once its copy is read again.
+
+    That a newer version stays because an older one does is decided for all versions of a key together, in deletion.py.
 
     state    | verdict | evidence | identity                                             | stays because
     ---------|---------|----------|------------------------------------------------------|--------------
@@ -307,28 +337,37 @@ def why_kept(row: Row, site: Site) -> str:
     verified | match   | weak     | any                                                  | the evidence is too weak
     verified | match   | unsealed | any                                                  | the record of it is damaged
     verified | match   | strong   | any, MFA delete on                                   | MFA delete
+    verified | match   | strong   | not current, the setting noncurrent is keep          | the setting
     verified | match   | strong   | any, S3 holds it                                     | the lock, the hold, the replication
     verified | match   | strong   | null, current or not, versioning Suspended, not last | a PUT may reuse the id
     verified | match   | strong   | null without ETag, not versioned                     | nothing to pin it by
-    verified | match   | strong   | otherwise                                            | ""
+    verified | match   | strong   | otherwise                                            | None
     """
     if row.state is not FileState.VERIFIED or row.verdict is not Verdict.MATCH:
-        said = row.reason or (f"the verdict is {row.verdict.value}" if row.verdict else f"it is {row.state.value}")
-        return f"not proved: {said}"
+        state = row.reason or (f"the verdict is {row.verdict.value}" if row.verdict else f"it is {row.state.value}")
+        return Kept(row.cause or Cause.NOT_PROVED, f"not proved: {state}")
     if not row.sha256 or not strong(row.witnesses):
-        return "not proved: the evidence is weaker than 64 bits"
+        return Kept(Cause.NO_CHECKSUM, "not proved: the evidence is weaker than 64 bits")
     if not row.sealed:
-        return "not proved: its record in the state file is damaged, or was sealed with another key"
+        return Kept(
+            Cause.DAMAGED_RECORD,
+            "not proved: its record in the state file is damaged, or was sealed with another key",
+        )
     if site.mfa_delete:
-        return "MFA delete is on for this bucket"
+        return MFA_DELETE
+    if rules.keep_noncurrent and not row.version.is_latest:
+        return NONCURRENT
     if row.hold:
-        return row.hold
+        return Kept(row.hold_cause or Cause.LOCKED, row.hold)
     if row.version.version_id == "null" and site.versioning != "Enabled":
         if site.versioning == "Suspended" and not row.version.is_latest:
-            return "a noncurrent null version while versioning is suspended: its id may be reused at any time"
+            return Kept(
+                Cause.NULL_ID,
+                "a noncurrent null version while versioning is suspended: its id may be reused at any time",
+            )
         if not row.version.etag:
-            return "S3 reports no ETag to pin the deletion to"
-    return ""
+            return Kept(Cause.NO_ETAG, "S3 reports no ETag to pin the deletion to")
+    return None
 
 
 def recently(read_at: datetime | None, trust: timedelta | None) -> bool:
@@ -340,6 +379,7 @@ def prove(
     subject: Row | DeleteMarker,
     site: Site,
     run: str,
+    rules: Rules,
     *,
     identity: FileIdentity | None = None,
     left_beneath: int = 1,
@@ -354,16 +394,16 @@ def prove(
     expires = uptime() + LIFETIME
     if isinstance(subject, DeleteMarker):
         if site.mfa_delete:
-            return "MFA delete is on for this bucket"
+            return MFA_DELETE.text
         if left_beneath:
             return "a delete marker above versions that are still there"
         if subject.version_id == "null" and site.versioning != "Enabled":
-            return "a null delete marker while versioning is not enabled: its id may be reused at any time"
+            return NULL_MARKER.text
         return _sealed(site, subject.key, subject.version_id, "marker", "", 0, "", (), "", None, run, expires)
     if subject.version.bucket != site.bucket:
         return "another bucket's version"
-    if reason := why_kept(subject, site):
-        return reason
+    if kept := why_kept(subject, site, rules):
+        return kept.text
     if not run or (subject.read_run != run and not recently(subject.read_at, trust)):
         return "its local copy has not been read again in this run"
     if subject.place is Place.FOLDER:
@@ -423,9 +463,11 @@ def doomed(subject: Row | DeleteMarker | Proof) -> Doomed:
 class Digest:
     """The digest of a plan: identities and hashes of all that goes and all that stays, not times, in a fixed order."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, rules: Rules) -> None:
         self._sum = hashlib.sha256()
         self._add("plan", site.account, site.endpoint, site.bucket, site.versioning)
+        if rules.allow_older_current:
+            self._add("allow older current")
 
     def _add(self, *words: str) -> None:
         # Lengths in front: no two plans run together into the same bytes.

@@ -35,6 +35,7 @@ from migrate_v2.model import (
     FileState,
     Phase,
     Row,
+    Rules,
     Site,
     Verdict,
     phase_of,
@@ -968,12 +969,14 @@ def confirm_delete(
     abort_uploads: bool = False,
     at_most: int | None = None,
     trust: timedelta | None = None,
+    allow_older_current: bool = False,
 ) -> Events:
     """Lists the bucket again, makes the plan, asks `consent` for it, reads every copy again, and deletes the plan.
 
     `consent` shows the plan; it returns the words in which it was agreed to, "" for a dry run, and raises Refused where it
     was not. `token` is that of the plan that the operator has seen, if any: what is left of an interrupted one goes on
-    under it. `at_most` so many versions and markers go; copies read within `trust` are not read again.
+    under it. `at_most` so many versions and markers go; copies read within `trust` are not read again. With
+    `allow_older_current` a version may go although an older one stays and becomes current by that.
     """
     held = tools.store.bucket(bucket)  # before the lock, which makes a folder of that name
     if held is None or not held.scanned_at:
@@ -1002,8 +1005,13 @@ def confirm_delete(
         if abort_uploads:
             tools.store.list_uploads(bucket, (Upload(*upload) for upload in tools.s3.uploads(bucket)))
 
+        rules = Rules(
+            keep_noncurrent=tools.settings.noncurrent == "keep",
+            allow_older_current=allow_older_current,
+        )
+
         def planned_now() -> deletion.Plan:
-            return deletion.plan(tools.store, site, uploads=abort_uploads, trust=trust, resumes=token)
+            return deletion.plan(tools.store, site, rules, uploads=abort_uploads, trust=trust, resumes=token)
 
         planned = planned_now()
         if planned.objects and (lost := _NOT_RECORDED.get(tools.settings.metadata)):
@@ -1029,11 +1037,12 @@ def confirm_delete(
                 )
             yield from _describe(bucket, tools)
             for row in _left_to_describe(bucket, tools):
-                if row.state is FileState.VERIFIED and not why_kept(row, site):
+                if row.state is FileState.VERIFIED and not why_kept(row, site, rules):
                     raise Failure(
                         f"S3 gives no metadata of {show(row.key)} now, or has changed it; nothing was deleted: run the same again"
                     )
-            unread = (row for row in delete_step.doomed_rows(tools.store, site) if _must_be_read(row, tools, trust))
+            going = deletion.to_delete(tools.store, site, rules)
+            unread = (row for row in going if _must_be_read(row, tools, trust))
             amount = (planned.objects, planned.bytes) if trust is None else (0, 0)
             found = yield from _verify(bucket, tools, unread, *amount, "prove")
             if sum(found.values()):
@@ -1056,6 +1065,7 @@ def confirm_delete(
                 tools.disk,
                 Deleter(tools.s3),
                 site,
+                rules,
                 run=tools.session,
                 token=under,
                 unchanged=lambda: site_of(bucket, tools),
@@ -1093,6 +1103,7 @@ def _facts(planned: deletion.Plan, tools: Tools, agreed: str) -> dict[str, objec
         "bytes": planned.bytes,
         "delete_markers": planned.markers,
         "uploads": planned.uploads,
+        "allow_older_current": planned.rules.allow_older_current,
         "trust_recent_seconds": None if planned.trust is None else int(planned.trust.total_seconds()),
         "migrate_v2": __version__,
     }

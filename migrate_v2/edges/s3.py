@@ -41,7 +41,7 @@ from migrate_v2.conveyor import tier_for
 from migrate_v2.errors import BadUsage, Cause, Failure, Refused
 from migrate_v2.flow import Allowance
 from migrate_v2.keys import show
-from migrate_v2.model import CHANGED, Answer, DeleteMarker, Doomed, Head, ObjectVersion, Proof, uptime
+from migrate_v2.model import CHANGED, Answer, DeleteMarker, Doomed, Head, Kept, ObjectVersion, Proof, uptime
 from migrate_v2.ownfiles import BUCKET_NAME
 from migrate_v2.shards import Credentials, Source
 
@@ -677,18 +677,19 @@ class S3:
         answer = self._of_bucket(bucket, "get_bucket_replication")
         return answer is not None and "not_implemented" not in answer
 
-    def hold(self, version: ObjectVersion) -> str:
-        """What keeps S3 from deleting this version, or an operator from wanting it; "" where nothing does."""
+    def hold(self, version: ObjectVersion) -> Kept | None:
+        """What keeps S3 from deleting this version, or an operator from wanting it; None where nothing does."""
         answer = self._asked_head(version, {})
         until = answer.get("ObjectLockRetainUntilDate")
         if until is not None and until > datetime.now(UTC):
             mode = show(str(answer.get("ObjectLockMode", "")).lower())
-            return f"Object Lock ({mode}) keeps it until {until.astimezone(UTC).isoformat(timespec='seconds')}"
+            end = until.astimezone(UTC).isoformat(timespec="seconds")
+            return Kept(Cause.LOCKED, f"Object Lock ({mode}) keeps it until {end}")
         if answer.get("ObjectLockLegalHoldStatus") == "ON":
-            return "a legal hold is on it"
+            return Kept(Cause.LOCKED, "a legal hold is on it")
         if answer.get("ReplicationStatus") == "PENDING":
-            return "its replication is not done"
-        return ""
+            return Kept(Cause.REPLICATING, "its replication is not done")
+        return None
 
     # -- what lies beside the bytes
 

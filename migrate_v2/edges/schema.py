@@ -351,6 +351,7 @@ END"""
 def m004_causes(db: Database) -> None:
     db.execute("PRAGMA user_version = 4")
     db.execute(f"ALTER TABLE files ADD COLUMN cause TEXT CHECK (cause IN ({_one_of([*Cause])}))")
+    db.execute("ALTER TABLE files ADD COLUMN hold_cause TEXT")  # why S3 does not delete it; `hold` is the text
     db.execute(f"UPDATE files SET cause = {_CAUSE_OF_REASON} WHERE reason IS NOT NULL OR state = 'error'")
     # The path that the local copy is about to be renamed to, until the row has the new path.
     db.execute("ALTER TABLE files ADD COLUMN moving_to TEXT")

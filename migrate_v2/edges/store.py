@@ -36,6 +36,7 @@ from migrate_v2.model import (
     DeleteMarker,
     FileIdentity,
     FileState,
+    Kept,
     ObjectVersion,
     Phase,
     Place,
@@ -285,7 +286,7 @@ _LISTED = (
 _COLUMNS = (
     f"{_LISTED}, state, verdict, reason, place, local_path, sha256, evidence, device, inode, mtime_ns, ctime_ns,"
     " archived, read_run, verified_at, mac, hold,"
-    " restore_requested_at, restore_tier, restore_days, restore_answer, restore_job, cause"
+    " restore_requested_at, restore_tier, restore_days, restore_answer, restore_job, cause, hold_cause"
 )
 
 
@@ -316,7 +317,7 @@ def _row(r: sqlite3.Row, of: Key) -> Row:
     # By position: sqlite3.Row looks names up one by one, and rows are what all steps are made of.
     version = _version(r[:11])
     state, verdict, reason, place, path, sha256, evidence, device, inode, mtime_ns, ctime_ns, *more = r[11:]
-    archived, read_run, verified_at, mac, hold, asked_at, tier, days, answer, job, cause = more
+    archived, read_run, verified_at, mac, hold, asked_at, tier, days, answer, job, cause, hold_cause = more
     sealed = False
     if state == "verified":
         # What a reading found, and of which object; the path is not in it, the file itself is. In the order of _recorded().
@@ -339,6 +340,7 @@ def _row(r: sqlite3.Row, of: Key) -> Row:
         hold or "",
         Asked(datetime.fromisoformat(asked_at), tier or "", days, answer or "", job or "") if asked_at else None,
         Cause(cause) if cause else None,
+        Cause(hold_cause) if hold_cause else None,
     )
 
 
@@ -359,7 +361,7 @@ _CLAIM = ("place", "local_path", "fold")
 _READ = ["sha256", "evidence", "device", "inode", "mtime_ns", "ctime_ns", "read_run", "verified_at", "mac"]
 _FOUND = ["state", "verdict", "reason", "cause", *_READ, "updated_at"]
 _FORGOTTEN = [
-    *("verdict", "reason", "cause", "moving_to", *_READ, "hold"),
+    *("verdict", "reason", "cause", "moving_to", *_READ, "hold", "hold_cause"),
     *("restore_requested_at", "restore_tier", "restore_days", "restore_answer", "restore_job", "restore_renewal"),
     "archive_tier",
 ]
@@ -1094,6 +1096,17 @@ class Store:
     def not_deleted(self, bucket: str) -> Iterator[Row]:
         return self.rows(bucket, "state <> 'deleted'")
 
+    def versions_of(self, bucket: str, key: str) -> Iterator[Row]:
+        return self.rows(bucket, "key = ? AND state <> 'deleted'", key)
+
+    def has_other_versions(self, version: ObjectVersion) -> bool:
+        """Does S3 have other versions of this key, as far as is known?"""
+        sql = (
+            "SELECT EXISTS (SELECT 1 FROM files WHERE bucket = ? AND key = ? AND version_id <> ? AND state <> 'deleted'"
+            " AND cause IS NOT 'vanished')"
+        )
+        return bool(self._conn.execute(sql, _identity(version)).fetchone()[0])
+
     def change(self, changes: Iterable[Change]) -> None:
         moment = now()
         with self._writing():
@@ -1699,17 +1712,22 @@ class Store:
 
     # -- hold
 
-    def set_holds(self, bucket: str, holds: Iterable[tuple[ObjectVersion, str]]) -> None:
-        """(version, what keeps S3 from deleting it; "" for nothing)."""
+    def set_holds(self, bucket: str, holds: Iterable[tuple[ObjectVersion, Kept | None]]) -> None:
+        """(version, what keeps S3 from deleting it; None for nothing)."""
         with self._writing():
             self._conn.executemany(
-                "UPDATE files SET hold = ? WHERE bucket = ? AND key = ? AND version_id = ?",
-                ((hold or None, *_identity(version)) for version, hold in holds),
+                "UPDATE files SET hold = ?, hold_cause = ? WHERE bucket = ? AND key = ? AND version_id = ?",
+                (
+                    (kept.text if kept else None, kept.cause if kept else None, *_identity(version))
+                    for version, kept in holds
+                ),
             )
 
     def release_holds(self, bucket: str) -> None:
         with self._writing():
-            self._conn.execute("UPDATE files SET hold = NULL WHERE bucket = ? AND hold IS NOT NULL", (bucket,))
+            self._conn.execute(
+                "UPDATE files SET hold = NULL, hold_cause = NULL WHERE bucket = ? AND hold IS NOT NULL", (bucket,)
+            )
 
     # -- uploads
 
@@ -1794,12 +1812,18 @@ class Store:
             key, version = page[-1]["key"], page[-1]["version_id"]
 
     def listed_markers(self, bucket: str) -> Iterator[DeleteMarker]:
+        return self._markers(bucket, "1")
+
+    def markers_of(self, bucket: str, key: str) -> Iterator[DeleteMarker]:
+        return self._markers(bucket, "key = ?", key)
+
+    def _markers(self, bucket: str, where: str, *arguments: object) -> Iterator[DeleteMarker]:
         key, version = "", ""
         while True:
             page = self._conn.execute(
-                "SELECT * FROM delete_markers WHERE bucket = ? AND state = 'listed' AND (key, version_id) > (?, ?)"
-                f" ORDER BY key, version_id LIMIT {PAGE}",
-                (bucket, key, version),
+                f"SELECT * FROM delete_markers WHERE bucket = ? AND state = 'listed' AND (key, version_id) > (?, ?)"
+                f" AND {where} ORDER BY key, version_id LIMIT {PAGE}",
+                (bucket, key, version, *arguments),
             ).fetchall()
             for r in page:
                 yield _marker(r)
@@ -1868,7 +1892,7 @@ _SETTLED = f"(o.state IN ('downloaded', 'verified') OR {_ONLY_COPY})"
 _LOOSE_MARKERS = """SELECT m.* FROM delete_markers m JOIN bucket_status b ON b.bucket = m.bucket
     WHERE m.bucket = :bucket AND m.state = 'listed' AND (m.version_id <> 'null' OR b.versioning = 'Enabled')
     AND NOT EXISTS (SELECT 1 FROM files f WHERE f.bucket = m.bucket AND f.key = m.key AND f.state <> 'deleted'
-        AND NOT (f.state = 'error' AND f.cause = 'vanished'))"""
+        AND f.cause IS NOT 'vanished')"""
 
 
 # What stands for the id of a version until S3 has listed it; no id of S3's has a "+".

@@ -9,6 +9,7 @@ from datetime import timedelta
 from threading import Event as Flag
 from typing import TypeVar
 
+from migrate_v2 import deletion
 from migrate_v2.edges.disk import Disk
 from migrate_v2.edges.ledger import Settled
 from migrate_v2.edges.s3 import Deleter, Outcome
@@ -27,10 +28,10 @@ from migrate_v2.model import (
     Place,
     Proof,
     Row,
+    Rules,
     Site,
     doomed,
     prove,
-    why_kept,
 )
 
 # DeleteObjects takes 1,000. Of the id `null` fewer at a time: less can change, and less is to be found out after a crash.
@@ -41,16 +42,12 @@ _THREADS = 8
 Item = TypeVar("Item")
 
 
-def doomed_rows(store: Store, site: Site) -> Iterator[Row]:
-    """Rows that the plan names: verified, and of an identity that cannot move."""
-    return (row for row in store.verified(site.bucket) if not why_kept(row, site))
-
-
 def delete(
     store: Store,
     disk: Disk,
     deleter: Deleter,
     site: Site,
+    rules: Rules,
     *,
     run: str,
     token: str,
@@ -70,9 +67,9 @@ def delete(
     yield Started(bucket, "delete", total_objects, total_bytes)
     left = _Allowance(at_most)
     objects = size = 0
-    for rows in left.of(_batches(doomed_rows(store, site), site)):
+    for rows in left.of(_in_order(store, site, rules)):
         disk.same_place()
-        proofs = [_proof(row, disk, site, run, trust) for row in rows]
+        proofs = [_proof(row, disk, site, run, rules, trust) for row in rows]
         _same_site(site, unchanged())
         _as_proved(deleter, proofs)
         _send_proofs(store, disk, deleter, proofs, token)
@@ -82,7 +79,7 @@ def delete(
     # Last, and one batch at a time: a marker goes only when every data version of its key is gone.
     for markers in left.of(batched(store.loose_markers(bucket), _BY_ID)):
         _same_site(site, unchanged())
-        released = [_released(marker, site, run) for marker in markers]
+        released = [_released(marker, site, run, rules) for marker in markers]
         _send_proofs(store, disk, deleter, [proof for proof in released if isinstance(proof, Proof)], token)
     yield Ended(bucket, "delete", objects, size, time.monotonic() - began)
 
@@ -116,21 +113,21 @@ class _Allowance:
             yield batch
 
 
-def _proof(row: Row, disk: Disk, site: Site, run: str, trust: timedelta | None) -> Proof:
+def _proof(row: Row, disk: Disk, site: Site, run: str, rules: Rules, trust: timedelta | None) -> Proof:
     identity: FileIdentity | None = None
     if row.place is Place.FOLDER:
         if not disk.is_folder(row.path):
             raise Refused(f"the folder {show(row.path)} is gone since it was checked; nothing more is deleted")
     else:
         identity = disk.look(row.path)
-    proof = prove(row, site, run, identity=identity, trust=trust)
+    proof = prove(row, site, run, rules, identity=identity, trust=trust)
     if isinstance(proof, str):
         raise Refused(f"{show(row.key)}: {proof}; nothing more is deleted, run `migrate` again")
     return proof
 
 
-def _released(marker: DeleteMarker, site: Site, run: str) -> Proof | str:
-    return prove(marker, site, run, left_beneath=0)
+def _released(marker: DeleteMarker, site: Site, run: str, rules: Rules) -> Proof | str:
+    return prove(marker, site, run, rules, left_beneath=0)
 
 
 def _same_site(site: Site, now: Site) -> None:
@@ -154,7 +151,24 @@ def _as_proved(deleter: Deleter, proofs: Sequence[Proof]) -> None:
             )
 
 
-def _batches(rows: Iterator[Row], site: Site) -> Iterator[Sequence[Row]]:
+def _in_order(store: Store, site: Site, rules: Rules) -> Iterator[Sequence[Row]]:
+    """The versions that go, batch by batch: current ones after all others, so that no older version becomes current.
+
+    That holds wherever the deletion stops, and within one DeleteObjects too, which promises no order. A current version
+    whose key has others left is not among them.
+    """
+    if site.versioning == "":
+        yield from _batches(deletion.to_delete(store, site, rules))
+        return
+    yield from _batches(deletion.to_delete(store, site, rules, current=False))
+    yield from _batches(
+        row
+        for row in deletion.to_delete(store, site, rules, current=True)
+        if rules.allow_older_current or not store.has_other_versions(row.version)
+    )
+
+
+def _batches(rows: Iterator[Row]) -> Iterator[Sequence[Row]]:
     """By VersionId 1,000 at a time. The id `null` is in small batches: versioning may be suspended in the middle of one,
     and then a PUT takes that id over."""
     exact: list[Row] = []

@@ -10,7 +10,7 @@ from migrate_v2.edges.s3 import S3, Archived, Denied, Gone, Moved, Refusal
 from migrate_v2.edges.store import Store
 from migrate_v2.events import Ended, Event, Progress, Started
 from migrate_v2.flow import batched, in_threads
-from migrate_v2.model import Row
+from migrate_v2.model import Cause, Kept, Row
 
 
 def hold(
@@ -32,13 +32,13 @@ def hold(
     yield Started(bucket, "hold", total_objects)
     objects = 0
 
-    def ask(row: Row, _: Flag) -> str:
+    def ask(row: Row, _: Flag) -> Kept | None:
         try:
             return s3.hold(row.version)
         except (Gone, Moved):
-            return ""
+            return None
         except (Denied, Refusal, Archived) as failure:
-            return f"S3 does not say whether it is locked: {failure}"
+            return Kept(Cause.LOCK_UNKNOWN, f"S3 does not say whether it is locked: {failure}")
 
     for rows in batched(store.verified(bucket), rows_per_commit):
         found = []

@@ -15,16 +15,14 @@ from migrate_v2.edges.store import Copy, Moved, Store
 from migrate_v2.errors import Refused
 from migrate_v2.events import Event, Noted
 from migrate_v2.flow import batched
-from migrate_v2.model import FileState, ObjectVersion, Place, Row
-
-NONCURRENT = "an old version, and the setting noncurrent is keep"
+from migrate_v2.model import NONCURRENT, FileState, ObjectVersion, Place, Row
 
 
 def choose(bucket: str, store: Store, *, noncurrent: str) -> None:
     """Old versions are fetched or stay in S3, by the setting as it is now; to be asked before any restore is paid for."""
     store.release_kept(bucket)
     if noncurrent == "keep":
-        store.keep_noncurrent(bucket, NONCURRENT)
+        store.keep_noncurrent(bucket, NONCURRENT.text)
 
 
 def place(bucket: str, store: Store, disk: Disk, *, rows_per_commit: int) -> Iterator[Event]:

@@ -151,7 +151,11 @@ def test_a_versioned_bucket_is_emptied_and_removed(
     assert tree(home / bucket) == plain
     assert phase(state, bucket) == "deleting", "what is kept does not hold it back"
     kept = json.loads(run("confirm-delete", "--dry-run", "--json", bucket, env=keep).stdout)
-    assert (kept["delete"]["objects"], len(kept["keep"])) == (3, 7), "six old versions, and the marker above three"
+    # Of three keys the old versions stay, and with them what is above these.
+    assert (kept["delete"]["objects"], len(kept["keep"])) == (1, 9)
+    ended = run("confirm-delete", "--dry-run", "--json", "--allow-older-current", bucket, env=keep)
+    allowed = json.loads(ended.stdout)
+    assert (allowed["delete"]["objects"], len(allowed["keep"]), allowed["allow_older_current"]) == (3, 7, True)
 
     assert run("migrate", bucket).returncode == 0
     assert tree(home / bucket) == plain

@@ -12,6 +12,7 @@ import pytest
 
 from migrate_v2.edges.store import Store
 from migrate_v2.keys import only_copies_mark
+from migrate_v2.model import Cause, Kept
 from tests.conftest import tree
 from tests.e2e.test_faults import world
 from tests.e2e.world import World, Zygote
@@ -123,7 +124,7 @@ def test_p3_a_plan_that_changes_after_the_consent_is_not_carried_out(zygote: Zyg
         def kept(_: object) -> None:
             with Store.open(made.state) as store:
                 version = next(row.version for row in store.verified(made.bucket) if row.key == "a")
-                store.set_holds(made.bucket, [(version, "a legal hold is on it")])
+                store.set_holds(made.bucket, [(version, Kept(Cause.LOCKED, "a legal hold is on it"))])
 
         # The metadata is asked for once the plan was agreed to.
         made.server.fault({"op": "HeadObject"}, kept, times=1)  # type: ignore[arg-type]

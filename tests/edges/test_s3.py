@@ -56,6 +56,7 @@ from migrate_v2.model import (
     Place,
     Proof,
     Row,
+    Rules,
     Site,
     Verdict,
     Witness,
@@ -1078,7 +1079,7 @@ def proved(server: S3Server, s3: S3, key: str, bucket: str = "b", version_id: st
         read_run="run",
         sealed=True,
     )
-    proof = prove(row, site, "run", identity=identity)
+    proof = prove(row, site, "run", Rules(), identity=identity)
     assert isinstance(proof, Proof), proof
     return proof
 
@@ -1087,7 +1088,7 @@ def marker_proof(s3: S3, bucket: str, marker: Version) -> Proof:
     versioning, mfa_delete = s3.versioning(bucket)
     site = Site(s3.identity().account, s3.endpoint_of(bucket), bucket, versioning, mfa_delete)
     subject = DeleteMarker(bucket, marker.key, marker.version_id, True, datetime.now(UTC))
-    proof = prove(subject, site, "run", left_beneath=0)
+    proof = prove(subject, site, "run", Rules(), left_beneath=0)
     assert isinstance(proof, Proof), proof
     return proof
 

@@ -13,11 +13,12 @@ import botocore.session
 import pytest
 from botocore.retries.standard import ExponentialBackoff
 
+from migrate_v2 import deletion
 from migrate_v2.edges.disk import Disk
 from migrate_v2.edges.s3 import S3, Deleter
 from migrate_v2.edges.store import Store
 from migrate_v2.events import Event, Found
-from migrate_v2.model import FileState, Row, Site, Verdict
+from migrate_v2.model import FileState, Row, Rules, Site, Verdict
 from migrate_v2.steps import delete as delete_step
 from migrate_v2.steps import fetch as fetch_step
 from migrate_v2.steps.place import choose, place
@@ -27,6 +28,7 @@ from migrate_v2.steps.verify import verify
 from tests.fakes.s3server import S3Server
 
 TOKEN = "t" * 40
+RULES = Rules()
 
 
 @dataclass
@@ -40,6 +42,7 @@ class Job:
     bucket: str = "b"
     run: str = "run-1"
     noncurrent: str = "fetch"
+    rules: Rules = RULES
 
     def scan(self, rows_per_commit: int = 1000) -> list[Event]:
         events = list(settle(self.bucket, self.store, self.s3))
@@ -102,12 +105,16 @@ class Job:
 
     def prove(self) -> list[Event]:
         """Reads again all that is about to go."""
-        return self.verify(delete_step.doomed_rows(self.store, self.site()))
+        return self.verify(deletion.to_delete(self.store, self.site(), self.rules))
 
-    def deleting(self, site: Site | None = None, deleter: Deleter | None = None, **more: Any) -> Iterator[Event]:
+    def deleting(
+        self, site: Site | None = None, deleter: Deleter | None = None, rules: Rules | None = None, **more: Any
+    ) -> Iterator[Event]:
         named: dict[str, Any] = {"run": self.run, "token": TOKEN, "unchanged": self.site}
         named |= {"total_objects": 0, "total_bytes": 0, **more}
-        return delete_step.delete(self.store, self.disk, deleter or Deleter(self.s3), site or self.site(), **named)
+        return delete_step.delete(
+            self.store, self.disk, deleter or Deleter(self.s3), site or self.site(), rules or self.rules, **named
+        )
 
     def delete(self) -> list[Event]:
         self.prove()

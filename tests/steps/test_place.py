@@ -11,8 +11,7 @@ from migrate_v2.edges.disk import Disk
 from migrate_v2.edges.store import Store
 from migrate_v2.errors import Refused
 from migrate_v2.events import Noted
-from migrate_v2.model import FileState, Place, Verdict
-from migrate_v2.steps.place import NONCURRENT
+from migrate_v2.model import NONCURRENT, FileState, Place, Verdict
 from tests.steps.conftest import Job, assert_tallies
 
 SIDE = ".migrate-v2/b/objects/"
@@ -162,7 +161,7 @@ def test_old_versions_are_kept_where_the_setting_says_so_and_fetched_when_it_doe
     job.bring()
     for version_id in old:
         row = job.row("k", version_id)
-        assert (row.state, row.verdict, row.reason) == (FileState.DISCOVERED, Verdict.KEPT, NONCURRENT)
+        assert (row.state, row.verdict, row.reason) == (FileState.DISCOVERED, Verdict.KEPT, NONCURRENT.text)
     assert sum(row.state is FileState.VERIFIED for row in job.rows()) == 2
     job.place()
     assert job.row("k", old[0]).verdict is Verdict.KEPT

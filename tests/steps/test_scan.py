@@ -13,8 +13,7 @@ import pytest
 from migrate_v2.edges.store import Store
 from migrate_v2.errors import Failure, Refused
 from migrate_v2.events import Noted, Progress, Warned
-from migrate_v2.model import VANISHED, FileState, Place, Row, Verdict
-from migrate_v2.steps.place import NONCURRENT
+from migrate_v2.model import NONCURRENT, VANISHED, FileState, Place, Row, Verdict
 from migrate_v2.steps.scan import must_be_as_listed, scan
 from tests.fakes.s3server import Request, S3Server, Version
 from tests.steps.conftest import Job, assert_tallies, found
@@ -334,7 +333,7 @@ def test_a_kept_version_that_vanished_and_came_back_is_asked_of_the_setting_agai
     job.bring()
     assert (job.row("k", first.version_id).verdict, job.row("k", first.version_id).reason) == (
         Verdict.KEPT,
-        NONCURRENT,
+        NONCURRENT.text,
     )
     history = job.server.buckets["b"].objects["k"]
     history.remove(first)

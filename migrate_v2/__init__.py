@@ -13,10 +13,12 @@
             shards                              work for other processes, as plain values
             conveyor                            inventory + link + disk -> restores, and for how many days
             settings                            the table of settings
+            durability                          file system types: what outlasts a power cut there
             space costs obstacles timeline      whether it fits; what it costs, is in the way, takes
             prices                              the rates
             workload                            what is going to be asked for, and what was, with its price
-    edges   edges.schema edges.ledger           the tables, change by change; the record of deletes
+    edges   edges.mounts                        which file system a folder is on
+            edges.schema edges.ledger           the tables, change by change; the record of deletes
             edges.older                         the older toolkit's state files, read only
             edges.store edges.s3                the state file; AWS
             edges.s3control                     AWS: jobs of S3 Batch Operations

@@ -9,7 +9,8 @@ Usage:
   migrate-v2 [options] sync [<bucket>...]
   migrate-v2 [options] verify [--refetch] [--offline] [<bucket>...]
   migrate-v2 [options] confirm-delete [--dry-run] [--confirm=TOKEN] [--max-delete=N] [--trust-recent=DURATION]
-                                      [--allow-older-current] [--abort-uploads] [--remove-bucket] <name>
+                                      [--allow-older-current] [--allow-volatile] [--abort-uploads] [--remove-bucket]
+                                      <name>
   migrate-v2 [options] status [--watch] [<bucket>...]
   migrate-v2 [options] policy generate [--hard] [--template=FILE] [--all | <bucket>...]
   migrate-v2 [options] policy apply [--dry-run] [--merge | --replace] [--public-access-block] [--yes] [--all | <bucket>...]
@@ -17,6 +18,7 @@ Usage:
   migrate-v2 [options] policy freeze [--dry-run] [--hard] [--yes] <bucket>...
   migrate-v2 [options] policy unfreeze [--yes] <bucket>...
   migrate-v2 [options] check-state [--recount]
+  migrate-v2 [options] backup-state <file>
   migrate-v2 [options] errors [--cause=CAUSE] [<bucket>...]
   migrate-v2 [options] retry-errors [--cause=CAUSE] [<bucket>...]
   migrate-v2 [options] reset [--dry-run] [--confirm=TOKEN] (--all | <bucket>...)
@@ -41,6 +43,7 @@ Commands:
                   apply: put it. rollback: put back what was there. freeze: let nobody but you write, while a bucket is
                   brought home. unfreeze: put back what was there.
   check-state     Objects and bytes by state, and whether the kept counts are those of the rows.
+  backup-state    Write a consistent copy of the state file and of its key, also while other commands run.
   errors          What failed, by cause, and what to do about it.
   retry-errors    Put what failed back, to be tried again by the next run.
   reset           Forget what is known of buckets, after a typed confirmation; local files stay.
@@ -83,6 +86,7 @@ Options:
                       Do not read copies again that were read within DURATION, such as 90m or 12h, and are the same files.
   --allow-older-current
                       Delete a version also where an older version of its key stays and becomes the current one.
+  --allow-volatile    Delete although the copies may not last: they lie in memory, in a container's layer, or on FUSE.
   --abort-uploads     Abort the multipart uploads that were never completed, too: nobody can read their parts.
   --cause=CAUSE       Only what failed for this cause, one of those that `errors` names.
   --write             Put the settings that it advises into the settings file; what stands there stays.
@@ -539,6 +543,8 @@ def _confirm_delete(arguments: Mapping[str, Any], tools: Tools, report: Report) 
                 at_most=at_most,
                 trust=trust,
                 allow_older_current=arguments["--allow-older-current"],
+                allow_volatile=arguments["--allow-volatile"],
+                dry_run=dry_run,
             ),
             codes,
         ),
@@ -567,6 +573,7 @@ def _plan_lines(plan: Plan) -> list[tuple[str, str]]:
         ("proved", (evidence or "nothing") + trusted),
         *((f"early {class_}", _early(early)) for class_, early in sorted(plan.early.items())),
         *([("abort", f"{plan.uploads:,} unfinished multipart uploads")] if plan.uploads else []),
+        *([("destination", f"on {plan.rests_on}")] if plan.rests_on else []),
         ("keep", _figures(plan.stays) + f", {plan.kept - plan.stays[0]:,} delete markers"),
         *(("because", f"{count:,}: {reason}") for reason, count in reasons[:_REASONS]),
         *([("because", f"{more:,}: {deletion.OTHER_REASONS}")] if more else []),
@@ -611,6 +618,11 @@ def _show_plan(plan: Plan, tools: Tools, report: Report, as_json: bool) -> None:
                 "abort_uploads": plan.uploads,
                 "allow_older_current": plan.rules.allow_older_current,
                 "trust_recent_seconds": None if plan.trust is None else int(plan.trust.total_seconds()),
+                "destination": {
+                    "file_system": plan.mount.kind,
+                    "durability": plan.mount.durability,
+                    "needs_allow_volatile": plan.needs_allow_volatile,
+                },
                 **{
                     name: {"objects": objects, "bytes": size}
                     for name, (objects, size) in (
@@ -936,6 +948,11 @@ def _has_state(tools: Tools) -> Path:
     if not path.exists():
         raise Failure(f"there is no state file {show(str(path))} yet; `migrate` or `scan` makes it")
     return path
+
+
+def _backup_state(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
+    _tell(pipeline.backup_state(Path(arguments["<file>"]).absolute(), tools.settings), report)
+    return 0
 
 
 def _check_state(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
@@ -1336,6 +1353,7 @@ _COMMANDS: Mapping[str, Callable[[Mapping[str, Any], Tools, Report], int]] = {
     "status": _status,
     "policy": _policy,
     "check-state": _check_state,
+    "backup-state": _backup_state,
     "errors": _errors,
     "retry-errors": _retry_errors,
     "reset": _reset,

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import chain, groupby, islice
 
+from migrate_v2.durability import about
+from migrate_v2.edges.mounts import UNKNOWN, Mount
 from migrate_v2.edges.store import Store
 from migrate_v2.model import (
     MFA_DELETE,
@@ -45,7 +47,8 @@ class Plan:
     """What confirm-delete would do to one bucket, in figures; `token` stands for exactly this plan.
 
     By objects and by bytes, listed = what is to be deleted + `stays` + `deleted`. `kept` counts delete markers too.
-    `resumes` is the token that was asked for, if this plan is what is left of the one that had it.
+    `resumes` is the token that was asked for, if this plan is what is left of the one that had it. `mount` is what the
+    copies lie on.
     """
 
     site: Site
@@ -64,6 +67,17 @@ class Plan:
     uploads: int
     trust: timedelta | None
     resumes: str
+    mount: Mount = UNKNOWN
+
+    @property
+    def rests_on(self) -> str:
+        """What the durability of the copies rests on, "" where they last by themselves."""
+        return about(self.mount.durability, self.mount.kind)
+
+    @property
+    def needs_allow_volatile(self) -> bool:
+        """Whether the copies of what is to be deleted lie where they may not last."""
+        return bool(self.objects) and not self.mount.durability.deletes_by_itself
 
     def agrees(self, token: str) -> bool:
         return token in (self.token, self.resumes) and token != ""
@@ -153,6 +167,7 @@ def plan(
     uploads: bool = False,
     trust: timedelta | None = None,
     resumes: str = "",
+    mount: Mount = UNKNOWN,
 ) -> Plan:
     """The plan as the rows are now, with the abortion of all listed `uploads` if that is asked for.
 
@@ -223,6 +238,7 @@ def plan(
         uploads=aborted,
         trust=trust,
         resumes=resumes if resumes and whole.token() == resumes else "",
+        mount=mount,
     )
 
 

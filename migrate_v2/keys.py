@@ -117,6 +117,8 @@ def unfit(key: str, fs: FileSystem, room: int) -> str:
         return "the file system drops the end of a name in the key"
     if "\0" in key:
         return "the key contains NUL, which no path can"
+    if any((name[:1] == "." or not name.isascii()) and fold(name, fs) == SIDE for name in names):
+        return "a name in the key is that of the program's own folder"
     if fs.forbidden and not fs.forbidden.isdisjoint(key):
         return f"the file system refuses {show(min(fs.forbidden.intersection(key)))} in names"
     if length > fs.name_max and any(len(name.encode()) > fs.name_max for name in names):

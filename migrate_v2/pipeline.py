@@ -22,9 +22,12 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from migrate_v2 import __version__, conveyor, deletion, keys, policy, prices, tuning
+from migrate_v2.durability import about as about_durability
+from migrate_v2.durability import holds_state_file
 from migrate_v2.edges import awscli
 from migrate_v2.edges.crt import Engine
-from migrate_v2.edges.disk import Disk, Lock, clock_reading, holders, machine
+from migrate_v2.edges.disk import Disk, Lock, clock_reading, destination_around, holders, machine
+from migrate_v2.edges.mounts import mount_at
 from migrate_v2.edges.s3 import S3, Deleter, PolicySetter, Restorer, Unreachable
 from migrate_v2.edges.s3control import BatchRestorer
 from migrate_v2.edges.store import BucketRow, Store, Upload
@@ -669,7 +672,33 @@ def restore_bucket(bucket: str, tools: Tools, *, batch: bool = False, upgrade: s
         _conclude_restore(bucket, tools)
 
 
+def _must_stand_alone(bucket: str, tools: Tools) -> None:
+    """Refused where this destination and another one share a folder: each would take the other's files for its own."""
+    disk = tools.disk
+    base = show(str(disk.base))
+    if (outer := disk.outer_destination()) is not None:
+        raise Refused(
+            f"{base} lies in a folder of another destination, {show(str(outer))}: move it out of there and name its new"
+            " place by --dest; until then `status`, `verify` and `verify --offline` work"
+        )
+    held = tools.store.bucket(bucket)
+    new_here = held is None or not held.base_id
+    if inner := disk.inner_destination(bucket, deep=new_here):
+        raise Refused(
+            f"{base} cannot take {show(bucket)}: {show(str(disk.base / inner))} is a destination itself; move that out of"
+            f" {base}, or name another --dest for this bucket"
+        )
+
+
+def _warn_of_volatile(tools: Tools) -> Events:
+    mount = tools.disk.mount
+    if (said := about_durability(mount.durability, mount.kind)) and "volatile" not in tools.said:
+        tools.said.add("volatile")
+        yield Warned("", f"{show(str(tools.disk.base))} is on {said}")
+
+
 def sync_bucket(bucket: str, tools: Tools) -> Events:
+    _must_stand_alone(bucket, tools)
     with tools.locked(bucket) as (folder, lock_fds):
         yield from _ensure_scanned(bucket, tools)
         yield from _fetch(bucket, tools, folder, lock_fds)
@@ -714,6 +743,8 @@ def verify_bucket(bucket: str, tools: Tools, *, refetch: bool = False) -> Events
 
 def migrate_bucket(bucket: str, tools: Tools, *, force_space: bool = False) -> Events:
     """Everything up to proof, from wherever the bucket stands; asks Glacier and does not wait for it."""
+    _must_stand_alone(bucket, tools)
+    yield from _warn_of_volatile(tools)
     with tools.locked(bucket) as (folder, lock_fds):
         yield from _ensure_scanned(bucket, tools)
         if again := tools.store.try_again(bucket):
@@ -816,6 +847,21 @@ def _audit(bucket: str, disk: Disk, threads: int) -> Events:
         yield event
     if wrong:
         raise Differs(f"{wrong:,} things in {show(bucket)} are not what was recorded")
+
+
+def backup_state(target: Path, settings: Settings) -> Events:
+    """A copy of the state file and its key. The state file may be where no other command takes it from."""
+    if (base := destination_around(target.parent)) is not None:
+        raise Refused(
+            f"{show(str(target))} would lie among the copies of buckets, in {show(str(base))}: name a file elsewhere, on"
+            " another disk if you can"
+        )
+    path = settings.state_db_path
+    if not path.exists():
+        raise Failure(f"there is no state file {show(str(path))} yet; `migrate` or `scan` makes it")
+    with Store.open(path, shared=holds_state_file(mount_at(path.parent).kind)) as store:
+        store.backup(target)
+    yield Noted("", f"{show(str(target))} is a copy of {show(str(path))}, and {show(target.name)}.key of its key")
 
 
 def known_buckets(names: list[str] | None, tools: Tools) -> list[str]:
@@ -970,21 +1016,30 @@ def confirm_delete(
     at_most: int | None = None,
     trust: timedelta | None = None,
     allow_older_current: bool = False,
+    allow_volatile: bool = False,
+    dry_run: bool = False,
 ) -> Events:
     """Lists the bucket again, makes the plan, asks `consent` for it, reads every copy again, and deletes the plan.
 
     `consent` shows the plan; it returns the words in which it was agreed to, "" for a dry run, and raises Refused where it
     was not. `token` is that of the plan that the operator has seen, if any: what is left of an interrupted one goes on
     under it. `at_most` so many versions and markers go; copies read within `trust` are not read again. With
-    `allow_older_current` a version may go although an older one stays and becomes current by that.
+    `allow_older_current` a version may go although an older one stays and becomes current by that; with `allow_volatile`
+    the copies may lie where they may not last. A `dry_run` shows the plan where the deletion itself would be refused.
     """
     held = tools.store.bucket(bucket)  # before the lock, which makes a folder of that name
     if held is None or not held.scanned_at:
         raise Refused(f"nothing of {show(bucket)} is proved; run `migrate` for it first")
+    _must_stand_alone(bucket, tools)
     with tools.locked(bucket):
         held = held_row(bucket, tools)
         if trust is not None:
             _same_clock(bucket, tools)
+            if not tools.disk.notices_edits():
+                raise Refused(
+                    f"the file system of {show(str(tools.disk.base))} does not show that a file was edited if its size and"
+                    " mtime are as before, so all copies have to be read again: do without --trust-recent"
+                )
         tools.store.check_ledger(bucket)
         if not held.scan_complete:  # an interrupted deletion was listing; what it saw is not of today
             yield from _ensure_scanned(bucket, tools)
@@ -1011,12 +1066,19 @@ def confirm_delete(
         )
 
         def planned_now() -> deletion.Plan:
-            return deletion.plan(tools.store, site, rules, uploads=abort_uploads, trust=trust, resumes=token)
+            return deletion.plan(
+                tools.store, site, rules, uploads=abort_uploads, trust=trust, resumes=token, mount=tools.disk.mount
+            )
 
         planned = planned_now()
         if planned.objects and (lost := _NOT_RECORDED.get(tools.settings.metadata)):
             yield Warned(
                 bucket, f"{lost} not recorded (the setting metadata is {tools.settings.metadata}): they go too"
+            )
+        if planned.needs_allow_volatile and not allow_volatile and not dry_run:
+            raise Refused(
+                f"{show(str(tools.disk.base))} is on {planned.rests_on}. Nothing was deleted: move the destination to a disk"
+                " that lasts and name it by --dest, or give --allow-volatile"
             )
         agreed = consent(planned)
         if not agreed:
@@ -1059,7 +1121,7 @@ def confirm_delete(
             # Also of a bucket of which not all could be proved: what goes is listed beside its copies before it goes.
             yield from _manifest(bucket, tools)
             under = planned.resumes or planned.token
-            tools.store.ledger.consent(bucket, under, _facts(planned, tools, agreed))
+            tools.store.ledger.consent(bucket, under, _facts(planned, tools, agreed, allow_volatile))
             yield from delete_step.delete(
                 tools.store,
                 tools.disk,
@@ -1091,7 +1153,7 @@ def confirm_delete(
             )
 
 
-def _facts(planned: deletion.Plan, tools: Tools, agreed: str) -> dict[str, object]:
+def _facts(planned: deletion.Plan, tools: Tools, agreed: str, allow_volatile: bool) -> dict[str, object]:
     """What the ledger keeps of a consent: under names that its entries have not themselves."""
     return {
         "account": planned.site.account,
@@ -1105,6 +1167,9 @@ def _facts(planned: deletion.Plan, tools: Tools, agreed: str) -> dict[str, objec
         "uploads": planned.uploads,
         "allow_older_current": planned.rules.allow_older_current,
         "trust_recent_seconds": None if planned.trust is None else int(planned.trust.total_seconds()),
+        "file_system": planned.mount.kind,
+        "durability": planned.mount.durability,
+        "allow_volatile": allow_volatile,
         "migrate_v2": __version__,
     }
 

@@ -20,7 +20,7 @@ import boto3
 import pytest
 from botocore.config import Config
 
-from tests.fakes.forks import ROOT, Job, Zygote, as_by_the_script, bare_environment, end_with_parent
+from tests.fakes.forks import ROOT, Job, Zygote, as_by_the_script, bare_environment, consenting, end_with_parent
 from tests.fakes.oracle import Oracle, beside, in_state_file
 
 if TYPE_CHECKING:
@@ -266,7 +266,13 @@ def run(environment: dict[str, str], secret: str, tmp_path: Path, zygote: Zygote
                 zygote.begin(Job(words, as_by_the_script(variables), str(cwd), umask=umask), streams)
                 if program is None
                 else subprocess.Popen(
-                    [program, *words], env=variables, cwd=cwd, umask=umask, stdin=given, stdout=out, stderr=err
+                    [program, *consenting(words, variables, str(cwd))],
+                    env=variables,
+                    cwd=cwd,
+                    umask=umask,
+                    stdin=given,
+                    stdout=out,
+                    stderr=err,
                 )
             ) as child:
                 try:

@@ -67,7 +67,7 @@ class Engine:
 
 @dataclass(frozen=True, slots=True)
 class _Setup:
-    disk: tuple[Path, int, bool]
+    disk: tuple[Path, int, bool, bool]
     bucket: str
     source: Source
     credentials: Credentials

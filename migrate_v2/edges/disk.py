@@ -23,13 +23,15 @@ from collections import OrderedDict
 from collections.abc import Collection, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import NoReturn, Self
 
 import psutil
 
+from migrate_v2.durability import stores_ctime, syncfs_reaches_disk
+from migrate_v2.edges.mounts import Mount, mount_of
 from migrate_v2.errors import Busy, Cause, Failure, Refused
 from migrate_v2.keys import FileSystem, looks_temporary, show
 from migrate_v2.model import FileIdentity, uptime
@@ -40,6 +42,10 @@ BLOCK = 1 << 20
 # A file that can be continued is put on the disk each time so many bytes or seconds went into it: what a power cut costs.
 FLUSH_BYTES = 64 << 20
 FLUSH_SECONDS = 5.0
+# Seconds after which an edit has to show in the ctime: the kernel's clock for it moves every 1 to 10 ms.
+_CTIME_STEP = 0.05
+# Folders that are known to be no destinations.
+_FOLDERS_KNOWN = 10_000
 # Fewer are what one batch of files gives back when it fails: then it is they that had run out.
 _FEW_INODES = 100
 _MARKER = f"{OWN}/.base.json"  # no bucket can have this name
@@ -480,16 +486,22 @@ class Disk:
     Refused for a path that does not stay below the base.
     """
 
-    def __init__(self, base: Path, fd: int, walks: bool) -> None:
+    def __init__(self, base: Path, fd: int, walks: bool, flushes_each: bool | None = None) -> None:
+        """`flushes_each`: every file and folder is flushed by itself; None where syncfs(2) may not reach the disk."""
         facts = os.fstat(fd)
         self.base = base
         self.device = facts.st_dev
         self._inode = facts.st_ino
         self._fd = fd
         self._walks = walks or not _has_openat2(fd)
+        if flushes_each is None:
+            flushes_each = sys.platform == "linux" and not syncfs_reaches_disk(self.mount.kind)
+        self._flushes_each = flushes_each
         self._numbers = itertools.count(1)
         self._file_system: FileSystem | None = None
         self._unsettled: OSError | None = None
+        self._notices_edits: bool | None = None
+        self._no_destinations: set[str] = set()
 
     @classmethod
     def open(cls, base: Path, create: bool = True, *, walks: bool = False, writes: bool = True) -> Self:
@@ -518,7 +530,7 @@ class Disk:
             raise _disk_error(error, "open", where) from error
         try:
             if not writes:
-                return cls(base, fd, walks)
+                return cls(base, fd, walks, flushes_each=False)
             facts = os.fstat(fd)
             if facts.st_uid != os.geteuid():
                 raise Refused(
@@ -540,13 +552,13 @@ class Disk:
             raise
 
     @classmethod
-    def inherited(cls, base: Path, fd: int, walks: bool) -> Self:
+    def inherited(cls, base: Path, fd: int, walks: bool, flushes_each: bool) -> Self:
         """In another process, over the descriptor that the process which opened the folder passed on."""
-        return cls(base, fd, walks)
+        return cls(base, fd, walks, flushes_each)
 
-    def passed_on(self) -> tuple[Path, int, bool]:
+    def passed_on(self) -> tuple[Path, int, bool, bool]:
         """What inherited() needs there; the descriptor must be among those that the new process keeps."""
-        return self.base, self._fd, self._walks
+        return self.base, self._fd, self._walks, self._flushes_each
 
     def close(self) -> None:
         fd, self._fd = self._fd, -1
@@ -562,6 +574,11 @@ class Disk:
         self.close()
 
     # The base itself
+
+    @cached_property
+    def mount(self) -> Mount:
+        """The file system that the base is on."""
+        return mount_of(self._fd)
 
     def same_place(self) -> None:
         """Refused if the base path now leads elsewhere than when it was opened: unmounted, or replaced."""
@@ -626,6 +643,55 @@ class Disk:
             os.close(lock)
         return found
 
+    def outer_destination(self) -> Path | None:
+        """A destination that this one lies in, as part of one of its bucket folders or of its own files; None if in none.
+
+        A destination is known by its marker, its bucket folders by the working folder that each bucket has beside it.
+        """
+        base = Path(os.path.realpath(self.base))
+        for folder, above in itertools.pairwise((base, *base.parents)):
+            if not os.path.lexists(above / _MARKER):
+                continue
+            if folder.name == OWN or (above / OWN / folder.name).is_dir():
+                return above
+        return None
+
+    def inner_destination(self, bucket: str, *, deep: bool) -> str:
+        """The path of a destination inside this bucket's folder, "" if there is none; only the folder itself is looked
+        at unless `deep`."""
+        folders = [bucket]
+        while folders:
+            path = folders.pop()
+            if self._is_destination(path):
+                return path
+            if deep:
+                folders += [entry for entry in self._entries(path, streamed=False) if isinstance(entry, str)]
+        return ""
+
+    def _is_destination(self, path: str) -> bool:
+        try:
+            return self.look(f"{path}/{_MARKER}") is not None
+        except Obstacle:
+            return False
+
+    def _refuse_inner(self, path: str) -> None:
+        """Refused where a folder of this path is a destination of its own: its files are not this one's to write or move."""
+        if path == OWN or path.startswith(f"{OWN}/"):
+            return
+        names = path.split("/")
+        for depth in range(1, len(names) + 1):
+            folder = "/".join(names[:depth])
+            if folder in self._no_destinations:
+                continue
+            if self._is_destination(folder):
+                raise Refused(
+                    f"{self._where(folder)} is a destination itself ({_MARKER}), so nothing in it is written or moved: move it"
+                    f" out of {show(str(self.base))}, or name another --dest"
+                )
+            if len(self._no_destinations) >= _FOLDERS_KNOWN:
+                self._no_destinations.clear()
+            self._no_destinations.add(folder)
+
     def free(self) -> Free:
         try:
             facts = os.fstatvfs(self._fd)
@@ -637,6 +703,9 @@ class Disk:
     def settle(self) -> None:
         """All that was written below the base, by anybody, is on the disk; or DiskError, and then for good.
 
+        Where syncfs(2) may not reach the disk, this holds only for what this class wrote, which flushes each file there,
+        and for what flush() was called for.
+
         The kernel reports lost pages to each open file once and forgets (syncfs(2), since Linux 5.8): a second
         call would say that all is well.
         """
@@ -647,6 +716,75 @@ class Disk:
         except OSError as error:
             self._unsettled = error
             raise _disk_error(error, "save what was written to", show(str(self.base))) from error
+
+    def flush(self, paths: Iterable[str], *, folders_only: bool = False) -> None:
+        """The files at these paths, and the folders above them, are on the disk; DiskError where one cannot be flushed.
+
+        Does nothing where settle() is enough. A path that leads to no file is left out: whoever reads it finds that out.
+        """
+        if not self._flushes_each:
+            return
+        folders: set[bytes] = set()
+        for path in paths:
+            raw = _bytes(path)
+            try:
+                if not folders_only:
+                    self._flush_path(raw, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                self._explain(error, path, "flush")
+            while raw:
+                raw = raw.rpartition(b"/")[0]
+                folders.add(raw)
+        for folder in sorted(folders, key=len, reverse=True):
+            try:
+                if folder:
+                    self._flush_path(folder, _FOLDER)
+                else:
+                    _flush_folder(self._fd)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                self._explain(error, _text(folder), "flush", "folder")
+
+    def _flush_path(self, path: bytes, flags: int) -> None:
+        if flags != _FOLDER and not stat.S_ISREG(self._stat(path).st_mode):
+            return
+        fd = self._open(path, flags)
+        try:
+            (_flush_folder if flags == _FOLDER else _flush)(fd)
+        finally:
+            os.close(fd)
+
+    def notices_edits(self) -> bool:
+        """Whether ctime shows an edit that leaves size and mtime as they were: found by trying, once.
+
+        It does not where ctime follows mtime (sshfs, bindfs --ctime-from-mtime), is not stored (FAT, exFAT), or moves in
+        steps that are as long as seconds.
+        """
+        if self._notices_edits is None:
+            self._notices_edits = stores_ctime(self.mount.kind) and self._edit_shows()
+        return self._notices_edits
+
+    def _edit_shows(self) -> bool:
+        mtime = 10**9
+        with self.trial() as folder:
+            path = f"{folder}/edited"
+            with self.writing(path, mtime) as sink:
+                sink.write(b"before")
+            before = self.look(path)
+            time.sleep(_CTIME_STEP)
+            try:
+                fd = self._open(_bytes(path), os.O_WRONLY)
+                try:
+                    os.write(fd, b"after.")
+                    os.utime(fd, (mtime, mtime))
+                finally:
+                    os.close(fd)
+            except OSError as error:
+                self._explain(error, path, "write")
+            return self.look(path) != before
 
     def filesystem(self) -> FileSystem:
         """What names this file system can hold and tell apart, found by trying, once."""
@@ -722,6 +860,8 @@ class Disk:
             try:
                 facts = os.fstat(fd)
                 if stat.S_ISREG(facts.st_mode):
+                    if drop_cache and self._flushes_each:
+                        _flush(fd)
                     _advise(fd, drop_cache)
             except OSError as error:
                 self._explain(error, path, "read")
@@ -738,6 +878,7 @@ class Disk:
         A regular file that has the name is replaced. `mtime` in seconds since 1970, ignored where it cannot be set.
         Without `flush` it is whole, and on the disk only after settle(): one for many files is far cheaper.
         """
+        flush = flush or self._flushes_each
         self.look(path)
         temporary = b".mv2-" + secrets.token_hex(8).encode()
         try:
@@ -893,9 +1034,16 @@ class Disk:
             return None
 
     def quarantine(self, path: str, bucket: str) -> str:
-        """The file is moved out of the way, never over another one; its new path, or "" if nothing was there."""
+        """The file is moved out of the way, never over another one; its new path, or "" if nothing was there.
+
+        Refused where it may be a file of another destination, inside of this one or around it.
+        """
         if self.look(path) is None:
             return ""
+        self._refuse_inner(path.rpartition("/")[0])
+        if (outer := self.outer_destination()) is not None:
+            raise Refused(f"it stays there, for it may be a file of the destination {show(str(outer))} around this one")
+        self.flush([path])
         last = path.rpartition("/")[2]
         plain = re.fullmatch(r"[A-Za-z0-9._-]{1,80}", last) and not is_temporary(last)
         safe = last if plain else hashlib.sha256(_bytes(path)).hexdigest()[:16]
@@ -988,6 +1136,7 @@ class Disk:
                 os.link(source, name, dst_dir_fd=folder, follow_symlinks=False)
                 linked = os.stat(name, dir_fd=folder, follow_symlinks=False)
                 if (linked.st_dev, linked.st_ino) == (facts.st_dev, facts.st_ino):
+                    self.flush([path])
                     return True
                 os.unlink(name, dir_fd=folder)
                 return False
@@ -1164,6 +1313,9 @@ class Disk:
 
     def _folder(self, path: bytes, make: bool, flush: bool) -> int:
         """Made or not, it is opened from the base in one go: what is not below it any more is not found."""
+        flush = flush or self._flushes_each
+        if make:
+            self._refuse_inner(_text(path))
         for _ in range(100):
             try:
                 return self._open(path, _FOLDER)
@@ -1265,12 +1417,16 @@ class Landing:
             raise Changed(self._disk._where(path))
         with suppress(PermissionError, OverflowError):
             os.utime(fd, ns=(mtime_ns, mtime_ns))
+        if self._disk._flushes_each:
+            _flush(fd)
         above, _, name = path.rpartition("/")
         with self._lock:  # a folder in use is not closed
             folder = self._folder(above)
             for _ in range(100):
                 try:
                     _rename_over_nothing(self._partials, temporary.encode(), folder, _bytes(name))
+                    if self._disk._flushes_each:
+                        _flush_folder(folder)
                     break
                 except FileExistsError:
                     self._disk.quarantine(path, self._bucket)
@@ -1396,6 +1552,12 @@ class Lock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.release()
+
+
+def destination_around(path: Path) -> Path | None:
+    """The destination that this path lies in, however deep; None if in none."""
+    there = Path(os.path.realpath(path))
+    return next((folder for folder in (there, *there.parents) if os.path.lexists(folder / _MARKER)), None)
 
 
 def volume(path: Path) -> Volume:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -10,7 +11,7 @@ import stat
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -21,8 +22,10 @@ from typing import Any, NamedTuple
 from sqlite_utils import Database
 
 from migrate_v2.conveyor import Bought, Lot, expected, expires
+from migrate_v2.durability import holds_state_file
 from migrate_v2.edges import older, schema
 from migrate_v2.edges.ledger import Key, Ledger, Settled
+from migrate_v2.edges.mounts import mount_at
 from migrate_v2.errors import Cause, Failure, Refused
 from migrate_v2.flow import batched
 from migrate_v2.keys import show
@@ -404,10 +407,12 @@ class Store:
         self.ledger = Ledger(self._conn, key, self._writing)
 
     @classmethod
-    def open(cls, path: Path, key: Key | None = None, *, named: bool = True) -> Store:
+    def open(cls, path: Path, key: Key | None = None, *, named: bool = True, shared: bool = True) -> Store:
         """Opens the file, or makes it and its key (0600). Refused: a file that is not ours, an older program's, a newer one's.
 
         A file that nobody `named`, but that the working folder happens to hold, has to be the one that was made there.
+        Not `shared`: for this process alone, and then on any file system. SQLite's WAL needs memory that all users of the
+        file share (https://sqlite.org/wal.html), which network and FUSE file systems do not have.
         """
         if sqlite3.sqlite_version_info < _STRICT:
             raise Failure(
@@ -415,6 +420,12 @@ class Store:
                 " Python that brings a newer one, such as those of python.org or uv"
             )
         path = path.absolute()
+        kind = mount_at(path.parent).kind
+        if shared and not holds_state_file(kind):
+            raise Refused(
+                f"the state file {show(str(path))} is on a network or FUSE file system ({kind}), which SQLite cannot use safely:"
+                " name a file on a local disk by --state; `migrate-v2 backup-state FILE` copies one that is there already"
+            )
         fresh = False
         try:
             if path.is_symlink():
@@ -429,6 +440,8 @@ class Store:
             raise Failure(f"cannot open the state file {show(str(path))}: {_cause(error)}") from error
         conn.row_factory = sqlite3.Row
         try:
+            if not shared:  # before anything is read: then WAL does without shared memory
+                conn.execute("PRAGMA locking_mode = EXCLUSIVE")
             if not fresh:
                 _refuse_foreign(conn, path)
                 if not named:
@@ -1852,10 +1865,11 @@ class Store:
 
     def snapshot(self, bucket: str, target: Path) -> None:
         """Writes this bucket's rows to a state file of their own; `target` must not exist."""
-        with Store.open(target, self._key):
+        with Store.open(target, self._key, shared=False):  # beside the copies, which may be on a network file system
             pass
         self._conn.execute("ATTACH DATABASE ? AS snapshot", (str(target),))
         try:
+            self._conn.execute("PRAGMA snapshot.locking_mode = EXCLUSIVE")
             with self._writing():
                 for table in (
                     *("bucket_status", "files", "metadata", "delete_markers", "uploads", "ledger"),
@@ -1871,6 +1885,67 @@ class Store:
                 )
         finally:
             self._conn.execute("DETACH DATABASE snapshot")
+
+    def backup(self, target: Path) -> None:
+        """Writes all of it as it is at one moment to `target`, and its key to `target`.key: new files, 0600, on the disk.
+
+        May run while others write to the state file. Refused where one of the files is there already.
+        """
+        key = target.with_name(target.name + ".key")
+        for path in (target, key, *(target.with_name(target.name + end) for end in ("-wal", "-shm", "-journal"))):
+            if os.path.lexists(path):
+                raise Refused(f"{show(str(path))} is there already and is not overwritten: name another file")
+        own_key = self.path.with_name(self.path.name + ".key")
+        written: list[tuple[Path, Path]] = []  # fresh file, final name
+        try:
+            secret = own_key.read_bytes()
+            if Key(bytes.fromhex(secret.decode("ascii"))).id != self._key.id:
+                raise Failure(f"{show(str(own_key))} was replaced meanwhile: run the same command again")
+            for path in (key, target):  # the copy without its key would be a state file whose seals do not hold
+                fresh = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.new")
+                fd = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+                written.append((fresh, path))
+                try:
+                    if path is key:
+                        os.write(fd, secret)
+                    else:
+                        self._copy_into(fresh)
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
+            for fresh, path in written:
+                _give_name(fresh, path)
+            folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                with suppress(OSError):  # network file systems: nothing to flush
+                    os.fsync(folder)
+            finally:
+                os.close(folder)
+        except FileExistsError as error:
+            raise Refused(
+                f"{show(str(target))} was made meanwhile and is not overwritten: name another file"
+            ) from error
+        except (OSError, ValueError, sqlite3.Error) as error:
+            raise Failure(f"cannot write the copy {show(str(target))}: {_cause(error)}") from error
+        finally:
+            for fresh, _ in written:
+                fresh.unlink(missing_ok=True)
+
+    def _copy_into(self, fresh: Path) -> None:
+        """All pages, as one read transaction sees them; checked afterwards."""
+        # Nobody else has the file, and network file systems may know no locks.
+        copy = sqlite3.connect(f"{fresh.as_uri()}?mode=rw&nolock=1", uri=True)
+        try:
+            copy.execute("PRAGMA journal_mode = OFF")
+            self._conn.backup(copy)
+        finally:
+            copy.close()
+        copy = sqlite3.connect(f"{fresh.as_uri()}?mode=ro&immutable=1", uri=True)
+        try:
+            if (found := copy.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
+                raise Failure(f"the copy of {show(str(self.path))} is damaged ({found}): run `check-state`")
+        finally:
+            copy.close()
 
 
 # By S3's error code in the report of a job; any other has failed.
@@ -2026,6 +2101,18 @@ def _cause(error: Exception) -> str:
 
 # The key in migration_metadata of the inode number of the state file.
 _PLACE = "inode"
+
+
+def _give_name(fresh: Path, path: Path) -> None:
+    """FileExistsError where the name is taken."""
+    try:
+        os.link(fresh, path)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):  # FAT and FUSE know no links
+            raise
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from error
+        fresh.rename(path)
 
 
 def _must_be_ours(path: Path) -> None:

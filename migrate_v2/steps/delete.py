@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
+from functools import partial
 from threading import Event as Flag
 from typing import TypeVar
 
 from migrate_v2 import deletion
-from migrate_v2.edges.disk import Disk
+from migrate_v2.edges.disk import Changed, Disk, Obstacle
 from migrate_v2.edges.ledger import Settled
 from migrate_v2.edges.s3 import Deleter, Outcome
 from migrate_v2.edges.store import Store
@@ -38,6 +40,8 @@ from migrate_v2.model import (
 _BY_ID = 1000
 _NULL = 64
 _THREADS = 8
+# Of copies that are hashed again before their batch: the first one must not wait long for the last.
+_HASHED_BYTES = 1 << 30
 
 Item = TypeVar("Item")
 
@@ -67,9 +71,12 @@ def delete(
     yield Started(bucket, "delete", total_objects, total_bytes)
     left = _Allowance(at_most)
     objects = size = 0
-    for rows in left.of(_in_order(store, site, rules)):
+    identities = _identities if disk.notices_edits() else _identities_by_hash
+    most_bytes = None if disk.notices_edits() else _HASHED_BYTES
+    for rows in left.of(_in_order(store, site, rules, most_bytes)):
         disk.same_place()
-        proofs = [_proof(row, disk, site, run, rules, trust) for row in rows]
+        found = identities(rows, disk)
+        proofs = [_proof(row, identity, site, run, rules, trust) for row, identity in zip(rows, found, strict=True)]
         _same_site(site, unchanged())
         _as_proved(deleter, proofs)
         _send_proofs(store, disk, deleter, proofs, token)
@@ -113,13 +120,51 @@ class _Allowance:
             yield batch
 
 
-def _proof(row: Row, disk: Disk, site: Site, run: str, rules: Rules, trust: timedelta | None) -> Proof:
-    identity: FileIdentity | None = None
-    if row.place is Place.FOLDER:
-        if not disk.is_folder(row.path):
+def _identities(rows: Sequence[Row], disk: Disk) -> list[FileIdentity | None]:
+    """What the copies of `rows` are at this moment; None for a folder, and where no file is. Refused if a folder is gone."""
+    for row in rows:
+        if row.place is Place.FOLDER and not disk.is_folder(row.path):
             raise Refused(f"the folder {show(row.path)} is gone since it was checked; nothing more is deleted")
-    else:
-        identity = disk.look(row.path)
+    return [None if row.place is Place.FOLDER else disk.look(row.path) for row in rows]
+
+
+def _identities_by_hash(rows: Sequence[Row], disk: Disk) -> list[FileIdentity | None]:
+    """The same where an edit may leave a file's identity as it was: each copy is read again, right before its delete.
+
+    A copy with the bytes that were verified has the identity that was recorded: inode and ctime may differ without an
+    edit on such file systems (FUSE numbers its inodes anew, exFAT forgets ctimes).
+    """
+    digests: dict[str, str] = {}
+    files = [row for row in rows if row.place is not Place.FOLDER]
+    for answer in in_threads(partial(_digest, disk), files, threads=_THREADS):
+        if answer is not None:
+            digests[answer[0].path] = answer[1]
+    found = _identities(rows, disk)
+    for index, (row, identity) in enumerate(zip(rows, found, strict=True)):
+        if identity is not None and digests[row.path] == row.sha256:
+            found[index] = row.identity
+        elif row.place is not Place.FOLDER:
+            found[index] = None
+    return found
+
+
+def _digest(disk: Disk, row: Row, stop: Flag) -> str:
+    """The SHA-256 of the copy as it is on the disk now, "" where it cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        with disk.reading(row.path, drop_cache=True) as file:
+            for block in file.blocks():
+                digest.update(block)
+                if stop.is_set():
+                    return ""
+    except (FileNotFoundError, Obstacle, Changed):
+        return ""
+    return digest.hexdigest()
+
+
+def _proof(
+    row: Row, identity: FileIdentity | None, site: Site, run: str, rules: Rules, trust: timedelta | None
+) -> Proof:
     proof = prove(row, site, run, rules, identity=identity, trust=trust)
     if isinstance(proof, str):
         raise Refused(f"{show(row.key)}: {proof}; nothing more is deleted, run `migrate` again")
@@ -151,32 +196,33 @@ def _as_proved(deleter: Deleter, proofs: Sequence[Proof]) -> None:
             )
 
 
-def _in_order(store: Store, site: Site, rules: Rules) -> Iterator[Sequence[Row]]:
+def _in_order(store: Store, site: Site, rules: Rules, most_bytes: int | None) -> Iterator[Sequence[Row]]:
     """The versions that go, batch by batch: current ones after all others, so that no older version becomes current.
 
     That holds wherever the deletion stops, and within one DeleteObjects too, which promises no order. A current version
     whose key has others left is not among them.
     """
     if site.versioning == "":
-        yield from _batches(deletion.to_delete(store, site, rules))
+        yield from _batches(deletion.to_delete(store, site, rules), most_bytes)
         return
-    yield from _batches(deletion.to_delete(store, site, rules, current=False))
-    yield from _batches(
+    yield from _batches(deletion.to_delete(store, site, rules, current=False), most_bytes)
+    current = (
         row
         for row in deletion.to_delete(store, site, rules, current=True)
         if rules.allow_older_current or not store.has_other_versions(row.version)
     )
+    yield from _batches(current, most_bytes)
 
 
-def _batches(rows: Iterator[Row]) -> Iterator[Sequence[Row]]:
-    """By VersionId 1,000 at a time. The id `null` is in small batches: versioning may be suspended in the middle of one,
-    and then a PUT takes that id over."""
+def _batches(rows: Iterator[Row], most_bytes: int | None = None) -> Iterator[Sequence[Row]]:
+    """By VersionId 1,000 at a time, or once there are `most_bytes` of them. The id `null` is in small batches: versioning
+    may be suspended in the middle of one, and then a PUT takes that id over."""
     exact: list[Row] = []
     null: list[Row] = []
     for row in rows:
         pile, size = (null, _NULL) if row.version.version_id == "null" else (exact, _BY_ID)
         pile.append(row)
-        if len(pile) == size:
+        if len(pile) == size or (most_bytes is not None and sum(one.version.size for one in pile) >= most_bytes):
             yield tuple(pile)
             pile.clear()
     yield from filter(None, (tuple(exact), tuple(null)))

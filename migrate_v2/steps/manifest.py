@@ -158,4 +158,5 @@ def snapshot(bucket: str, store: Store, disk: Disk) -> Iterator[Event]:
     store.snapshot(bucket, fresh)
     fresh.replace(folder / "state.db")
     disk.settle()
+    disk.flush([f"{SIDE}/{bucket}/state.db"])
     yield Noted(bucket, f"its part of the state file is kept as {SIDE}/{bucket}/state.db")

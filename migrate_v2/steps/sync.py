@@ -151,13 +151,15 @@ def _look(
     disk.settle()
     left = store.left_to_fetch(bucket, Place.PLAIN, under=under)
     for rows in batched((row for row in left if not names or row.key.removeprefix(under) in names), rows_per_commit):
-        here, blocked = [], []
+        here, paths, blocked = [], [], []
         for row in rows:
             try:
                 if _arrived(row, disk):
                     here.append(row.version)
+                    paths.append(row.path)
             except Obstacle as obstacle:
                 blocked.append(Change(row.version, FileState.ERROR, None, str(obstacle), obstacle.cause))
+        disk.flush(paths)
         store.fetched(bucket, here)
         store.change(blocked)
         come.objects += len(here) + len(blocked)

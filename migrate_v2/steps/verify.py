@@ -16,6 +16,7 @@ from migrate_v2.edges.readers import File, Readers
 from migrate_v2.edges.readers import Found as Read
 from migrate_v2.edges.s3 import S3, Archived, Denied, Gone, Moved, Refusal, Unreachable, WrongVersion
 from migrate_v2.edges.store import Evidence, Store
+from migrate_v2.errors import Refused
 from migrate_v2.events import Ended, Event, Found, Progress, Started, Warned
 from migrate_v2.flow import Meter, in_threads
 from migrate_v2.model import CHANGED, VANISHED, Cause, FileIdentity, FileState, Place, Row, Verdict, Witness
@@ -106,7 +107,16 @@ def verify(
         return [(row, examine(row, stop, read.get(row.path))) for row in some]
 
     evidence: list[Evidence] = []
+    paths: list[str] = []
     told: list[Found] = []
+
+    def commit() -> None:
+        """The files were flushed before they were read; a copy is as durable as the entries of the folders above it."""
+        disk.flush(paths, folders_only=True)
+        store.record(evidence, run)
+        evidence.clear()
+        paths.clear()
+
     committed = time.monotonic()
     most, most_bytes = (ARMFUL, ARMFUL_BYTES) if aside else (HANDFUL, HANDFUL_BYTES)
     sizes = Sizes(min(most, rows_per_commit), most_bytes)
@@ -124,21 +134,22 @@ def verify(
                         held = _second_reading(row)  # still S3's word, and the only one of its kind
                         evidence.append(Evidence(row.version, FileState.DOWNLOADED, None, "", "", held, None))
                     if in_a_row >= HOPELESS:
-                        store.record(evidence, run)
+                        commit()
                         raise found
                     continue
                 entry = _conclusion(row, found, disk)
                 evidence.append(entry)
+                paths.append(row.path)
                 if found.verdict is not Verdict.MATCH:
                     why = found.reason if row.state is FileState.ERROR else entry.reason
                     told.append(Found(bucket, row.key, row.version.version_id, found.verdict, why))
             yield Progress(bucket, verb, objects, meter.bytes, total_objects, total_bytes)
             if len(evidence) >= rows_per_commit or time.monotonic() - committed > COMMIT:
-                store.record(evidence, run)
+                commit()
                 yield from told
-                evidence, told = [], []
+                told = []
                 committed = time.monotonic()
-    store.record(evidence, run)
+    commit()
     yield from told
     if wrong:
         yield Warned(bucket, WrongVersion.summary(wrong, first_wrong))
@@ -427,7 +438,12 @@ def _conclusion(row: Row, found: Finding, disk: Disk) -> Evidence:
             if not found.in_s3:
                 return Evidence(row.version, state, None, reason, found.sha256, (), found.identity, found.cause)
         case Verdict.DIFFERS:
-            where = disk.quarantine(row.path, row.version.bucket)
+            try:
+                where = disk.quarantine(row.path, row.version.bucket)
+            except Refused as failure:  # the file may be a copy of another destination's
+                return Evidence(
+                    row.version, FileState.ERROR, verdict, f"{reason}; {failure}", "", (), None, Cause.OBSTACLE
+                )
             reason = f"{reason}; the file is now {where}" if where else reason
             return Evidence(row.version, FileState.DISCOVERED, None, reason, "", (), None)
         case Verdict.MISSING:

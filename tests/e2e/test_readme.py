@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from migrate_v2.durability import about
+from migrate_v2.edges.mounts import mount_at
 from tests.conftest import ROOT, Run, fill, in_s3
 from tests.fakes.oldfiles import old_file
 
@@ -65,11 +67,15 @@ def test_the_session_of_the_readme(run: Run, boto: S3Client, home: Path) -> None
     _, *parts = re.split(r"^\$ bin/migrate-v2 (.*)\n", session, flags=re.MULTILINE)
     assert len(parts) == 10
     token = ""
+    mount = mount_at(home)
+    warning = about(mount.durability, mount.kind)
     for line, shown in zip(parts[::2], parts[1::2], strict=True):
         argv = shlex.split(re.sub("--confirm=[0-9a-f]{40}", f"--confirm={token}", line))
         ended = run(*(word.replace("/srv/s3", str(home)) for word in argv))
         assert ended.returncode == 0, (line, ended.stderr)
         said, expected = Counter(_timeless(ended.stdout + ended.stderr)), Counter(_timeless(shown))
+        if warning:  # where this machine has its tests' folders in memory or in a container's layer
+            said = Counter({line: count for line, count in said.items() if warning not in line})
         assert (line, expected - said) == (line, Counter())
         assert all(": N of N objects" in more for more in said - expected), (line, said - expected)
         token = "".join(re.findall(r"^token\t(\S+)$", ended.stdout, re.MULTILINE)) or token

@@ -43,8 +43,10 @@ class World:
         versioning: str = "",
         bucket: str = "bucket",
         home: Path | None = None,
+        consents: bool = True,
     ) -> None:
         self.folder, self.zygote, self.bucket, self.versioning = folder, zygote, bucket, versioning
+        self.consents = consents  # see forks.consenting()
         self.home, self.state = home or folder / "home", folder / "state.db"
         (folder / "user").mkdir()
         self.server = S3Server()
@@ -105,7 +107,15 @@ class World:
         fired = self.folder / "fired"
         fired.unlink(missing_ok=True)
         variables = as_by_the_script({**self.env, **(env or {})})
-        job = Job(list(argv), variables, str(cwd or self.folder), fault=fault, fired=str(fired), hasty=True)
+        job = Job(
+            list(argv),
+            variables,
+            str(cwd or self.folder),
+            fault=fault,
+            fired=str(fired),
+            hasty=True,
+            consents=self.consents,
+        )
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
             with self.zygote.begin(job, (_NOTHING, out, err)) as self._run:
                 self._begun.set()

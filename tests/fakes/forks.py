@@ -10,10 +10,12 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO
+
+from migrate_v2.edges.mounts import mount_at
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -36,6 +38,20 @@ def as_by_the_script(env: Mapping[str, str]) -> dict[str, str]:
     return {**env, "PYTHONUTF8": "1", "PYTHONPATH": f"{ROOT}{beside}", "PYTHONSAFEPATH": "1"}
 
 
+def consenting(argv: Sequence[str], env: Mapping[str, str], cwd: str) -> list[str]:
+    """With --allow-volatile for `confirm-delete` if this machine has its tests' folders in memory or in a container's layer.
+
+    What is deleted there is a test's. A test of the refusal itself says so in its Job.
+    """
+    words = [part for word in argv for part in (word.split("=", 1) if word.startswith("--dest=") else [word])]
+    named = words[words.index("--dest") + 1] if "--dest" in words else ""
+    base = Path(cwd, named or env.get("MIGRATE_V2_LOCAL_BASE_PATH", ""))
+    if "confirm-delete" not in argv or mount_at(base).durability.deletes_by_itself:
+        return list(argv)
+    at = list(argv).index("confirm-delete") + 1
+    return [*argv[:at], "--allow-volatile", *argv[at:]]
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
     at: str
@@ -52,6 +68,7 @@ class Job:
     fired: str = ""
     umask: int = 0o022
     hasty: bool = False  # the waits between attempts are cut short
+    consents: bool = True  # see consenting()
 
     def line(self) -> bytes:
         return json.dumps(asdict(self)).encode() + b"\n"
@@ -122,6 +139,8 @@ class Zygote:
 
     def begin(self, job: Job, streams: Sequence[IO[bytes] | IO[str] | int]) -> Begun:
         """`streams` become its stdin, stdout and stderr."""
+        if job.consents:
+            job = replace(job, argv=consenting(job.argv, job.env, job.cwd))
         connection = socket.socket(socket.AF_UNIX)
         connection.connect(self._path)
         numbers = [stream if isinstance(stream, int) else stream.fileno() for stream in streams]

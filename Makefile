@@ -74,7 +74,7 @@ DELETING := migrate_v2/model.py,migrate_v2/deletion.py,migrate_v2/edges/ledger.p
 coverage: dev servers  ## every branch of what leads to a delete is tested
 	$(VENV)/bin/coverage run --branch --data-file=.coverage --include=$(DELETING) \
 		-m pytest -q tests/test_model.py tests/test_deletion.py tests/test_pipeline.py tests/edges/test_ledger.py \
-		tests/steps/test_delete.py tests/steps/test_hold.py tests/steps/test_settle.py
+		tests/steps/test_delete.py tests/steps/test_destination.py tests/steps/test_hold.py tests/steps/test_settle.py
 	$(VENV)/bin/coverage report --show-missing --fail-under=100
 
 bench: setup peers  ## measure against rclone, s5cmd and the AWS CLI on loopback; ARGS=--short takes 2 minutes

@@ -12,7 +12,7 @@ _migrate_v2() {
         --dest|--state|--config|--engine|--profile|--region|--endpoint-url|--throughput|--deadline|--prices|--html|--upgrade|--confirm|--max-delete|--trust-recent|--cause|--template) return ;;
     esac
     for ((i = 1; i < COMP_CWORD; i++)); do
-        case " plan migrate scan restore sync verify confirm-delete status policy check-state errors retry-errors reset diagnose upgrade-db buckets whoami config " in
+        case " plan migrate scan restore sync verify confirm-delete status policy check-state backup-state errors retry-errors reset diagnose upgrade-db buckets whoami config " in
             *" ${COMP_WORDS[i]} "*) command=${COMP_WORDS[i]}; break ;;
         esac
     done
@@ -23,10 +23,11 @@ _migrate_v2() {
         restore) options='--dest --state --config --engine --profile --region --endpoint-url --wait --batch --manifest-only --upgrade --json -q --quiet -v --verbose -h --help --version' verbs='' names=buckets ;;
         sync) options='--dest --state --config --engine --profile --region --endpoint-url --json -q --quiet -v --verbose -h --help --version' verbs='' names=buckets ;;
         verify) options='--dest --state --config --engine --profile --region --endpoint-url --refetch --offline --json -q --quiet -v --verbose -h --help --version' verbs='' names=buckets ;;
-        confirm-delete) options='--dest --state --config --engine --profile --region --endpoint-url --dry-run --confirm --max-delete --trust-recent --allow-older-current --abort-uploads --remove-bucket --json -q --quiet -v --verbose -h --help --version' verbs='' names=buckets ;;
+        confirm-delete) options='--dest --state --config --engine --profile --region --endpoint-url --dry-run --confirm --max-delete --trust-recent --allow-older-current --allow-volatile --abort-uploads --remove-bucket --json -q --quiet -v --verbose -h --help --version' verbs='' names=buckets ;;
         status) options='--dest --state --config --engine --profile --region --endpoint-url --watch --json -q --quiet -v --verbose -h --help --version' verbs='' names=buckets ;;
         policy) options='--dest --state --config --engine --profile --region --endpoint-url --dry-run --all --yes --hard --template --merge --replace --public-access-block --json -q --quiet -v --verbose -h --help --version' verbs='generate apply rollback freeze unfreeze' names=buckets ;;
         check-state) options='--dest --state --config --engine --profile --region --endpoint-url --recount --json -q --quiet -v --verbose -h --help --version' verbs='' names=none ;;
+        backup-state) options='--dest --state --config --engine --profile --region --endpoint-url --json -q --quiet -v --verbose -h --help --version' verbs='' names=files ;;
         errors) options='--dest --state --config --engine --profile --region --endpoint-url --cause --json -q --quiet -v --verbose -h --help --version' verbs='' names=buckets ;;
         retry-errors) options='--dest --state --config --engine --profile --region --endpoint-url --cause --json -q --quiet -v --verbose -h --help --version' verbs='' names=buckets ;;
         reset) options='--dest --state --config --engine --profile --region --endpoint-url --dry-run --confirm --all --json -q --quiet -v --verbose -h --help --version' verbs='' names=buckets ;;
@@ -35,12 +36,12 @@ _migrate_v2() {
         buckets) options='--dest --state --config --engine --profile --region --endpoint-url --json -q --quiet -v --verbose -h --help --version' verbs='' names=none ;;
         whoami) options='--dest --state --config --engine --profile --region --endpoint-url --json -q --quiet -v --verbose -h --help --version' verbs='' names=none ;;
         config) options='--dest --state --config --engine --profile --region --endpoint-url --json -q --quiet -v --verbose -h --help --version' verbs='' names=none ;;
-        *) options='--dest --state --config --engine --profile --region --endpoint-url --wait --force-space --quick --throughput --deadline --egress-waiver --refresh-prices --prices --html --batch --manifest-only --upgrade --rescan --refetch --offline --dry-run --confirm --max-delete --trust-recent --allow-older-current --abort-uploads --cause --write --recount --remove-bucket --all --yes --hard --template --merge --replace --public-access-block --watch --json -q --quiet -v --verbose -h --help --version' ;;
+        *) options='--dest --state --config --engine --profile --region --endpoint-url --wait --force-space --quick --throughput --deadline --egress-waiver --refresh-prices --prices --html --batch --manifest-only --upgrade --rescan --refetch --offline --dry-run --confirm --max-delete --trust-recent --allow-older-current --allow-volatile --abort-uploads --cause --write --recount --remove-bucket --all --yes --hard --template --merge --replace --public-access-block --watch --json -q --quiet -v --verbose -h --help --version' ;;
     esac
     if [[ $word == -* ]]; then
         mapfile -t COMPREPLY < <(compgen -W "$options" -- "$word")
     elif [[ -z $command ]]; then
-        mapfile -t COMPREPLY < <(compgen -W 'plan migrate scan restore sync verify confirm-delete status policy check-state errors retry-errors reset diagnose upgrade-db buckets whoami config' -- "$word")
+        mapfile -t COMPREPLY < <(compgen -W 'plan migrate scan restore sync verify confirm-delete status policy check-state backup-state errors retry-errors reset diagnose upgrade-db buckets whoami config' -- "$word")
     elif [[ $names == buckets ]]; then
         mapfile -t COMPREPLY < <(compgen -W "$verbs $(migrate-v2 --quiet status 2>/dev/null | cut -f1)" -- "$word")
     elif [[ $names == files ]]; then

@@ -10,6 +10,7 @@ complete -c migrate-v2 -n __fish_use_subcommand -a confirm-delete -d 'Show what 
 complete -c migrate-v2 -n __fish_use_subcommand -a status -d 'Where each bucket stands.'
 complete -c migrate-v2 -n __fish_use_subcommand -a policy -d 'Who may do what in a bucket. generate: a policy that keeps all but you out, to policies/<bucket>_policy.json. apply: put it. rollback: put back what was there. freeze: let nobody but you write, while a bucket is brought home. unfreeze: put back what was there.'
 complete -c migrate-v2 -n __fish_use_subcommand -a check-state -d 'Objects and bytes by state, and whether the kept counts are those of the rows.'
+complete -c migrate-v2 -n __fish_use_subcommand -a backup-state -d 'Write a consistent copy of the state file and of its key, also while other commands run.'
 complete -c migrate-v2 -n __fish_use_subcommand -a errors -d 'What failed, by cause, and what to do about it.'
 complete -c migrate-v2 -n __fish_use_subcommand -a retry-errors -d 'Put what failed back, to be tried again by the next run.'
 complete -c migrate-v2 -n __fish_use_subcommand -a reset -d 'Forget what is known of buckets, after a typed confirmation; local files stay.'
@@ -45,6 +46,7 @@ complete -c migrate-v2 -n '__fish_seen_subcommand_from confirm-delete reset' -l 
 complete -c migrate-v2 -n '__fish_seen_subcommand_from confirm-delete' -l max-delete -r -d 'Delete N versions and delete markers at most, then stop.'
 complete -c migrate-v2 -n '__fish_seen_subcommand_from confirm-delete' -l trust-recent -r -d 'Do not read copies again that were read within DURATION, such as 90m or 12h, and are the same files.'
 complete -c migrate-v2 -n '__fish_seen_subcommand_from confirm-delete' -l allow-older-current -d 'Delete a version also where an older version of its key stays and becomes the current one.'
+complete -c migrate-v2 -n '__fish_seen_subcommand_from confirm-delete' -l allow-volatile -d 'Delete although the copies may not last: they lie in memory, in a container\'s layer, or on FUSE.'
 complete -c migrate-v2 -n '__fish_seen_subcommand_from confirm-delete' -l abort-uploads -d 'Abort the multipart uploads that were never completed, too: nobody can read their parts.'
 complete -c migrate-v2 -n '__fish_seen_subcommand_from errors retry-errors' -l cause -r -d 'Only what failed for this cause, one of those that `errors` names.'
 complete -c migrate-v2 -n '__fish_seen_subcommand_from diagnose' -l write -d 'Put the settings that it advises into the settings file; what stands there stays.'
@@ -65,4 +67,4 @@ complete -c migrate-v2 -s h -l help -d 'Show this.'
 complete -c migrate-v2 -l version -d 'Show the version.'
 complete -c migrate-v2 -n '__fish_seen_subcommand_from policy' -a 'generate apply rollback freeze unfreeze'
 complete -c migrate-v2 -n '__fish_seen_subcommand_from plan migrate scan restore sync verify confirm-delete status policy errors retry-errors reset diagnose' -a '(migrate-v2 --quiet status 2>/dev/null | cut -f1)'
-complete -c migrate-v2 -n '__fish_seen_subcommand_from upgrade-db' -F
+complete -c migrate-v2 -n '__fish_seen_subcommand_from backup-state upgrade-db' -F

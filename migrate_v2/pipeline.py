@@ -45,7 +45,7 @@ from migrate_v2.model import (
     recently,
     why_kept,
 )
-from migrate_v2.ownfiles import must_not_be_state
+from migrate_v2.ownfiles import must_be_outside, must_not_be_state
 from migrate_v2.settings import Settings, bandwidth_at
 from migrate_v2.shards import Sizes
 from migrate_v2.steps import audit as audit_step
@@ -856,10 +856,12 @@ def backup_state(target: Path, settings: Settings) -> Events:
             f"{show(str(target))} would lie among the copies of buckets, in {show(str(base))}: name a file elsewhere, on"
             " another disk if you can"
         )
+    must_be_outside(target, "the copy of the state file", settings.local_base_path, cure="name another file")
     path = settings.state_db_path
     if not path.exists():
         raise Failure(f"there is no state file {show(str(path))} yet; `migrate` or `scan` makes it")
-    with Store.open(path, shared=holds_state_file(mount_at(path.parent).kind)) as store:
+    shared = holds_state_file(mount_at(path.parent).kind)
+    with Store.open(path, named=settings.state_is_named, shared=shared) as store:
         store.backup(target)
     yield Noted("", f"{show(str(target))} is a copy of {show(str(path))}, and {show(target.name)}.key of its key")
 

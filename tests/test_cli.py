@@ -92,7 +92,7 @@ def test_what_makes_no_sense_ends_with_2_and_one_line(line: list[str], capfd: py
 
 @pytest.mark.parametrize("command", LISTED)
 def test_every_command_is_taken_with_options_on_either_side(command: str) -> None:
-    named = ("confirm-delete", "migrate", "scan", "reset")
+    named = ("confirm-delete", "migrate", "scan", "reset", "backup-state")
     name = ["b"] if command in named else ["generate"] if command == "policy" else []
     assert cli.parse(["--json", command, *name, "--dest", "d", "-q"])[command]
     assert cli.parse(["--endpoint-url=http://x", command, *name])["--endpoint-url"] == "http://x"

@@ -152,7 +152,7 @@ def test_the_docstring_is_taken_apart_whole() -> None:
     assert known == set(re.findall(r"^  (?:-\w )?(--[a-z-]+)", text.partition("\nOptions:")[2], re.MULTILINE))
     assert all(set(names) <= known for names in it.takes.values())
     assert "--wait" in it.takes["restore"] and "--cause" in it.takes["retry-errors"]
-    assert it.buckets >= {"migrate", "confirm-delete", "reset"} and it.files == {"upgrade-db"}
+    assert it.buckets >= {"migrate", "confirm-delete", "reset"} and it.files == {"upgrade-db", "backup-state"}
     assert all(o.text for o in it.options) and all(it.commands.values()) and set(it.statuses) >= {"0", "130"}
     assert next(o for o in it.options if o.long == "--state").value == "FILE"
 

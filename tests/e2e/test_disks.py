@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import mmap
 import os
 import random
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, states
+from tests.conftest import ROOT, query, sha256, states
 from tests.e2e.world import World, Zygote, world
 from tests.fakes.s3server import Request
 
@@ -210,3 +211,77 @@ def test_p1_other_bytes_on_the_disk_than_were_written_are_never_the_proof(
         assert found.code == 4 and "nothing was deleted" in found.err, found
         assert len(made.server.versions(made.bucket)) == OBJECTS + 1
         made.comes_home()
+
+
+# -- FUSE: syncfs does not reach its daemon
+
+needs_fuse = pytest.mark.skipif(not Path("/dev/fuse").exists(), reason="this kernel has no FUSE")
+
+
+@contextmanager
+def bound(folder: Path, at: Path, *options: str) -> Iterator[Path]:
+    """The folder `at` once more, by way of bindfs."""
+    mirror = folder / "mirror"
+    mirror.mkdir(exist_ok=True)
+    shell("bindfs", *options, at, mirror)
+    try:
+        yield mirror
+    finally:
+        shell("umount", mirror)
+
+
+@needs_fuse
+@pytest.mark.parametrize("engine", [NATIVE, REAL_CLI], ids=["native", "cli"])
+def test_power_cut_on_fuse_leaves_every_verified_copy(zygote: Zygote, tmp_path: Path, engine: dict[str, str]) -> None:
+    disk = ext4(tmp_path)
+    with disk.mounted() as at:
+        with bound(tmp_path, at) as mirror, destination(tmp_path, zygote, mirror) as made:
+            made.consents = False
+            made.done("migrate", made.bucket, env=engine)
+            assert states(made.state, made.bucket) == {"verified": OBJECTS + 1}
+            verified = query(made.state, "select local_path, sha256 from files")
+            plan = json.loads(made.done("confirm-delete", "--dry-run", "--json", made.bucket).out)
+            assert plan["destination"]["durability"] == "daemon"
+            assert made.run("confirm-delete", f"--confirm={plan['token']}", made.bucket).code == 5
+            assert len(made.server.versions(made.bucket)) == OBJECTS + 1
+            disk.shut_down()
+        shell("umount", at)
+        shell("mount", "-o", disk.options, disk.file, disk.at)
+        assert {path: sha256((at / "home" / path).read_bytes()) for path, _ in verified} == dict(verified)
+
+
+@needs_fuse
+def test_edits_that_fuse_does_not_show_stop_deletion(zygote: Zygote, tmp_path: Path) -> None:
+    """bindfs --ctime-from-mtime: a copy that was edited, its size and time put back, looks as it did when it was read."""
+    (tmp_path / "files").mkdir(mode=0o700)
+    with (
+        bound(tmp_path, tmp_path / "files", "--ctime-from-mtime") as mirror,
+        destination(tmp_path, zygote, mirror) as made,
+    ):
+        made.done("migrate", made.bucket, env=NATIVE)
+        token = made.token()
+        copy = made.home / made.bucket / "d0/00"
+        facts = copy.stat()
+        with copy.open("r+b") as file:
+            file.write(b"edited")
+        os.utime(copy, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+        assert made.run("confirm-delete", token, "--trust-recent=1h", made.bucket).code == 5
+        assert made.run("confirm-delete", token, made.bucket).code == 4
+        assert made.server.deletes == []
+        made.comes_home()
+
+
+@needs_fuse
+def test_state_file_on_fuse_is_refused_and_can_be_copied_away(zygote: Zygote, tmp_path: Path) -> None:
+    (tmp_path / "files").mkdir(mode=0o700)
+    (tmp_path / "world").mkdir()
+    with bound(tmp_path, tmp_path / "files") as mirror, world(tmp_path / "world", zygote) as made:
+        made.put("a", b"1")
+        on_fuse = {"MIGRATE_V2_STATE_DB_PATH": str(mirror / "state.db")}
+        assert made.run("migrate", made.bucket, env=on_fuse).code == 5
+        assert list((tmp_path / "files").glob("state.db*")) == []
+        below = {"MIGRATE_V2_STATE_DB_PATH": str(tmp_path / "files" / "state.db")}
+        made.done("migrate", made.bucket, env=below)
+        assert made.run("status", env=on_fuse).code == 5
+        made.done("backup-state", str(made.state), env=on_fuse)
+        made.done("verify", made.bucket)

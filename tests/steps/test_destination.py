@@ -1,0 +1,247 @@
+"""P4 and P1 on file systems where syncfs reaches nothing, and on such that do not show an edit."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from migrate_v2.durability import Durability
+from migrate_v2.edges import disk as disk_module
+from migrate_v2.edges.disk import Disk, Landing
+from migrate_v2.edges.mounts import Mount
+from migrate_v2.edges.store import Evidence, Store
+from migrate_v2.errors import Refused
+from migrate_v2.model import FileIdentity, FileState, ObjectVersion
+from tests.steps.conftest import Job
+
+FUSE = Mount("fuse.bindfs", Durability.DAEMON)
+
+
+class PowerCut:
+    """Knows what a power cut would leave if fsync alone reached the disk: by inode, what was flushed last."""
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        self.files: dict[int, tuple[int, int]] = {}
+        self.folders: dict[int, set[str]] = {}
+
+    def flush(self, fd: int) -> None:
+        facts = os.fstat(fd)
+        if os.path.isdir(f"/proc/self/fd/{fd}"):
+            self.folders[facts.st_ino] = set(os.listdir(fd))
+        else:
+            self.files[facts.st_ino] = (facts.st_size, facts.st_mtime_ns)
+
+    def leaves(self, path: Path) -> bool:
+        facts = path.stat()
+        whole = path.is_dir() or self.files.get(facts.st_ino) == (facts.st_size, facts.st_mtime_ns)
+        while whole and path != self.base:
+            whole = path.name in self.folders.get(path.parent.stat().st_ino, ())
+            path = path.parent
+        return whole
+
+
+@pytest.fixture
+def cut(job: Job, monkeypatch: pytest.MonkeyPatch) -> Iterator[PowerCut]:
+    """The job's destination is on FUSE: syncfs does nothing there, and fsync flushes one file or folder."""
+    cut = PowerCut(job.disk.base)
+    monkeypatch.setattr(disk_module, "mount_of", lambda fd: FUSE, raising=False)
+    monkeypatch.setattr(disk_module, "_settle", lambda fd: None)
+    monkeypatch.setattr(disk_module, "_flush", cut.flush)
+    with Disk.open(job.disk.base) as job.disk:
+        yield cut
+
+
+@pytest.fixture
+def lost(job: Job, cut: PowerCut, monkeypatch: pytest.MonkeyPatch) -> dict[FileState, list[str]]:
+    """Rows, by the state that they were given, whose copies a power cut in that moment would have destroyed."""
+    lost: dict[FileState, list[str]] = {FileState.DOWNLOADED: [], FileState.VERIFIED: []}
+    fetched, record = Store.fetched, Store.record
+
+    def look(versions: list[ObjectVersion], state: FileState) -> None:
+        paths = {(row.key, row.version.version_id): job.disk.base / row.path for row in job.rows()}
+        lost[state] += [v.key for v in versions if not cut.leaves(paths[v.key, v.version_id])]
+
+    def watch_fetched(store: Store, bucket: str, versions: Any) -> None:
+        look(versions, FileState.DOWNLOADED)
+        fetched(store, bucket, versions)
+
+    def watch_record(store: Store, evidence: list[Evidence], *more: Any) -> None:
+        look([e.version for e in evidence if e.state is FileState.VERIFIED], FileState.VERIFIED)
+        record(store, evidence, *more)
+
+    monkeypatch.setattr(Store, "fetched", watch_fetched)
+    monkeypatch.setattr(Store, "record", watch_record)
+    return lost
+
+
+def fill(job: Job) -> int:
+    job.server.buckets["b"].versioning = "Enabled"
+    job.server.put("b", "deep/er/and/deeper", b"old version")
+    for key in ("a", "deep/b", "deep/er/and/deeper", "x//y", "folder/", "folder/with/one/"):
+        job.server.put("b", key, b"" if key.endswith("/") else key.encode())
+    return 7
+
+
+def test_power_cut_on_fuse_leaves_what_fetch_and_verify_recorded(job: Job, lost: dict[FileState, list[str]]) -> None:
+    count = fill(job)
+    job.bring()
+    assert [row.state for row in job.rows()] == [FileState.VERIFIED] * count
+    assert lost == {FileState.DOWNLOADED: [], FileState.VERIFIED: []}
+
+
+def test_power_cut_on_fuse_leaves_copies_that_others_wrote(
+    job: Job, cut: PowerCut, lost: dict[FileState, list[str]]
+) -> None:
+    """The AWS CLI and V1 flush nothing: what verify believes, it has flushed itself."""
+    fill(job)
+    job.bring()
+    for row in job.rows():
+        cut.files.pop(row.identity.inode if row.identity else 0, None)
+    cut.folders.clear()
+    lost[FileState.VERIFIED].clear()
+    job.verify_again("run-2")
+    assert lost[FileState.VERIFIED] == []
+
+
+def test_power_cut_on_fuse_leaves_what_was_moved_to_quarantine(job: Job, cut: PowerCut) -> None:
+    path = job.disk.base / "b" / "a"
+    path.parent.mkdir()
+    path.write_bytes(b"somebody's")
+    assert cut.leaves(job.disk.base / job.disk.quarantine("b/a", "b"))
+
+
+def test_power_cut_on_fuse_leaves_files_that_were_taken_in(job: Job, cut: PowerCut, tmp_path: Path) -> None:
+    (tmp_path / "old").write_bytes(b"1")
+    assert job.disk.take_in(tmp_path / "old", "b/dir/a", 1, 10**9)
+    assert cut.leaves(job.disk.base / "b/dir/a")
+
+
+def test_power_cut_on_fuse_leaves_what_the_native_engine_landed(job: Job, cut: PowerCut) -> None:
+    landing = Landing(job.disk, "b")
+    for path in ("b/a", "b/deep/er/c"):
+        temporary, fd = landing.begin()
+        os.write(fd, b"body")
+        landing.finish(path, temporary, fd, 4, 10**18)
+        assert cut.leaves(job.disk.base / path)
+    landing.close()
+
+
+def test_nothing_more_is_flushed_where_syncfs_is_enough(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of thousands of small files a flush of each would be slower by far."""
+    cut = PowerCut(job.disk.base)
+    monkeypatch.setattr(disk_module, "mount_of", lambda fd: Mount("ext4", Durability.LASTING), raising=False)
+    monkeypatch.setattr(disk_module, "_flush", cut.flush)
+    fill(job)
+    with Disk.open(job.disk.base) as job.disk:
+        job.bring()
+        copies = {row.identity.inode for row in job.rows() if row.identity}
+    assert len(copies) == 5 and not copies & cut.files.keys()
+
+
+def test_workers_of_the_native_engine_flush_each_file(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are told, and need not find out; PowerCut cannot see into them."""
+    monkeypatch.setattr(disk_module, "mount_of", lambda fd: FUSE, raising=False)
+    with Disk.open(job.disk.base) as disk:
+        assert disk.passed_on()[3:] == (True,)
+        assert Disk.inherited(*disk.passed_on())._flushes_each
+
+
+# -- an edit that does not show
+
+
+@pytest.fixture
+def blind(job: Job, monkeypatch: pytest.MonkeyPatch) -> Job:
+    """ctime follows mtime there, as on sshfs."""
+    look, identity = Disk.look, disk_module._identity
+
+    def follows(found: FileIdentity | None) -> FileIdentity | None:
+        return found and FileIdentity(found.device, found.inode, found.size, found.mtime_ns, found.mtime_ns)
+
+    monkeypatch.setattr(Disk, "look", lambda disk, path: follows(look(disk, path)))
+    monkeypatch.setattr(disk_module, "_identity", lambda facts: follows(identity(facts)))
+    return job
+
+
+def edit(path: Path) -> None:
+    """Other bytes in the same file, of the same size and time."""
+    facts = path.stat()
+    with path.open("r+b") as file:
+        file.write(b"!")
+    os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+
+
+def test_edits_are_noticed_by_their_ctime(job: Job) -> None:
+    assert job.disk.notices_edits()
+    assert list((job.disk.base / ".migrate-v2").iterdir()) == []
+
+
+def test_edits_are_not_noticed_where_ctime_follows_mtime(blind: Job) -> None:
+    assert not blind.disk.notices_edits()
+
+
+@pytest.mark.parametrize("kind", ["exfat", "vfat"])
+def test_edits_are_not_noticed_where_no_ctime_is_stored(job: Job, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """Until the inode leaves memory it looks otherwise."""
+    monkeypatch.setattr(disk_module, "mount_of", lambda fd: Mount(kind, Durability.LASTING), raising=False)
+    with Disk.open(job.disk.base) as disk:
+        assert not disk.notices_edits()
+
+
+@pytest.mark.parametrize("trust", [None, timedelta(days=1)])
+def test_edit_that_does_not_show_stops_deletion(blind: Job, trust: timedelta | None) -> None:
+    for number in range(5):
+        blind.server.put("b", f"dir/{number}", b"body %d" % number)
+    blind.bring()
+    if trust is None:
+        blind.prove()
+    edit(blind.path("dir/2"))
+    with pytest.raises(Refused):
+        list(blind.deleting(trust=trust))
+    assert blind.server.deletes == []
+
+
+def test_deletion_goes_on_where_edits_do_not_show(blind: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FUSE may number an inode anew, exFAT forgets ctimes: the bytes count, which are read again right before the delete."""
+    blind.server.buckets["b"].versioning = "Enabled"
+    for number in range(5):
+        blind.server.put("b", f"dir/{number}", b"body %d" % number)
+    blind.server.put("b", "folder/", b"")
+    blind.bring()
+    blind.prove()
+    look = Disk.look
+
+    def renumbered(disk: Disk, path: str) -> FileIdentity | None:
+        found = look(disk, path)
+        return found and FileIdentity(found.device, found.inode + 1, found.size, found.mtime_ns, found.ctime_ns)
+
+    before = {path: path.read_bytes() for path in blind.disk.base.rglob("dir/*")}
+    monkeypatch.setattr(disk_module, "_identity", _renumbered(disk_module._identity))
+    monkeypatch.setattr(Disk, "look", renumbered)
+    list(blind.deleting())
+    assert len(blind.server.deletes) == 6
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def _renumbered(identity: Callable[[os.stat_result], Any]) -> Callable[[os.stat_result], Any]:
+    def renumbered(facts: os.stat_result) -> FileIdentity:
+        found = identity(facts)
+        return FileIdentity(found.device, found.inode + 1, found.size, found.mtime_ns, found.ctime_ns)
+
+    return renumbered
+
+
+def test_missing_or_truncated_copy_stops_deletion_where_edits_do_not_show(blind: Job) -> None:
+    for number in range(3):
+        blind.server.put("b", f"dir/{number}", b"body %d" % number)
+    blind.bring()
+    blind.prove()
+    blind.path("dir/1").unlink()
+    with pytest.raises(Refused):
+        list(blind.deleting())
+    assert blind.server.deletes == []

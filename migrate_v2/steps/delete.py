@@ -196,7 +196,7 @@ def _as_proved(deleter: Deleter, proofs: Sequence[Proof]) -> None:
             )
 
 
-def _in_order(store: Store, site: Site, rules: Rules, most_bytes: int | None) -> Iterator[Sequence[Row]]:
+def _in_order(store: Store, site: Site, rules: Rules, most_bytes: int | None = None) -> Iterator[Sequence[Row]]:
     """The versions that go, batch by batch: current ones after all others, so that no older version becomes current.
 
     That holds wherever the deletion stops, and within one DeleteObjects too, which promises no order. A current version

@@ -29,7 +29,9 @@
             edges.wire                          plain HTTP, for what is small
             edges.crt                           the AWS Common Runtime, in processes of its own
             deletion                            what confirm-delete would do, and the token of exactly that
-    steps   steps.settle steps.scan steps.restore steps.batch steps.place steps.sync steps.pull steps.fetch
+    steps   anchor                              whether destination and state file know of the same deletions
+            layout                              where the local copy of a version goes
+            steps.settle steps.scan steps.restore steps.batch steps.adopt steps.place steps.sync steps.pull steps.fetch
             steps.verify steps.describe steps.manifest steps.audit steps.hold steps.delete steps.status
             steps.policy steps.errors steps.upgrade steps.diagnose steps.preflight steps.plan
     roof    pipeline                            the order of the steps; the only place that moves a phase

@@ -577,6 +577,7 @@ def _plan_lines(plan: Plan) -> list[tuple[str, str]]:
         ("keep", _figures(plan.stays) + f", {plan.kept - plan.stays[0]:,} delete markers"),
         *(("because", f"{count:,}: {reason}") for reason, count in reasons[:_REASONS]),
         *([("because", f"{more:,}: {deletion.OTHER_REASONS}")] if more else []),
+        *([("hard links", f"{_figures(plan.linked)} in files of their own (adopt = copy)")] if plan.linked[0] else []),
         ("deleted before", _figures(plan.deleted)),
         *([("older versions", "a deletion may make one current")] if plan.rules.allow_older_current else []),
         ("token", plan.token),
@@ -629,6 +630,7 @@ def _show_plan(plan: Plan, tools: Tools, report: Report, as_json: bool) -> None:
                         ("listed", plan.listed),
                         ("kept", plan.stays),
                         ("deleted", plan.deleted),
+                        ("linked", plan.linked),
                     )
                 },
             }

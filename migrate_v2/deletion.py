@@ -49,6 +49,7 @@ class Plan:
     By objects and by bytes, listed = what is to be deleted + `stays` + `deleted`. `kept` counts delete markers too.
     `resumes` is the token that was asked for, if this plan is what is left of the one that had it. `mount` is what the
     copies lie on.
+    `linked` are copies that are hard links, with the bytes that files of their own need.
     """
 
     site: Site
@@ -63,6 +64,7 @@ class Plan:
     listed: tuple[int, int]
     stays: tuple[int, int]
     deleted: tuple[int, int]
+    linked: tuple[int, int]
     early: Mapping[str, Early]
     uploads: int
     trust: timedelta | None
@@ -234,6 +236,7 @@ def plan(
         listed=listed,
         stays=(staying, staying_size),
         deleted=deleted,
+        linked=store.linked_amount(site.bucket),
         early=early,
         uploads=aborted,
         trust=trust,

@@ -33,6 +33,7 @@ class Cause(StrEnum):
     VERSIONS_STAY = "versions_stay"  # a delete marker of a key that has a version which stays
     TAGS_CHANGED = "tags_changed"  # its tags changed while its deletion was prepared
     UPLOAD_RECENT = "upload_recent"  # a multipart upload that began a short time ago
+    LINKED = "linked"  # its local copy shares the inode of a file of the operator's
     OTHER = "other"
 
 

@@ -70,6 +70,14 @@ class Place(StrEnum):
     SIDE = "side"  # <base>/.migrate-v2/<bucket>/objects/<escaped>
 
 
+class Adopt(StrEnum):
+    """How a local copy of an older toolkit that lies elsewhere comes to its place."""
+
+    REFLINK = "reflink"  # a reflink; where the file system has none, a hard link, which is marked
+    COPY = "copy"
+    MOVE = "move"  # renamed; copied from another file system
+
+
 @dataclass(frozen=True, slots=True)
 class ObjectVersion:
     """One version of one object as S3 lists it. ETag without quotes; last_modified in UTC; size in bytes."""
@@ -106,6 +114,7 @@ class FileIdentity:
     size: int
     mtime_ns: int
     ctime_ns: int
+    links: int = field(default=1, compare=False)  # names of the inode; not part of the identity
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +168,7 @@ class Row:
     asked: Asked | None = None
     cause: Cause | None = None
     hold_cause: Cause | None = None
+    linked: str = ""  # the file outside the bucket's folder that the copy shares its inode with, if any
 
     @property
     def key(self) -> str:
@@ -320,6 +330,10 @@ OLDER_VERSION_STAYS = Kept(
     Cause.OLDER_VERSION_STAYS, "an older version of this key stays, and deleting this one could make that one current"
 )
 VERSIONS_STAY = Kept(Cause.VERSIONS_STAY, "a delete marker above versions that stay")
+LINKED = Kept(
+    Cause.LINKED,
+    "its local copy is a hard link to another file; the setting adopt (copy or move) gives it a file of its own",
+)
 MFA_DELETE = Kept(Cause.MFA_DELETE, "MFA delete is on for this bucket")
 NULL_MARKER = Kept(
     Cause.NULL_ID, "a null delete marker while versioning is not enabled: its id may be reused at any time"
@@ -336,6 +350,7 @@ def why_kept(row: Row, site: Site, rules: Rules) -> Kept | None:
     any other| any     | any      | any                                                  | it is not verified
     verified | match   | weak     | any                                                  | the evidence is too weak
     verified | match   | unsealed | any                                                  | the record of it is damaged
+    verified | match   | strong   | any, the copy is marked as a hard link               | the hard link
     verified | match   | strong   | any, MFA delete on                                   | MFA delete
     verified | match   | strong   | not current, the setting noncurrent is keep          | the setting
     verified | match   | strong   | any, S3 holds it                                     | the lock, the hold, the replication
@@ -353,6 +368,8 @@ def why_kept(row: Row, site: Site, rules: Rules) -> Kept | None:
             Cause.DAMAGED_RECORD,
             "not proved: its record in the state file is damaged, or was sealed with another key",
         )
+    if row.linked:
+        return LINKED
     if site.mfa_delete:
         return MFA_DELETE
     if rules.keep_noncurrent and not row.version.is_latest:

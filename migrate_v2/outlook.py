@@ -98,6 +98,7 @@ def planned(names: list[str] | None, tools: Tools, book: PriceBook, wish: Wish) 
     parts: list[OfBucket] = []
     found: list[InTheWay] = []
     ends = asking.now.date()
+    linked, linked_bytes = 0, 0
     for bucket in _to_plan(names, tools, quick=wish.quick):
         settings, unasked = None, ""
         try:
@@ -116,6 +117,8 @@ def planned(names: list[str] | None, tools: Tools, book: PriceBook, wish: Wish) 
         else:
             census, sample = plan_step.count(held_row(bucket, tools), tools.store, way, asking)
             configured = bool(tools.settings.local_base_path) and _configured(bucket, tools)
+            objects, size = tools.store.linked_amount(bucket)
+            linked, linked_bytes = linked + objects, linked_bytes + size
         if settings is not None and census.uploads != 0:
             census.upload_bytes = tools.s3.upload_bytes(bucket)
         classes = [*census.to_restore, *census.restoring]
@@ -126,7 +129,7 @@ def planned(names: list[str] | None, tools: Tools, book: PriceBook, wish: Wish) 
                     census.heads[name] += (looks - 1) * amount.objects
         parts.append(plan_step.of_bucket(census, way, asking, configured=configured, scanned=not wish.quick, ends=ends))
         found += obstacles(plan_step.known(census, sample, settings, unasked, tools.s3))
-    return plan_step.forecast(parts, found, book, asking)
+    return plan_step.forecast(parts, found, book, asking, linked=(linked, linked_bytes))
 
 
 def refresh_prices(names: list[str] | None, tools: Tools, cache: Path, *, quick: bool) -> list[str]:

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from migrate_v2 import __version__, conveyor, deletion, keys, policy, prices, tuning
+from migrate_v2.anchor import same_history
 from migrate_v2.durability import about as about_durability
 from migrate_v2.durability import holds_state_file
 from migrate_v2.edges import awscli
@@ -35,6 +36,7 @@ from migrate_v2.errors import BadUsage, Differs, Failure, NotFinished, Refused
 from migrate_v2.events import Ended, Event, Failed, Found, Noted, PhaseEarned, Waiting, Warned
 from migrate_v2.keys import show
 from migrate_v2.model import (
+    Adopt,
     FileState,
     Phase,
     Row,
@@ -48,6 +50,7 @@ from migrate_v2.model import (
 from migrate_v2.ownfiles import must_be_outside, must_not_be_state
 from migrate_v2.settings import Settings, bandwidth_at
 from migrate_v2.shards import Sizes
+from migrate_v2.steps import adopt as adopt_step
 from migrate_v2.steps import audit as audit_step
 from migrate_v2.steps import batch as batch_step
 from migrate_v2.steps import delete as delete_step
@@ -58,7 +61,7 @@ from migrate_v2.steps import policy as policy_step
 from migrate_v2.steps import restore as restore_step
 from migrate_v2.steps.fetch import LARGE, fetch
 from migrate_v2.steps.hold import hold
-from migrate_v2.steps.place import adopt, choose, finish_moves, place, same_history
+from migrate_v2.steps.place import choose, finish_moves, place
 from migrate_v2.steps.preflight import preflight
 from migrate_v2.steps.pull import pull
 from migrate_v2.steps.scan import must_be_as_listed, scan
@@ -626,14 +629,38 @@ def _ensure_scanned(bucket: str, tools: Tools, *, rescan: bool = False, destinat
         yield from _scan(bucket, tools)
     choose(bucket, tools.store, noncurrent=tools.settings.noncurrent)
     if destination:
-        if tools.store.may_adopt(bucket):
-            before = tools.store.recall("upgraded_from")
-            roots = [Path.cwd(), *([Path(json.loads(before)["path"]).parent] if before else []), tools.disk.base]
-            rows = tools.settings.db_batch_commit_size
-            yield from adopt(bucket, tools.store, tools.disk, roots, rows_per_commit=rows)
+        yield from _adopt(bucket, tools)
         yield from _advance(bucket, tools)
     else:  # the manifest waits for a command that knows where the data is
         tools.store.set_phase(bucket, phase_of(tools.store.counts(bucket)))
+
+
+def _adopt(bucket: str, tools: Tools) -> Events:
+    """Takes over what an older toolkit left, and gives hard links of earlier runs files of their own."""
+    how = Adopt(tools.settings.adopt)
+    if tools.store.may_adopt(bucket):
+        yield from adopt_step.adopt(
+            bucket,
+            tools.store,
+            tools.disk,
+            _adopt_roots(tools),
+            relative_to=_unless_all(Path.cwd()),
+            how=how,
+            rows_per_commit=tools.settings.db_batch_commit_size,
+        )
+    yield from adopt_step.separate(bucket, tools.store, tools.disk, _adopt_roots(tools), how=how, said=tools.said)
+
+
+def _adopt_roots(tools: Tools) -> list[Path]:
+    """Where files that an older toolkit recorded may be opened: beside its state file, and where the operator says."""
+    before = tools.store.recall("upgraded_from")
+    beside = _unless_all(Path(json.loads(before)["path"]).parent) if before else None
+    return [*filter(None, [beside]), *tools.settings.adopt_roots]
+
+
+def _unless_all(folder: Path) -> Path | None:
+    """The root of all files has to be named by the operator: anything is below it."""
+    return None if folder == Path(folder.anchor) else folder
 
 
 def scan_bucket(bucket: str, tools: Tools, *, rescan: bool = False) -> Events:
@@ -826,7 +853,8 @@ def upgrade_file(given: str | None, settings: Settings) -> Events:
     target = settings.state_db_path
     source = Path(given).absolute() if given is not None else target
     with Lock(target.with_name(target.name + ".run") / ".upgrade" / "lock", f"state file {target}"):
-        yield from upgrade(source, target, rows_per_commit=10 * settings.db_batch_commit_size)
+        roots = [*filter(None, [_unless_all(source.parent), settings.local_base_path]), *settings.adopt_roots]
+        yield from upgrade(source, target, roots=roots, rows_per_commit=10 * settings.db_batch_commit_size)
 
 
 def audit(names: list[str] | None, settings: Settings, codes: list[int]) -> Events:

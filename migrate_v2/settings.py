@@ -400,6 +400,25 @@ class Settings(BaseSettings):
             cli="fetch: fetched by the program itself and proved like current ones; keep: left in S3, counted as kept",
         ),
     ] = "fetch"
+    adopt: Annotated[
+        Literal["reflink", "copy", "move"],
+        BeforeValidator(_one_of("reflink", "copy", "move")),
+        About(
+            "how local copies of an older toolkit that lie elsewhere come to their place",
+            allowed="reflink, copy or move",
+            cli="reflink: sharing blocks where the file system can, else as hard links, whose objects confirm-delete keeps;"
+            " copy: as files of their own, hard links of earlier runs too; move: by renaming the old files",
+        ),
+    ] = "reflink"
+    adopt_roots: Annotated[
+        tuple[Path, ...],
+        About(
+            "folders below which absolute paths recorded by an older toolkit may be opened",
+            allowed="folders (a list in TOML, separated by : in the environment)",
+            cli="beside the destination and the folder of the older state file, where they always may be",
+            default="(none)",
+        ),
+    ] = ()
     metadata: Annotated[
         Literal["none", "head", "full"],
         BeforeValidator(_one_of("none", "head", "full")),
@@ -513,13 +532,25 @@ def rows(settings: Settings) -> Iterable[SettingRow]:
         value = getattr(settings, setting.name)
         yield SettingRow(
             setting.name,
-            value.text if isinstance(value, Bandwidth) else str(value) if isinstance(value, Path) else value,
+            _plain(value),
             _text(value.text if isinstance(value, Bandwidth) else value, setting.size) or setting.default,
             settings.origin(setting.name),
             setting.cli,
             setting.native,
             setting.description,
         )
+
+
+def _plain(value: Any) -> str | int | float | bool | tuple[str, ...] | None:
+    match value:
+        case Bandwidth():
+            return value.text
+        case Path():
+            return str(value)
+        case tuple():
+            return tuple(map(str, value))
+    plain: str | int | float | bool | None = value
+    return plain
 
 
 def load(flags: Mapping[str, str | None], config: str | None, environ: Mapping[str, str], cwd: Path) -> Settings:
@@ -552,6 +583,12 @@ def load(flags: Mapping[str, str | None], config: str | None, environ: Mapping[s
     for name in PATHS:
         try:
             fit[name] = _placed(values.get(name, Settings.model_fields[name].default), environ, cwd)
+        except ValueError as error:
+            wrong[name] = _wrong(name, values[name], origins[name], str(error))
+            del fit[name]
+    for name in PATH_LISTS:
+        try:
+            fit[name] = _all_placed(values.get(name, ()), environ, cwd)
         except ValueError as error:
             wrong[name] = _wrong(name, values[name], origins[name], str(error))
             del fit[name]
@@ -773,6 +810,14 @@ def _placed(value: object, environ: Mapping[str, str], cwd: Path) -> Path | None
     return None if value is None else _absolute(value, environ, cwd)
 
 
+def _all_placed(value: object, environ: Mapping[str, str], cwd: Path) -> tuple[Path, ...]:
+    if isinstance(value, str):
+        value = [part for part in value.split(os.pathsep) if part]
+    if not isinstance(value, list | tuple) or not all(isinstance(part, str) for part in value):
+        raise ValueError
+    return tuple(dict.fromkeys(_absolute(part, environ, cwd) for part in value))
+
+
 def _absolute(text: str, environ: Mapping[str, str], cwd: Path) -> Path:
     if not text.strip() or "\0" in text:
         raise ValueError
@@ -797,7 +842,7 @@ def _text(value: object, size: bool) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
-        return ",".join(value)
+        return ",".join(show(str(one)) for one in value)
     if isinstance(value, int) and size:
         unit, factor = next((u, f) for u, f in reversed(UNITS.items()) if value % f == 0)
         return f"{value // factor}{unit and unit + 'iB'}"
@@ -826,3 +871,4 @@ def _setting(name: str) -> Setting:
 TABLE = tuple(_setting(name) for name in Settings.model_fields)
 SETTING = {setting.name: setting for setting in TABLE}
 PATHS = tuple(name for name, field in Settings.model_fields.items() if field.annotation in (Path, Path | None))
+PATH_LISTS = tuple(name for name, field in Settings.model_fields.items() if field.annotation == tuple[Path, ...])

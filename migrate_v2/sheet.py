@@ -151,6 +151,12 @@ def fact_rows(told: Forecast) -> Iterator[tuple[str, str]]:
             ),
         )
         yield "fits", "; ".join(told.fit.lacks) or "yes"
+    if told.fit.linked[0]:
+        objects, size = told.fit.linked
+        yield (
+            "hard links",
+            f"{objects:,} local copies, which confirm-delete keeps in S3; files of their own (adopt = copy) need {size:,} bytes",
+        )
     if told.fit.memory_lacks:
         yield "memory", told.fit.memory_lacks
     yield "prices", ", ".join(told.book.sources)
@@ -216,6 +222,7 @@ def document(told: Forecast) -> dict[str, Any]:
             "inodes": told.fit.need.inodes,
             "largest": told.fit.need.biggest,
             "state_file_bytes": told.fit.state_rows,
+            "linked": {"objects": told.fit.linked[0], "bytes": told.fit.linked[1]},
             "destination": None
             if told.fit.room is None
             else {

@@ -55,6 +55,8 @@ NAMES = [
     "use_threads",
     "aws_path",
     "noncurrent",
+    "adopt",
+    "adopt_roots",
     "metadata",
     "max_bandwidth",
     "expected_bucket_owner",
@@ -331,6 +333,8 @@ TAKEN = [
     ("use_threads", "TRUE", True),
     ("use_threads", "off", False),
     ("noncurrent", "Keep", "keep"),
+    ("adopt", "Move", "move"),
+    ("adopt_roots", "/a:/b::/a", (Path("/a"), Path("/b"))),
     ("metadata", "FULL", "full"),
     ("expected_bucket_owner", "012345678901", "012345678901"),
     ("notify_command", "mail -s 'done' me", "mail -s 'done' me"),
@@ -361,6 +365,7 @@ REFUSED = [
     ("max_concurrency", ["0", "257"], "from 1 to 256"),
     ("use_threads", ["maybe", "2"], "true or false"),
     ("noncurrent", ["drop"], "fetch or keep"),
+    ("adopt", ["link"], "reflink, copy or move"),
     ("metadata", ["all"], "none, head or full"),
     ("max_bandwidth", ["0", "20Mb/s", "20MB", "fast", "5iB/s", "1023", "9" * 5000], "rate"),
     ("max_bandwidth", ["08:00 5MB/s, 8:00 off"], "08:00 is there twice"),
@@ -386,7 +391,21 @@ def test_a_wrong_value_is_one_line_that_says_what_is_allowed(here: Path, name: s
 
 
 def test_every_setting_but_folders_was_tried_with_a_wrong_value() -> None:
-    assert {name for name, _, _ in REFUSED} == set(NAMES) - {"local_base_path", "state_db_path", "aws_path"}
+    assert {name for name, _, _ in REFUSED} == set(NAMES) - {
+        "local_base_path",
+        "state_db_path",
+        "aws_path",
+        "adopt_roots",
+    }
+
+
+def test_adopt_roots_are_folders_relative_to_the_working_folder(here: Path) -> None:
+    made = from_toml(here, 'adopt_roots = ["old", "/srv/x"]')
+    assert made.adopt_roots == (here / "old", Path("/srv/x"))
+    assert {row.name: row for row in rows(made)}["adopt_roots"].value == (str(here / "old"), "/srv/x")
+    assert "adopt_roots" in refusal({}, None, {"MIGRATE_V2_ADOPT_ROOTS": "~bob/x"}, here)
+    (here / "migrate-v2.toml").write_text("adopt_roots = [1]")
+    assert "adopt_roots" in refusal({}, "migrate-v2.toml", {}, here)
 
 
 @pytest.mark.parametrize(

@@ -181,6 +181,8 @@ if sys.platform == "linux":
     _syscall.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.POINTER(_How), ctypes.c_size_t]
 _HOW_SIZE = ctypes.sizeof(_How)
 _LOOK = _How(_O_PATH | _CAREFULLY, 0, _RESOLVE)
+# A folder below one of the operator's: other mounts are no danger to what is only read.
+_BENEATH = _How(_FOLDER | _CAREFULLY, 0, _RESOLVE & ~0x01)
 
 
 @lru_cache(64)
@@ -260,7 +262,7 @@ def _text(path: bytes) -> str:
 
 
 def _identity(facts: os.stat_result) -> FileIdentity:
-    return FileIdentity(facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
+    return FileIdentity(facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_nlink)
 
 
 def _kind(mode: int) -> str:
@@ -818,7 +820,7 @@ class Disk:
             self._explain(error, path, "look at")
         if not stat.S_ISREG(facts.st_mode):
             raise Obstacle(path, _kind(facts.st_mode), str(self.base))
-        return FileIdentity(facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
+        return _identity(facts)
 
     def is_folder(self, path: str) -> bool:
         try:
@@ -1115,50 +1117,125 @@ class Disk:
             except OSError as error:
                 self._explain(error, above, "save the folder", "folder")
 
-    def take_in(self, source: Path, path: str, size: int, mtime: float) -> bool:
-        """A file from anywhere gets this path too, by a second link, or as a copy where it lies on another file system.
+    # Files of the operator's
 
-        False where `source` is no file of this size, or something else has the path. The source stays where it is.
+    def clone_from(self, source: Source, path: str, mtime: float) -> bool:
+        """Write a reflink of `source` to `path`: a file of its own that shares the blocks until one of them is written.
+
+        False where the file systems cannot do that, or something has the path.
         """
-        try:
-            fd = os.open(source, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | _CAREFULLY)
-        except (OSError, ValueError):
-            return False
-        try:
-            facts = os.fstat(fd)
-            if not stat.S_ISREG(facts.st_mode) or facts.st_size != size:
-                return False
-            there = self.look(path)
-            if there is not None:
-                return (there.device, there.inode) == (facts.st_dev, facts.st_ino)
-            folder, name = self._above(path, make=True, flush=False)
+        with suppress(_NotCloned), self.writing(path, mtime, flush=False) as sink:
             try:
-                os.link(source, name, dst_dir_fd=folder, follow_symlinks=False)
-                linked = os.stat(name, dir_fd=folder, follow_symlinks=False)
-                if (linked.st_dev, linked.st_ino) == (facts.st_dev, facts.st_ino):
-                    self.flush([path])
-                    return True
-                os.unlink(name, dir_fd=folder)
-                return False
+                _clone(sink._fd, source.fd)
             except OSError as error:
-                # Another file system, one without links, or a file of somebody else's (fs.protected_hardlinks).
-                if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.EACCES):
-                    return False
-            finally:
-                os.close(folder)
-            with self.writing(path, mtime, flush=False) as sink:
-                while block := os.read(fd, BLOCK):
-                    sink.write(block)
-            return True
-        except OSError as error:
-            self._explain(error, path, "take in")
-        finally:
-            os.close(fd)
+                if error.errno in _NO_CLONES:
+                    raise _NotCloned from error
+                self._explain(error, path, "write")
+            sink.written = source.identity.size
+        return self.look(path) is not None
 
-    def stamp(self, path: str, mtime: float) -> None:
-        """Gives the file this time, where the system lets it."""
-        with suppress(OSError, Obstacle), self._parent(path) as (folder, name):
-            os.utime(name, (mtime, mtime), dir_fd=folder, follow_symlinks=False)
+    def copy_from(self, source: Source, path: str, mtime: float) -> None:
+        """Write a copy of `source` to `path`, on the disk only after settle(); Changed where it changed meanwhile."""
+        with self.writing(path, mtime, flush=False) as sink:
+            try:
+                os.lseek(source.fd, 0, os.SEEK_SET)
+                while block := os.read(source.fd, BLOCK):
+                    sink.write(block)
+                if _identity(os.fstat(source.fd)) != source.identity:
+                    raise Changed(show(str(source.path)))
+            except OSError as error:
+                self._explain(error, path, "write")
+
+    def link_from(self, source: Source, path: str) -> bool:
+        """Give `source` this path as a second name; its mode and times stay as they are.
+
+        False where that cannot be: another file system, one without hard links, or a file of somebody else's
+        (fs.protected_hardlinks).
+        """
+        folder, name = self._made_above(path)
+        try:
+            os.link(source.name, name, src_dir_fd=source.folder, dst_dir_fd=folder, follow_symlinks=False)
+            if _inode(os.stat(name, dir_fd=folder, follow_symlinks=False)) == _inode(os.fstat(source.fd)):
+                return True
+            os.unlink(name, dir_fd=folder)  # another file was put in the place of `source` just now
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                self._explain(error, path, "link")
+        finally:
+            os.close(folder)
+        return False
+
+    def move_from(self, source: Source, path: str, mtime: float) -> bool:
+        """Rename `source` to `path`, over nothing, and give it the mode and the time of a copy; False on another file system."""
+        folder, name = self._made_above(path)
+        try:
+            _rename_over_nothing(source.folder, source.name, folder, name)
+            if _inode(os.stat(name, dir_fd=folder, follow_symlinks=False)) != _inode(os.fstat(source.fd)):
+                # Another file was put in the place of `source` just now.
+                _rename_over_nothing(folder, name, source.folder, source.name)
+                return False
+            _flush_folder(folder)
+            _flush_folder(source.folder)
+        except OSError as error:
+            if error.errno == errno.EXDEV:
+                return False
+            self._explain(error, path, "move")
+        finally:
+            os.close(folder)
+        self.make_ours(path, mtime)
+        return True
+
+    def separate(self, path: str, mtime: float, sha256: str = "") -> None:
+        """Replace a file that has other names by a copy of it that has none; the others stay as they are.
+
+        Changed where its content is not that of `sha256`, if given, or changes meanwhile: then nothing is replaced.
+        """
+        content = hashlib.sha256()
+        with self.reading(path) as file, self.writing(path, mtime) as sink:
+            for block in file.blocks():
+                content.update(block)
+                sink.write(block)
+            if sha256 and content.hexdigest() != sha256:
+                raise Changed(self._where(path))
+
+    def take_name(self, source: Source, path: str, spare: str, mtime: float) -> bool:
+        """Remove the name `source` of the file at `path`; False where it is not the same file.
+
+        First it is renamed to `spare`: whatever is put under its name at this moment is renamed back, and not removed.
+        """
+        if not self.move_from(source, spare, mtime):
+            return False
+        self.remove_spare(path, spare)
+        self.make_ours(path, mtime)
+        return True
+
+    def remove_spare(self, path: str, spare: str) -> None:
+        """Remove what take_name() left at `spare`, if it is the same file as at `path`."""
+        there, here = self.look(spare), self.look(path)
+        if there is None or here is None or there != here:
+            return
+        try:
+            with self._parent(spare) as (folder, name):
+                os.unlink(name, dir_fd=folder)
+        except OSError as error:
+            self._explain(error, spare, "remove")
+
+    def make_ours(self, path: str, mtime: float) -> None:
+        """Give the file the mode and the time of a copy, where the system lets us and it has no other name."""
+        with suppress(OSError, Obstacle, OverflowError, ValueError), self._parent(path) as (folder, name):
+            if os.stat(name, dir_fd=folder, follow_symlinks=False).st_nlink == 1:
+                os.utime(name, (mtime, mtime), dir_fd=folder, follow_symlinks=False)
+                fd = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | _CAREFULLY, dir_fd=folder)
+                try:
+                    os.fchmod(fd, COPY_MODE)
+                finally:
+                    os.close(fd)
+
+    def _made_above(self, path: str) -> tuple[int, bytes]:
+        try:
+            return self._above(path, make=True)
+        except OSError as error:
+            self._explain(error, path, "write")
 
     def remove_temporary(self, path: str) -> None:
         """Unlinks a regular file that is named like a temporary one of the CLI's or ours, and nothing else.
@@ -1374,6 +1451,87 @@ class Disk:
                     text = f"cannot {verb} {self._where(path)}: no inodes left; the destination can hold no more files"
                     raise DiskError(f"{text}: remove some and run the same command again", errno.ENOSPC) from error
         raise _disk_error(error, verb, self._where(path)) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A regular file of the operator's, open for reading; `folder` is the descriptor of its folder, `name` its name there."""
+
+    path: Path
+    fd: int
+    folder: int
+    name: bytes
+    identity: FileIdentity
+
+
+class Root:
+    """A folder of the operator's, open for reading files below it: no link is followed, and nothing above it is reached.
+
+    Unlike Disk it may be anybody's, and other file systems may be mounted below it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """May raise OSError."""
+        self.path = path
+        self._fd = os.open(path, _FOLDER | os.O_CLOEXEC)
+        self._walks = not _has_openat2(self._fd)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    @contextmanager
+    def opened(self, path: str) -> Iterator[Source | None]:
+        """The regular file at this path below the folder; None where there is none, or a link is on the way."""
+        *above, last = _bytes(path).split(b"/")
+        folder = fd = -1
+        try:
+            with suppress(OSError):
+                folder = self._folder(above)
+                # A look first: even to open a device can do something.
+                if stat.S_ISREG(os.stat(last, dir_fd=folder, follow_symlinks=False).st_mode):
+                    fd = os.open(last, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | _CAREFULLY, dir_fd=folder)
+            facts = os.fstat(fd) if fd >= 0 else None
+            regular = facts is not None and stat.S_ISREG(facts.st_mode)
+            yield Source(self.path / path, fd, folder, last, _identity(facts)) if facts and regular else None
+        finally:
+            for one in (fd, folder):
+                if one >= 0:
+                    os.close(one)
+
+    def _folder(self, names: list[bytes]) -> int:
+        if not names:
+            return os.dup(self._fd)
+        if not self._walks:
+            return _openat2(self._fd, b"/".join(names), _BENEATH)
+        here = os.dup(self._fd)
+        for name in names:
+            above = here
+            try:
+                here = os.open(name, _FOLDER | _CAREFULLY, dir_fd=above)
+            finally:
+                os.close(above)
+        return here
+
+
+class _NotCloned(Exception):
+    pass
+
+
+# ioctl(2) FICLONE (include/uapi/linux/fs.h): _IOW(0x94, 9, int); one number where _IOC_WRITE is 1, others do not reflink.
+_FICLONE = 0x40049409
+_NO_CLONES = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EBADF)
+_NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.EACCES, errno.ENOENT)
+COPY_MODE = 0o600
+
+
+def _clone(fd: int, source: int) -> None:
+    if sys.platform != "linux":
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+    fcntl.ioctl(fd, _FICLONE, source)
+
+
+def _inode(facts: os.stat_result) -> tuple[int, int]:
+    return facts.st_dev, facts.st_ino
 
 
 class Landing:

@@ -94,6 +94,13 @@ def _read(disk: Disk, file: File) -> tuple[tuple[object, ...], tuple[int, ...]] 
             for block in opened.blocks():
                 reading.update(block)
             read, of = reading.finish(), opened.identity
-            return (read.size, read.sha256, read.values), (of.device, of.inode, of.size, of.mtime_ns, of.ctime_ns)
+            return (read.size, read.sha256, read.values), (
+                of.device,
+                of.inode,
+                of.size,
+                of.mtime_ns,
+                of.ctime_ns,
+                of.links,
+            )
     except Exception:  # noqa: BLE001 - the one who asked meets it too, and knows what it means
         return None

@@ -360,6 +360,26 @@ def m004_causes(db: Database) -> None:
     db.execute("""
         CREATE INDEX files_former ON files (bucket, key, version_id) WHERE place = 'plain' AND is_latest = 0
     """)
+    # Copies that are a second name of a file outside the bucket's folder (`source`): who edits that file edits the copy.
+    # By path and not by row: a copy keeps its mark when its row is forgotten, and takes it along when it is renamed.
+    db.execute("""
+        CREATE TABLE linked_copies (
+            bucket TEXT NOT NULL,
+            path TEXT NOT NULL,
+            key TEXT NOT NULL,
+            source TEXT NOT NULL,
+            PRIMARY KEY (bucket, path)
+        ) STRICT, WITHOUT ROWID
+    """)
+    db.execute("""
+        CREATE TRIGGER linked_copy_renamed AFTER UPDATE OF local_path ON files
+        WHEN OLD.place IS NOT NULL AND NEW.local_path IS NOT NULL AND OLD.local_path IS NOT NEW.local_path
+            AND OLD.state IN ('downloaded', 'verified', 'deleted', 'error')
+        BEGIN
+            UPDATE OR REPLACE linked_copies SET path = NEW.local_path
+            WHERE bucket = OLD.bucket AND path = OLD.local_path;
+        END
+    """)
     # Stored counters are kept by cause, too.
     for event in ("insert", "delete", "update"):
         db.execute(f"DROP TRIGGER files_{event}")

@@ -233,6 +233,16 @@ class Description:
     document: str
 
 
+@dataclass(frozen=True, slots=True)
+class LinkedCopy:
+    """A copy that is a hard link: `path` below the destination, `source` the other name. `sha256` is "" where unverified."""
+
+    path: str
+    source: Path
+    sha256: str
+    last_modified: datetime | None  # None: its row was forgotten
+
+
 def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
@@ -289,7 +299,8 @@ _LISTED = (
 _COLUMNS = (
     f"{_LISTED}, state, verdict, reason, place, local_path, sha256, evidence, device, inode, mtime_ns, ctime_ns,"
     " archived, read_run, verified_at, mac, hold,"
-    " restore_requested_at, restore_tier, restore_days, restore_answer, restore_job, cause, hold_cause"
+    " restore_requested_at, restore_tier, restore_days, restore_answer, restore_job, cause, hold_cause,"
+    " (SELECT source FROM linked_copies l WHERE l.bucket = files.bucket AND l.path = files.local_path) AS linked"
 )
 
 
@@ -320,7 +331,7 @@ def _row(r: sqlite3.Row, of: Key) -> Row:
     # By position: sqlite3.Row looks names up one by one, and rows are what all steps are made of.
     version = _version(r[:11])
     state, verdict, reason, place, path, sha256, evidence, device, inode, mtime_ns, ctime_ns, *more = r[11:]
-    archived, read_run, verified_at, mac, hold, asked_at, tier, days, answer, job, cause, hold_cause = more
+    archived, read_run, verified_at, mac, hold, asked_at, tier, days, answer, job, cause, hold_cause, linked = more
     sealed = False
     if state == "verified":
         # What a reading found, and of which object; the path is not in it, the file itself is. In the order of _recorded().
@@ -344,6 +355,7 @@ def _row(r: sqlite3.Row, of: Key) -> Row:
         Asked(datetime.fromisoformat(asked_at), tier or "", days, answer or "", job or "") if asked_at else None,
         Cause(cause) if cause else None,
         Cause(hold_cause) if hold_cause else None,
+        linked or "",
     )
 
 
@@ -826,7 +838,10 @@ class Store:
                 self._remember("current_phase", Phase.SCANNING)
 
     def add_older(self, rows: Iterable[older.OldRow]) -> None:
-        """Rows of which nobody knows the version id; `local_path` is as the old program wrote it, until place is known."""
+        """Rows of which nobody knows the version id.
+
+        `local_path` is set where the older toolkit had a copy: as it wrote it, until the row has a place.
+        """
         moment = now()
         with self._writing():
             self._conn.executemany(
@@ -846,7 +861,7 @@ class Store:
                         Cause.OTHER if r.state is FileState.ERROR else None,
                         int(r.storage_class in ARCHIVED_CLASSES and r.state in _NOT_FETCHED),
                         r.restore_requested_at or None,
-                        (r.local_path or None) if r.state in (FileState.DOWNLOADED, FileState.DELETED) else None,
+                        _old_path(r),
                         r.created_at or moment,
                         r.updated_at or moment,
                     )
@@ -887,27 +902,105 @@ class Store:
         )
 
     def left_to_adopt(self, bucket: str) -> Iterator[Row]:
-        """Rows that an older toolkit had a copy of, whose place nobody has looked for yet."""
-        return self.rows(bucket, "place IS NULL AND +state IN ('downloaded', 'deleted') AND sha256 IS NULL")
+        """Rows that an older toolkit had a copy of, which has no place yet."""
+        return self.rows(
+            bucket,
+            "place IS NULL AND sha256 IS NULL AND local_path IS NOT NULL AND +state IN ('downloaded', 'deleted')",
+        )
 
     def may_adopt(self, bucket: str) -> bool:
         return bool(self.recall(_unadopted(bucket)))
 
     def adopted(self, bucket: str) -> None:
+        """Every copy of the older toolkit was looked for, and none is left that may not be opened."""
         with self._writing():
             self._conn.execute("DELETE FROM migration_metadata WHERE key = ?", (_unadopted(bucket),))
 
     def give_up_copies(self, versions: Iterable[ObjectVersion]) -> None:
-        """There is no copy where the older toolkit said: what S3 has is fetched, what it has deleted is without a copy."""
+        """There is no copy where the older toolkit recorded one.
+
+        S3 has the object: it is fetched. S3 has another one under the key: the row is dropped. S3 has none: the row stays,
+        without a copy.
+        """
         moment = now()
+        gone = f"version_id = '{UNKNOWN_VERSION}' AND state <> 'deleted' AND cause = 'vanished'"
+        archived = f"storage_class IN ({', '.join(map(repr, ARCHIVED_CLASSES))}) AND ifnull(restore_expiry, '') < ?"
         with self._writing():
-            self._conn.executemany(
-                "UPDATE files SET state = CASE WHEN state = 'deleted' THEN state ELSE 'discovered' END, local_path = NULL,"
-                " reason = CASE WHEN state = 'deleted' THEN 'deleted by the older toolkit; no local copy was found' END,"
-                f" archived = state <> 'deleted' AND storage_class IN ({', '.join(map(repr, ARCHIVED_CLASSES))})"
-                " AND ifnull(restore_expiry, '') < ?, updated_at = ? WHERE bucket = ? AND key = ? AND version_id = ?",
-                ((moment, moment, *_identity(version)) for version in versions),
+            for version in versions:
+                named = (moment, *_identity(version))
+                self._conn.execute(
+                    f"DELETE FROM files WHERE bucket = ? AND key = ? AND version_id = ? AND {gone} AND EXISTS (SELECT 1"
+                    " FROM files f WHERE f.bucket = files.bucket AND f.key = files.key AND f.version_id <> files.version_id)",
+                    _identity(version),
+                )
+                self._conn.execute(
+                    "UPDATE files SET state = 'error', verdict = NULL, local_path = NULL, updated_at = ?"
+                    f" WHERE bucket = ? AND key = ? AND version_id = ? AND {gone}",
+                    named,
+                )
+                self._conn.execute(
+                    "UPDATE files SET local_path = NULL, reason = 'deleted by the older toolkit; no local copy was found',"
+                    " updated_at = ? WHERE bucket = ? AND key = ? AND version_id = ? AND state = 'deleted'",
+                    named,
+                )
+                self._conn.execute(
+                    f"UPDATE files SET state = 'discovered', local_path = NULL, reason = NULL, archived = {archived},"
+                    " updated_at = ? WHERE bucket = ? AND key = ? AND version_id = ? AND state = 'downloaded'",
+                    (moment, *named),
+                )
+
+    def current(self, bucket: str, key: str) -> ObjectVersion | None:
+        """The version of this key that S3 listed as the current one."""
+        r = self._conn.execute(
+            f"SELECT {_LISTED} FROM files WHERE bucket = ? AND key = ? AND is_latest AND state <> 'deleted'"
+            f" AND version_id <> '{UNKNOWN_VERSION}' LIMIT 1",
+            (bucket, key),
+        ).fetchone()
+        return _version(r) if r else None
+
+    # -- copies that are hard links to files of the operator's
+
+    def mark_linked(self, version: ObjectVersion, path: str, source: Path) -> None:
+        """To be called before the link is made: a copy that shares its inode is never without the mark."""
+        with self._writing():
+            self._conn.execute(
+                "INSERT OR REPLACE INTO linked_copies VALUES (?, ?, ?, ?)",
+                (version.bucket, path, version.key, os.fsencode(source).decode("utf-8", "replace")),
             )
+
+    def linked_copies(self, bucket: str) -> Iterator[LinkedCopy]:
+        """A page at a time, so that the caller may remove marks while it reads."""
+        path = ""
+        sql = (
+            "SELECT l.path, l.source, ifnull(f.sha256, '') AS sha256, f.last_modified"
+            f" FROM {_LINKED} WHERE l.bucket = ? AND l.path > ? ORDER BY l.path LIMIT {PAGE}"
+        )
+        while True:
+            page = self._conn.execute(sql, (bucket, path)).fetchall()
+            for r in page:
+                yield LinkedCopy(r["path"], Path(r["source"]), r["sha256"], _moment(r["last_modified"]))
+            if len(page) < PAGE:
+                return
+            path = page[-1]["path"]
+
+    def linked_amount(self, bucket: str) -> tuple[int, int]:
+        """How many copies are marked, and the bytes that files of their own would take."""
+        sql = f"SELECT count(*), ifnull(sum(f.size), 0) FROM {_LINKED} WHERE l.bucket = ?"
+        r = self._conn.execute(sql, (bucket,)).fetchone()
+        return int(r[0]), int(r[1])
+
+    def unmark_linked(self, bucket: str, paths: Iterable[str]) -> None:
+        """These copies have an inode of their own now: those of objects that S3 has are to be verified again."""
+        unread = ", ".join(f"{column} = NULL" for column in ("verdict", "reason", "cause", *_READ))
+        with self._writing():
+            for path in paths:
+                self._conn.execute(
+                    f"UPDATE files SET state = 'downloaded', {unread} WHERE bucket = :bucket AND local_path = :path"
+                    " AND key = (SELECT key FROM linked_copies WHERE bucket = :bucket AND path = :path)"
+                    " AND state IN ('downloaded', 'verified')",
+                    {"bucket": bucket, "path": path},
+                )
+                self._conn.execute("DELETE FROM linked_copies WHERE bucket = ? AND path = ?", (bucket, path))
 
     # -- rows
 
@@ -1872,6 +1965,7 @@ class Store:
             self._conn.execute("PRAGMA snapshot.locking_mode = EXCLUSIVE")
             with self._writing():
                 for table in (
+                    "linked_copies",
                     *("bucket_status", "files", "metadata", "delete_markers", "uploads", "ledger"),
                     *("restores", "batch_jobs"),
                 ):
@@ -1955,6 +2049,11 @@ _REPORTED = {
     "ObjectAlreadyInActiveTierError": "active",
     "InvalidObjectState": "active",
 }
+# The rows of marked copies; a mark whose row was forgotten has none.
+_LINKED = (
+    "linked_copies l LEFT JOIN files f ON f.bucket = l.bucket AND f.key = l.key AND f.local_path = l.path"
+    " AND f.place IS NOT NULL"
+)
 _ON_THE_WAY = "('glacier_restore_requested', 'glacier_restoring')"
 _TO_COME = "('discovered', 'glacier_restore_requested', 'glacier_restoring', 'downloading')"
 # A copy that was proved, of a version that S3 does not hold any more; renamed rows ("null+deleted-...") are of these.
@@ -1994,6 +2093,13 @@ _UNDESCRIBED = "described = ? AND state IN ('downloaded', 'verified')"
 
 def _shallower(full: bool) -> tuple[str, ...]:
     return ("", "head") if full else ("",)
+
+
+def _old_path(row: older.OldRow) -> str | None:
+    """Where the older toolkit had its copy; where it recorded no path, the usual one; None where it had no copy."""
+    if row.state not in (FileState.DOWNLOADED, FileState.DELETED):
+        return None
+    return row.local_path or f"{row.bucket}/{row.key.lstrip('/')}"
 
 
 def _behind(folder: str) -> str:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 
 from migrate_v2 import keys
 from migrate_v2.edges.disk import Disk, Obstacle
@@ -15,7 +12,8 @@ from migrate_v2.edges.store import Copy, Moved, Store
 from migrate_v2.errors import Refused
 from migrate_v2.events import Event, Noted
 from migrate_v2.flow import batched
-from migrate_v2.model import NONCURRENT, FileState, ObjectVersion, Place, Row
+from migrate_v2.layout import claim, path_room, place_of, side_place
+from migrate_v2.model import NONCURRENT, FileState, Place, Row
 
 
 def choose(bucket: str, store: Store, *, noncurrent: str) -> None:
@@ -27,17 +25,17 @@ def choose(bucket: str, store: Store, *, noncurrent: str) -> None:
 
 def place(bucket: str, store: Store, disk: Disk, *, rows_per_commit: int) -> Iterator[Event]:
     """Decides for each row without a place; Refused where the destination is not the one that the rows know."""
-    _claim(bucket, store, disk)
+    claim(bucket, store, disk)
     yield from finish_moves(bucket, store, disk)
     yield from _move_former(bucket, store, disk, rows_per_commit)
     system = disk.filesystem()
     folds = system.folds_case or system.normalises
     if folds:
         _fold(bucket, store, system, rows_per_commit)
-    room = _room(bucket, disk, system)
+    room = path_room(bucket, disk, system)
     aside = 0
     for versions in batched(store.without_place(bucket), rows_per_commit):
-        places = [_place(version, store, system, room, folds) for version in versions]
+        places = [place_of(version, store, system, room, folds) for version in versions]
         aside += sum(where is Place.SIDE for _, where, _, _ in places)
         store.give_places(places)
     settled = store.holds_only_copies(bucket) or any(
@@ -45,45 +43,9 @@ def place(bucket: str, store: Store, disk: Disk, *, rows_per_commit: int) -> Ite
     )
     for rows in batched(_yielding(bucket, store, system, folds, settled), rows_per_commit):
         aside += len(rows)
-        store.give_places([_aside(row.version, store) for row in rows])
+        store.give_places([side_place(row.version, store) for row in rows])
     if aside:
         yield Noted(bucket, f"{aside:,} versions go to {keys.SIDE}/{bucket}/: old ones, and keys that no path can hold")
-
-
-def adopt(bucket: str, store: Store, disk: Disk, roots: Sequence[Path], *, rows_per_commit: int) -> Iterator[Event]:
-    """Copies that an older toolkit made get their place, where a file of the object's size is; nothing is believed of them.
-
-    At `<base>/<bucket>/<key>`, or where the old row says, relative paths below one of `roots`. What lies elsewhere is
-    linked to its place, or copied from another file system; the old file stays. What is not there is fetched again.
-    """
-    _claim(bucket, store, disk)
-    system = disk.filesystem()
-    folds = system.folds_case or system.normalises
-    room = _room(bucket, disk, system)
-    found = size = lost = 0
-    for rows in batched(store.left_to_adopt(bucket), rows_per_commit):
-        gone = []
-        for row in rows:  # one by one: on a file system that folds, the next row may be the twin of this one
-            place = _place(row.version, store, system, room, folds)
-            if _takes(row, place, store, disk, roots):
-                store.give_places([place])
-                found += 1
-                size += row.version.size
-            else:
-                gone.append(row.version)
-                lost += row.state is not FileState.DELETED
-        disk.settle()
-        store.give_up_copies(gone)
-    store.adopted(bucket)
-    if found:
-        yield Noted(
-            bucket, f"{found:,} local copies of the older toolkit are adopted ({size:,} bytes); verify reads them"
-        )
-    if lost:
-        yield Noted(
-            bucket,
-            f"{lost:,} local copies of the older toolkit are not there, or not of the object's size: fetched again",
-        )
 
 
 def finish_moves(bucket: str, store: Store, disk: Disk) -> Iterator[Event]:
@@ -97,7 +59,7 @@ def _move_former(bucket: str, store: Store, disk: Disk, rows_per_commit: int) ->
     for rows in batched(store.to_move(bucket), rows_per_commit):
         moves = []
         for row in rows:
-            _, _, path, _ = _aside(row.version, store)
+            _, _, path, _ = side_place(row.version, store)
             # Where something is in the way the copy stays, and the current version gets a side path.
             with suppress(Obstacle):
                 disk.quarantine(path, bucket)  # no row claims it
@@ -149,64 +111,6 @@ def _renamed(row: Row, path: str, disk: Disk) -> Moved:
     return Moved(version, path, Copy.SAME, after.ctime_ns) if same else Moved(version, path, Copy.OTHER)
 
 
-def _takes(
-    row: Row,
-    place: tuple[ObjectVersion, Place, str, str | None],
-    store: Store,
-    disk: Disk,
-    roots: Sequence[Path],
-) -> bool:
-    version, where, path, fold = place
-    if where is Place.FOLDER:
-        return disk.is_folder(path)
-    if fold is not None and store.buried(version.bucket, True, [fold]):
-        return False  # its twin has the file
-    mtime = version.last_modified.timestamp()
-    with suppress(Obstacle):
-        there = disk.look(path)
-        if there is None or there.size != version.size:
-            usual = Path(version.bucket) / version.key.lstrip("/")
-            sources = [root / (row.path or usual) for root in roots] if row.path else []
-            sources.append(disk.base / usual)
-            if not any(disk.take_in(source, path, version.size, mtime) for source in sources):
-                return False
-        if row.state is not FileState.DELETED:
-            # The older one left the time of the download, and the CLI would fetch what is not of S3's time.
-            disk.stamp(path, mtime)
-        return True
-    return False
-
-
-def _claim(bucket: str, store: Store, disk: Disk) -> None:
-    held = store.bucket(bucket)
-    assert held is not None
-    store.set_base(bucket, disk.claim(held.base_id or None))
-    same_history(bucket, store, disk)
-
-
-def _room(bucket: str, disk: Disk, system: keys.FileSystem) -> int:
-    return system.path_max - len(os.fsencode(disk.base)) - len(bucket) - 2
-
-
-def same_history(bucket: str, store: Store, disk: Disk) -> None:
-    """Refused: a folder with the only copies of deleted objects, and a state file that does not know of them all."""
-    mark = disk.read_text(keys.only_copies_mark(bucket))
-    if mark is None:
-        return
-    try:
-        told = json.loads(mark)
-        ours = told["state_id"] == store.identity() and store.ledger.holds(bucket, told["entry"], told["hash"])
-        theirs = str(told["state_file"])
-    except (ValueError, TypeError, KeyError):
-        ours, theirs = False, "unknown"
-    if not ours:
-        raise Refused(
-            f"{keys.show(str(disk.base))} holds the only copies of objects that were deleted from {bucket}, and this state"
-            f" file does not know of all of them; use the one that deleted them ({keys.show(theirs)}), or"
-            " another --dest"
-        )
-
-
 def _fold(bucket: str, store: Store, system: keys.FileSystem, rows_per_commit: int) -> None:
     """On a file system that folds, every plain path is compared by its fold, also if it was given out on another one."""
     for rows in batched(store.without_fold(bucket), rows_per_commit):
@@ -214,27 +118,6 @@ def _fold(bucket: str, store: Store, system: keys.FileSystem, rows_per_commit: i
     twins = [name for name in store.buckets() if name != bucket and name.casefold() == bucket.casefold()]
     if twins:
         raise Refused(f"{bucket} and {twins[0]} would share a folder on this file system; give one another --dest")
-
-
-def _place(
-    version: ObjectVersion, store: Store, system: keys.FileSystem, room: int, folds: bool
-) -> tuple[ObjectVersion, Place, str, str | None]:
-    if not version.is_latest:
-        return _aside(version, store)
-    where, _ = keys.place(version.key, version.size, system, room)
-    if where is Place.SIDE:
-        return _aside(version, store)
-    path = keys.plain_path(version.bucket, version.key)
-    return version, where, path, keys.fold(version.key, system) if folds else None
-
-
-def _aside(version: ObjectVersion, store: Store) -> tuple[ObjectVersion, Place, str, str | None]:
-    path = keys.side_path(version.bucket, version.key, version.version_id)
-    again = 1
-    while store.taken(version, path):  # by the only copy of a deleted object that had this key and id before
-        again += 1
-        path = keys.side_path(version.bucket, version.key, f"{version.version_id}+{again}")
-    return version, Place.SIDE, path, None
 
 
 def _yielding(bucket: str, store: Store, system: keys.FileSystem, folds: bool, settled: bool) -> Iterator[Row]:

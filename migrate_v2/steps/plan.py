@@ -83,6 +83,7 @@ class Fit:
     lacks: tuple[str, ...]
     memory_lacks: str
     state_rows: int
+    linked: tuple[int, int] = (0, 0)  # copies that are hard links, and the bytes that files of their own need
 
 
 @dataclass(frozen=True, slots=True)
@@ -395,6 +396,7 @@ def forecast(
     book: PriceBook,
     asking: Asking,
     notes: Sequence[str] = (),
+    linked: tuple[int, int] = (0, 0),
 ) -> Forecast:
     classes = sorted({name for b in buckets for name in (*b.census.to_restore, *b.census.restoring)})
     at_hand, archived, verify = load_of(buckets)
@@ -433,7 +435,7 @@ def forecast(
         tuple(tiers),
         line,
         deadline,
-        fit(buckets, asking),
+        replace(fit(buckets, asking), linked=linked),
         (*found, *_expiring(line, asking)),
         (*notes, *book.notes, *_assumptions(asking, buckets, months)),
         book,

@@ -7,10 +7,10 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from migrate_v2.edges import older
 from migrate_v2.edges.ledger import Key
@@ -18,7 +18,7 @@ from migrate_v2.edges.older import Amount, Older
 from migrate_v2.edges.s3 import check_bucket_name
 from migrate_v2.edges.store import Store
 from migrate_v2.errors import BadUsage, Failure, Refused
-from migrate_v2.events import Ended, Event, Noted, Progress, Started
+from migrate_v2.events import Ended, Event, Noted, Progress, Started, Warned
 from migrate_v2.flow import batched
 from migrate_v2.keys import show
 from migrate_v2.model import FileState
@@ -26,8 +26,10 @@ from migrate_v2.model import FileState
 _ITS_FILES = ("", "-wal", "-shm", "-journal", ".key")
 
 
-def upgrade(source: Path, target: Path, *, rows_per_commit: int) -> Iterator[Event]:
+def upgrade(source: Path, target: Path, *, roots: Sequence[Path] = (), rows_per_commit: int) -> Iterator[Event]:
     """Makes `target` of `source`; interrupted at any moment, `target` is what it was. The caller holds a lock.
+
+    Warns of recorded copies that are outside of `roots`: `migrate` will not open them.
 
     target is ...                    | source is ...      | then
     ---------------------------------|--------------------|--------------------------------------------
@@ -82,7 +84,7 @@ def upgrade(source: Path, target: Path, *, rows_per_commit: int) -> Iterator[Eve
     scratch = target.with_name(target.name + ".run") / ".upgrade"
     try:
         with Older.open(source, scratch) as old:
-            yield from _fill(old, fresh, target, rows_per_commit)
+            yield from _fill(old, fresh, target, roots, rows_per_commit)
             old.must_be_unchanged()
         _flush(fresh)
         _name_key(fresh, target)
@@ -100,7 +102,7 @@ def upgrade(source: Path, target: Path, *, rows_per_commit: int) -> Iterator[Eve
     )
 
 
-def _fill(old: Older, fresh: Path, target: Path, rows_per_commit: int) -> Iterator[Event]:
+def _fill(old: Older, fresh: Path, target: Path, roots: Sequence[Path], rows_per_commit: int) -> Iterator[Event]:
     expected = old.amounts()
     buckets = old.buckets()
     try:
@@ -112,11 +114,17 @@ def _fill(old: Older, fresh: Path, target: Path, rows_per_commit: int) -> Iterat
     size = sum(count for _, count in expected.values())
     began = time.monotonic()
     yield Started("", "upgrade", objects, size)
-    done = done_bytes = 0
+    done = done_bytes = outside = 0
+    above = ""
     with Store.open(fresh, Key.beside(target) if _key_of(target).exists() else None) as store:
         store.begin_older(buckets, old.metadata().items())
         for rows in batched(old.rows(), rows_per_commit):
             store.add_older(rows)
+            for row in rows:
+                if row.state in (FileState.DOWNLOADED, FileState.DELETED) and _is_outside(row.local_path, roots):
+                    folder = str(PurePosixPath(row.local_path).parent)
+                    above = os.path.commonpath([above, folder]) if outside else folder
+                    outside += 1
             done += len(rows)
             done_bytes += sum(row.size for row in rows)
             yield Progress("", "upgrade", done, done_bytes, objects, size)
@@ -127,7 +135,19 @@ def _fill(old: Older, fresh: Path, target: Path, rows_per_commit: int) -> Iterat
     for (_, state), (count, _) in expected.items():
         states[state] += count
     told = ", ".join(f"{count:,} {state.value}" for state, count in sorted(states.items()))
+    if outside:
+        yield Warned(
+            "",
+            f"{outside:,} local copies were recorded outside of the destination and of the old state file's folder, below"
+            f" {show(above)}: `migrate` does not open them and fetches the objects again, unless the setting adopt_roots"
+            " names their folder",
+        )
     yield Noted("", f"{len(buckets):,} buckets; what was verified counts as downloaded now: {told or 'no objects'}")
+
+
+def _is_outside(path: str, roots: Sequence[Path]) -> bool:
+    pure = PurePosixPath(path)
+    return pure.is_absolute() and (".." in pure.parts or not any(pure.is_relative_to(root) for root in roots))
 
 
 def _must_add_up(expected: Mapping[tuple[str, FileState], Amount], store: Store) -> None:

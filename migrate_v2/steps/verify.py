@@ -84,7 +84,7 @@ def verify(
     began = time.monotonic()
     yield Started(bucket, verb, total_objects, total_bytes)
     meter = Meter()
-    objects = unanswered = in_a_row = 0
+    objects = unanswered = in_a_row = shared = 0
     wrong, first_wrong = 0, WrongVersion("")
 
     aside = Readers(disk, readers) if readers and not refetch and total_objects >= WORTH_READERS else None
@@ -137,6 +137,7 @@ def verify(
                         commit()
                         raise found
                     continue
+                shared += found.identity is not None and found.identity.links > 1 and not row.linked
                 entry = _conclusion(row, found, disk)
                 evidence.append(entry)
                 paths.append(row.path)
@@ -155,6 +156,12 @@ def verify(
         yield Warned(bucket, WrongVersion.summary(wrong, first_wrong))
     if unanswered:
         yield Warned(bucket, f"S3 gave no proper answer for {unanswered:,} objects; the next run asks again")
+    if shared:
+        yield Warned(
+            bucket,
+            f"{shared:,} local copies have other names too (hard links that this program did not make, such as those of"
+            " cp -al): who edits such a file in place changes the copy",
+        )
     yield Ended(bucket, verb, objects, meter.bytes, time.monotonic() - began)
     return unanswered + wrong
 

@@ -17,9 +17,9 @@ from migrate_v2.deletion import plan
 from migrate_v2.edges.store import UNKNOWN_VERSION, Store
 from migrate_v2.errors import Failure, Refused
 from migrate_v2.events import Ended, Event, Noted, Progress, Started
-from migrate_v2.model import VANISHED, FileState, Place, Verdict
+from migrate_v2.model import VANISHED, Adopt, FileState, Place, Verdict
 from migrate_v2.steps import restore as restore_step
-from migrate_v2.steps.place import adopt
+from migrate_v2.steps.adopt import adopt
 from migrate_v2.steps.upgrade import upgrade
 from tests.fakes.oldfiles import KINDS, old_file
 from tests.steps.conftest import Job, assert_tallies, found
@@ -194,6 +194,8 @@ class Old:
         self.folder = tmp_path
         self.rows: list[dict[str, object]] = []
         self.fetched = 0
+        self.roots = [tmp_path]
+        self.how = Adopt.REFLINK
 
     def put(self, key: str, body: bytes, **how: Any) -> None:
         self.job.server.put("bbb", key, body, **how)
@@ -214,18 +216,24 @@ class Old:
 
     def go(self) -> list[Event]:
         job = self.job
-        job.store.close()
-        run(old_file(self.folder / "old.db", self.rows), self.folder / "upgraded.db")
-        job.store = Store.open(self.folder / "upgraded.db")
+        self.upgrade()
         events = job.scan()
         assert job.store.may_adopt("bbb")
-        events += adopt("bbb", job.store, job.disk, [self.folder, job.disk.base], rows_per_commit=2)
+        events += self.adopt()
         assert not job.store.may_adopt("bbb")
         events += job.place()
         before = job.server.count("GetObject")
         events += job.fetch()
         self.fetched = job.server.count("GetObject") - before
         return events + job.verify_again()
+
+    def upgrade(self) -> None:
+        self.job.store.close()
+        run(old_file(self.folder / "old.db", self.rows), self.folder / "upgraded.db")
+        self.job.store = Store.open(self.folder / "upgraded.db")
+
+    def adopt(self) -> list[Event]:
+        return list(adopt("bbb", self.job.store, self.job.disk, self.roots, how=self.how, rows_per_commit=2))
 
 
 @pytest.fixture

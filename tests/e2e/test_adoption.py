@@ -1,0 +1,85 @@
+"""What an older toolkit left behind is taken over: nothing outside is opened, no inode is shared unseen, no only copy lost."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import query
+from tests.e2e.test_faults import world
+from tests.e2e.world import World, Zygote
+from tests.fakes.oldfiles import old_file
+
+BODY = b"0123456789" * 50
+
+
+class Before:
+    """What an older toolkit recorded, and where it put its copies."""
+
+    def __init__(self, made: World) -> None:
+        self.world = made
+        self.rows: list[dict[str, object]] = []
+
+    def row(self, key: str, body: bytes, path: Path, state: str = "verified") -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(body)
+        row = {"bucket": self.world.bucket, "key": key, "size": len(body), "state": state}
+        self.rows.append({**row, "etag": hashlib.md5(body).hexdigest(), "local_path": str(path)})
+        return path
+
+    def upgrade(self) -> None:
+        old_file(self.world.folder / "old/s3_migration_state.db", self.rows)
+        self.world.done("upgrade-db", str(self.world.folder / "old/s3_migration_state.db"))
+
+    def plan(self) -> dict[str, dict[str, int]]:
+        ran = self.world.done("confirm-delete", "--dry-run", "--json", self.world.bucket)
+        return json.loads(ran.out)  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def before(zygote: Zygote, tmp_path: Path) -> Iterator[Before]:
+    with world(tmp_path, zygote) as made:
+        (tmp_path / "old").mkdir()
+        made.home.mkdir(mode=0o700)
+        yield Before(made)
+
+
+def test_adoption_opens_no_file_outside_of_the_destination(before: Before, tmp_path: Path) -> None:
+    made = before.world
+    secret = tmp_path / "x"
+    for key, path in (("../../x", made.home / made.bucket / "../../x"), ("/x", secret), ("y", secret)):
+        made.put(key, BODY)
+        before.row(key, BODY, path)
+    before.upgrade()
+    made.done("migrate", made.bucket)
+    assert secret.stat().st_nlink == 1
+    assert query(made.state, "select state, count(*) from files group by 1") == [("verified", 3)]
+    listed = (made.home / f".migrate-v2/{made.bucket}/not-adopted.jsonl").read_text().splitlines()
+    assert sorted(json.loads(line)["key"] for line in listed) == ["../../x", "/x", "y"]
+
+
+def test_copies_elsewhere_are_kept_in_s3_until_they_have_an_inode_of_their_own(before: Before, tmp_path: Path) -> None:
+    made = before.world
+    made.put("k", BODY)
+    old = before.row("k", BODY, tmp_path / "old/downloads/k")
+    old.chmod(0o644)
+    os.utime(old, (1e9, 1e9))
+    before.upgrade()
+    made.done("migrate", made.bucket)
+    assert (old.stat().st_mode & 0o777, old.stat().st_mtime) == (0o644, 1e9)
+    plan = before.plan()
+    assert (plan["delete"]["objects"], plan["kept"]["objects"]) == (0, 1)
+    assert plan["linked"] == {"objects": 1, "bytes": len(BODY)}
+    assert made.run("confirm-delete", made.token(), made.bucket).code == 5
+    assert made.server.get(made.bucket, "k") is not None
+    made.done("migrate", made.bucket, env={"MIGRATE_V2_ADOPT": "copy"})
+    assert before.plan()["linked"] == {"objects": 0, "bytes": 0}
+    made.done("confirm-delete", made.token(), made.bucket)
+    old.write_bytes(b"edited in place")  # the same inode, if it is shared
+    assert (made.home / made.bucket / "k").read_bytes() == BODY
+    made.done("verify", "--offline", made.bucket)

@@ -17,7 +17,7 @@ from migrate_v2.deletion import plan
 from migrate_v2.edges.store import UNKNOWN_VERSION, Store
 from migrate_v2.errors import Failure, Refused
 from migrate_v2.events import Ended, Event, Noted, Progress, Started
-from migrate_v2.model import VANISHED, Adopt, FileState, Place, Verdict
+from migrate_v2.model import VANISHED, Adopt, FileState, Place, Rules, Verdict
 from migrate_v2.steps import restore as restore_step
 from migrate_v2.steps.adopt import adopt
 from migrate_v2.steps.upgrade import upgrade
@@ -263,7 +263,7 @@ def test_copies_are_adopted_and_proved_and_not_fetched_again(old: Old, versionin
         assert (row.place, row.path) == (Place.PLAIN, f"bbb/{key}")
         assert row.version.version_id == ("null" if versioning is None else row.version.version_id) != UNKNOWN_VERSION
     assert any(isinstance(e, Noted) and "4 local copies of the older toolkit are adopted" in e.text for e in events)
-    assert plan(old.job.store, old.job.site()).objects == 4
+    assert plan(old.job.store, old.job.site(), Rules()).objects == 4
 
 
 def test_a_copy_that_is_not_what_s3_has_is_found_out(old: Old) -> None:

@@ -22,6 +22,7 @@
             edges.older                         the older toolkit's state files, read only
             edges.store edges.s3                the state file; AWS
             edges.s3control                     AWS: jobs of S3 Batch Operations
+            edges.credentials                   credentials for the AWS CLI, over a socket
             edges.awscli edges.disk             the AWS CLI; files, locks, the machine
             edges.kms edges.cloudwatch edges.pricelist    KMS, metrics, prices: asked through edges.s3
             edges.child                         a process of ours

@@ -26,6 +26,7 @@ from migrate_v2.anchor import same_history
 from migrate_v2.durability import about as about_durability
 from migrate_v2.durability import holds_state_file
 from migrate_v2.edges import awscli
+from migrate_v2.edges.credentials import CredentialServer
 from migrate_v2.edges.crt import Engine
 from migrate_v2.edges.disk import Disk, Lock, clock_reading, destination_around, holders, machine
 from migrate_v2.edges.mounts import mount_at
@@ -173,25 +174,20 @@ class Tools:
         path = self.environ.get("PATH", "")
         return awscli.find(str(explicit) if explicit else None, path, own, stopped=stop.is_set)
 
-    def cli(self, bucket: str, folder: Path) -> Cli:
+    def cli(self, bucket: str, folder: Path, credential_process: str) -> Cli:
         held = self.store.bucket(bucket)
         assert held is not None
-        config = Path(self.environ.get("AWS_CONFIG_FILE") or "~/.aws/config").expanduser()
-        try:
-            user_config = config.read_text("utf-8") if config.is_file() else ""
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadUsage(f"the AWS configuration {show(str(config))} cannot be read: {error}") from error
+        profile, services = self.s3.cli_settings()
         return Cli(
             aws=self.aws,
             transfer=self.transfer(self._mean_size(bucket), self.bandwidth()),
             folder=folder,
             home=str(Path.home()),
-            user_config=user_config,
+            profile=profile,
+            services=services,
+            credential_process=credential_process,
             environ=self.environ,
-            cwd=str(Path.cwd()),
             region=held.region,
-            profile=self.s3.profile,
-            profile_in_use=self.s3.profile_in_use,
             endpoint_url=self.s3.endpoint_flag,
             addressing_style=self.s3.addressing_style,
             processes=tuning.processes(self.cores(), machine().memory_available, self.bandwidth()),
@@ -464,15 +460,16 @@ def _sync(bucket: str, tools: Tools, folder: Path, lock_fds: list[int]) -> Event
     if tools.aws.cost and "cost" not in tools.said:
         tools.said.add("cost")
         yield Noted("", f"using {tools.aws.path}: {tools.aws.cost}")
-    yield from sync(
-        bucket,
-        tools.store,
-        tools.disk,
-        tools.cli(bucket, folder),
-        lock_fds,
-        session=tools.session,
-        rows_per_commit=tools.settings.db_batch_commit_size,
-    )
+    with CredentialServer(folder, tools.s3.credential_document) as credentials:
+        yield from sync(
+            bucket,
+            tools.store,
+            tools.disk,
+            tools.cli(bucket, folder, credentials.command),
+            lock_fds,
+            session=tools.session,
+            rows_per_commit=tools.settings.db_batch_commit_size,
+        )
 
 
 def _fetch(bucket: str, tools: Tools, folder: Path, lock_fds: list[int]) -> Events:

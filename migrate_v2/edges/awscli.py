@@ -8,7 +8,6 @@ import io
 import os
 import re
 import select
-import shlex
 import signal
 import sys
 import time
@@ -155,112 +154,96 @@ def _asked(path: str, patience: float, stopped: Callable[[], bool]) -> Aws | Non
     return Aws(path, (major, minor, patch), show(versions[0].string))
 
 
-def private_config(user_config: str, profile: str | None, transfer: Transfer, addressing_style: str | None) -> str:
-    """The user's configuration with the transfer settings in the profile in use: for them there are no flags.
-
-    Pure. `profile` is the one in effect, AWS_PROFILE included; its section is made where the configuration has none
-    (it may be in the credentials file), so the caller must know that the profile exists. Everything else is carried
-    over (other profiles, sso-session, services: the profile may lean on them) but for [plugins], which is code.
+# What of the user's profile a transfer depends on; nothing else is handed to the CLI. No value of these is a secret.
+_PROFILE_SETTINGS = tuple(
     """
-    # "" is no section's name: [DEFAULT] is carried over as it stands.
-    parser = configparser.RawConfigParser(default_section="")
-    try:
-        parser.read_string(user_config)
-    except (configparser.DuplicateSectionError, configparser.DuplicateOptionError) as e:
-        raise BadUsage(f"the AWS configuration does not parse: line {e.lineno} repeats [{show(e.section)}]") from None
-    except configparser.ParsingError as e:
-        # The error's own text quotes the line, and in there may be a secret.
-        line = e.lineno if isinstance(e, configparser.MissingSectionHeaderError) else e.errors[0][0]
-        raise BadUsage(f"the AWS configuration does not parse: line {line}") from None
-    parser.remove_section("plugins")
+    region ca_bundle max_attempts retry_mode defaults_mode endpoint_url ignore_configured_endpoint_urls
+    use_dualstack_endpoint use_fips_endpoint sigv4a_signing_region_set tcp_keepalive sdk_ua_app_id
+    request_checksum_calculation s3_use_arn_region s3_disable_multiregion_access_points
+    """.split()  # noqa: SIM905 - a paragraph is read at a glance, sixty lines are not
+)
+_S3_SETTINGS = tuple(
+    """
+    addressing_style use_accelerate_endpoint use_dualstack_endpoint payload_signing_enabled signature_version
+    us_east_1_regional_endpoint use_arn_region max_bandwidth io_chunksize
+    """.split()  # noqa: SIM905
+)
 
-    name = profile or "default"
-    sections = [section for section in parser.sections() if _profile_of(section) == name]
-    if not sections:
-        sections = ["default" if name == "default" else f"profile {shlex.quote(name)}"]
-        parser.add_section(sections[0])
-    for section in sections:  # [default] and [profile default] are the same profile; the CLI takes the later one
-        settings = _nested(parser.get(section, "s3", fallback=""))
-        settings |= {
-            "preferred_transfer_client": "classic",  # CRT up to 2.36.7 loses files with exit status 0
-            "max_concurrent_requests": str(transfer.max_concurrent_requests),
-            "max_queue_size": str(transfer.max_queue_size),
-            "multipart_threshold": str(transfer.multipart_threshold),
-            "multipart_chunksize": str(transfer.multipart_chunksize),
-        }
-        if transfer.max_bandwidth is not None:
-            # Version 1 takes neither "1000" nor "1000B/s": whole KiB are the finest that both understand.
-            settings["max_bandwidth"] = f"{max(1, transfer.max_bandwidth // 1024)}KB/s"
-        if addressing_style:
-            settings.setdefault("addressing_style", addressing_style)
-        parser.set(section, "s3", "\n" + "\n".join(f"{key} = {value}" for key, value in settings.items()))
+
+def private_config(
+    profile: Mapping[str, object],
+    services: Mapping[str, object],
+    transfer: Transfer,
+    addressing_style: str | None,
+    credential_process: str,
+) -> str:
+    """The whole configuration that the CLI gets: transfer settings, for which it has no flags, and how to get credentials.
+
+    Pure. `profile` is the profile in use as botocore reads it from the configuration and the credentials file, and
+    `services` the section that it names. Of both only what a transfer depends on is carried over: no credentials, no
+    other profiles, no plugins.
+    """
+    config = configparser.RawConfigParser(default_section="")
+    config["default"] = {"credential_process": credential_process}
+    for name in _PROFILE_SETTINGS:
+        if (value := _text(profile.get(name))) is not None:
+            config["default"][name] = str(Path(value).absolute()) if name == "ca_bundle" else value
+    s3 = _nested(profile.get("s3"), _S3_SETTINGS) | {
+        "preferred_transfer_client": "classic",  # CRT up to 2.36.7 loses files with exit status 0
+        "max_concurrent_requests": str(transfer.max_concurrent_requests),
+        "max_queue_size": str(transfer.max_queue_size),
+        "multipart_threshold": str(transfer.multipart_threshold),
+        "multipart_chunksize": str(transfer.multipart_chunksize),
+    }
+    if transfer.max_bandwidth is not None:
+        # Version 1 takes neither "1000" nor "1000B/s": whole KiB are the finest that both understand.
+        s3["max_bandwidth"] = f"{max(1, transfer.max_bandwidth // 1024)}KB/s"
+    if addressing_style:
+        s3.setdefault("addressing_style", addressing_style)
+    config["default"]["s3"] = _block(s3)
+    if endpoint := _nested(services.get("s3"), ("endpoint_url",)):
+        config["default"]["services"] = "services"
+        config["services services"] = {"s3": _block(endpoint)}
     text = io.StringIO()
-    parser.write(text)
+    config.write(text)
     return text.getvalue()
 
 
-def _profile_of(section: str) -> str | None:
-    # As botocore's configloader reads a section's name.
-    if section == "default":
-        return section
-    if not section.startswith("profile"):
-        return None
-    try:
-        words = shlex.split(section)
-    except ValueError:
-        return None
-    return words[1] if len(words) == 2 else None
+def _text(value: object) -> str | None:
+    if isinstance(value, bool | int):  # botocore reads some of `s3 =` where they stand
+        return str(value).lower()
+    return value if isinstance(value, str) and value.isprintable() else None
 
 
-def _nested(value: str) -> dict[str, str]:
-    if not value.startswith("\n"):
+def _nested(block: object, names: Sequence[str]) -> dict[str, str]:
+    if not isinstance(block, Mapping):
         return {}
-    pairs = [line.partition("=") for line in value.splitlines() if line.strip()]
-    if not all(equals for _, equals, _ in pairs):
-        raise BadUsage("the AWS configuration does not parse: a line of an `s3 =` block has no `=`")
-    return {key.strip(): setting.strip() for key, _, setting in pairs}
+    return {name: value for name in names if (value := _text(block.get(name))) is not None}
 
 
-# AWS_CLI_* and AWS_DATA_PATH are not here on purpose: they switch the CLI's manners and load models of services.
+def _block(settings: Mapping[str, str]) -> str:
+    return "".join(f"\n{name} = {value}" for name, value in settings.items())
+
+
+# Nothing that gives credentials, and nothing that switches the CLI's manners or loads models of services: AWS_CLI_* and
+# AWS_DATA_PATH. PYENV_* and ASDF_* are for an `aws` that is a shim of theirs.
 _ALLOWED = frozenset(
     """
-    AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN AWS_SECURITY_TOKEN AWS_CREDENTIAL_EXPIRATION
-    AWS_PROFILE AWS_DEFAULT_PROFILE AWS_REGION AWS_DEFAULT_REGION AWS_SHARED_CREDENTIALS_FILE
-    AWS_ROLE_ARN AWS_ROLE_SESSION_NAME AWS_WEB_IDENTITY_TOKEN_FILE AWS_LOGIN_CACHE_DIRECTORY
-    AWS_ACCOUNT_ID AWS_ACCOUNT_ID_ENDPOINT_MODE AWS_STS_REGIONAL_ENDPOINTS AWS_IGNORE_CONFIGURED_ENDPOINT_URLS
-    AWS_RETRY_MODE AWS_MAX_ATTEMPTS AWS_DEFAULTS_MODE AWS_CA_BUNDLE AWS_SIGV4A_SIGNING_REGION_SET AWS_SDK_UA_APP_ID
+    AWS_REGION AWS_DEFAULT_REGION AWS_IGNORE_CONFIGURED_ENDPOINT_URLS AWS_RETRY_MODE AWS_MAX_ATTEMPTS AWS_DEFAULTS_MODE
+    AWS_CA_BUNDLE AWS_SIGV4A_SIGNING_REGION_SET AWS_SDK_UA_APP_ID
     HTTP_PROXY HTTPS_PROXY ALL_PROXY NO_PROXY http_proxy https_proxy all_proxy no_proxy
     SSL_CERT_FILE SSL_CERT_DIR REQUESTS_CA_BUNDLE CURL_CA_BUNDLE NIX_SSL_CERT_FILE
-    PATH USER LOGNAME SHELL TMPDIR XDG_RUNTIME_DIR XDG_CONFIG_HOME XDG_CACHE_HOME XDG_DATA_HOME XDG_STATE_HOME
-    DBUS_SESSION_BUS_ADDRESS DISPLAY WAYLAND_DISPLAY SSH_AUTH_SOCK GNUPGHOME KRB5CCNAME
-    PYENV_ROOT PYENV_VERSION ASDF_DATA_DIR
+    PATH USER LOGNAME SHELL TMPDIR PYENV_ROOT PYENV_VERSION ASDF_DATA_DIR
     """.split()  # noqa: SIM905 - a paragraph is read at a glance, sixty lines are not
 )
-_ALLOWED_FAMILIES = (
-    "AWS_CONTAINER_",
-    "AWS_EC2_METADATA_",
-    "AWS_METADATA_SERVICE_",
-    "AWS_ENDPOINT_URL",
-    "AWS_USE_",
-    "AWS_S3_",
-    "AWS_VAULT_",  # a credential_process is a child of the CLI
-)
-_PATHS = (
-    "AWS_SHARED_CREDENTIALS_FILE",
-    "AWS_WEB_IDENTITY_TOKEN_FILE",
-    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
-    "AWS_CA_BUNDLE",
-    "SSL_CERT_FILE",
-    "SSL_CERT_DIR",
-    "REQUESTS_CA_BUNDLE",
-)
+_ALLOWED_FAMILIES = ("AWS_EC2_METADATA_", "AWS_METADATA_SERVICE_", "AWS_ENDPOINT_URL", "AWS_USE_", "AWS_S3_")
+_PATHS = ("AWS_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE")
 
 
 def environment(base: Mapping[str, str], config_path: str, home: str) -> dict[str, str]:
-    """What of `base` the CLI may see, and what it must: its own HOME and configuration, the user's credentials."""
+    """What of `base` the CLI may see, and what it must: its own HOME and configuration, and no credentials file."""
     real_home = _home(base)
     kept = {name: v for name, v in base.items() if name in _ALLOWED or name.startswith(_ALLOWED_FAMILIES)}
-    kept.setdefault("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials")
     for name in _PATHS:  # the CLI runs with another HOME, and in another folder
         if kept.get(name):
             path = kept[name]
@@ -268,6 +251,8 @@ def environment(base: Mapping[str, str], config_path: str, home: str) -> dict[st
     return kept | {
         "HOME": home,
         "AWS_CONFIG_FILE": config_path,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,  # its settings win over those of the configuration
+        "PYTHONSAFEPATH": "1",  # `python -m awscli` would import from the working folder
         "AWS_PAGER": "",
         "AWS_CLI_AUTO_PROMPT": "off",
         "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_supported",  # a user's when_required lets corrupt bodies pass
@@ -286,22 +271,17 @@ def _home(base: Mapping[str, str]) -> str:
 
 
 def private_home(real_home: str, folder: str) -> None:
-    """Make `folder` (0700) a double of the home folder, by links: token caches are shared, aliases and models are not.
+    """Make `folder` (0700) a double of the home folder by links, without `.aws`. An `aws` that is a shim needs the rest.
 
     `~/.aws/cli/alias` can put anything in the place of `s3`, and `~/.aws/models` another S3; no variable turns either
-    off. What the real home does not have yet is made in the double and goes with it.
+    off.
     """
-    _double(Path(real_home), Path(folder), {".aws"})
-    _double(Path(real_home, ".aws"), Path(folder, ".aws"), {"config", "cli", "models"})
-    _double(Path(real_home, ".aws", "cli"), Path(folder, ".aws", "cli"), {"alias"})
-
-
-def _double(real: Path, double: Path, but: set[str]) -> None:
+    double = Path(folder)
     double.mkdir(mode=0o700, exist_ok=True)
     double.chmod(0o700)
     with suppress(OSError):  # no such folder: nothing to share
-        for entry in real.absolute().iterdir():
-            if entry.name not in but:
+        for entry in Path(real_home).absolute().iterdir():
+            if entry.name != ".aws":
                 with suppress(FileExistsError):
                     (double / entry.name).symlink_to(entry)
 
@@ -312,7 +292,6 @@ def arguments(
     *,
     prefix: str = "",
     region: str | None = None,
-    profile: str | None = None,
     endpoint_url: str | None = None,
     ca_bundle: str | None = None,
     force_glacier: bool = False,
@@ -328,7 +307,7 @@ def arguments(
     """
     if prefix and not prefix.endswith("/"):
         raise ValueError(f"the CLI would take {prefix!r} for a folder and miss its siblings")
-    options = {"region": region, "profile": profile, "endpoint-url": endpoint_url, "ca-bundle": ca_bundle}
+    options = {"region": region, "endpoint-url": endpoint_url, "ca-bundle": ca_bundle}
     return (
         *("s3", "sync", f"s3://{bucket}/{prefix}" if prefix else f"s3://{bucket}", destination),
         *("--no-progress", "--exact-timestamps"),

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import base64
+import getpass
 import json
+import os
 import random
 import re
+import shlex
+import sys
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from queue import Empty, Full, Queue, SimpleQueue
 from threading import Event, Lock, Thread
@@ -24,12 +28,17 @@ from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
+    CredentialRetrievalError,
     EndpointConnectionError,
     FlexibleChecksumError,
     HTTPClientError,
+    LoginError,
     NoCredentialsError,
     PartialCredentialsError,
     ProfileNotFound,
+    RefreshWithMFAUnsupportedError,
+    SSOError,
+    TokenRetrievalError,
 )
 from botocore.httpchecksum import StreamingChecksumBody
 from botocore.httpsession import get_cert_path
@@ -289,11 +298,12 @@ class S3:
     ) -> None:
         try:
             self._session = boto3.Session(profile_name=profile, region_name=region)
+            _refuse_secrets_in_endpoints(endpoint_url, self._session._session)
         except ProfileNotFound as error:
             raise BadUsage(f"{error}; see `aws configure list-profiles`") from error
         except BotoCoreError as error:
             raise BadUsage(f"the AWS configuration cannot be read: {show(str(error))}") from error
-        self.profile = profile
+        self._find_credentials()
         self.profile_in_use = self._session.profile_name
         self.region = region or self._session.region_name
         self._endpoint_url = endpoint_url
@@ -311,6 +321,19 @@ class S3:
             # Names in front of a host need wildcard DNS, which few compatible servers have.
             self._style = "path"
             self._clients.clear()
+
+    def _find_credentials(self) -> None:
+        """Before any client is made, which would look for them with messages of its own."""
+        session: Any = self._session._session
+        with suppress(ValueError, AttributeError):  # no such provider: botocore asks in its own way
+            session.get_component("credential_provider").get_provider("assume-role")._prompter = _mfa_code
+        profile = self._session.profile_name
+        try:
+            found = session.get_credentials()
+        except (BotoCoreError, ClientError, OSError, ValueError, KeyError, EOFError) as error:
+            raise _unusable(error, session, profile) from error
+        if found is not None:
+            session._credentials = _Credentials(found, session, profile)
 
     # -- who and where
 
@@ -335,10 +358,7 @@ class S3:
     def identity(self) -> Identity:
         """Asked once. Raises Failure where there are no usable credentials; an endpoint without STS gives empty fields."""
         if self._identity is None:
-            try:
-                credentials = self._session.get_credentials()
-            except BotoCoreError as error:
-                raise Failure(f"the AWS credentials cannot be loaded: {show(str(error))}") from error
+            credentials = self._session.get_credentials()
             if credentials is None:
                 raise Failure(
                     "no AWS credentials found; set AWS_PROFILE, name --profile, or run `aws configure` or `aws sso login`"
@@ -1038,11 +1058,29 @@ class S3:
         found = self._session.get_credentials()
         if found is None:
             raise Failure("no AWS credentials found; set AWS_PROFILE, name --profile, or run `aws configure`")
-        try:
-            now = found.get_frozen_credentials()
-        except BotoCoreError as error:
-            raise Failure(f"the AWS credentials cannot be renewed: {show(str(error))}") from error
+        now = found.get_frozen_credentials()
         return Credentials(now.access_key or "", now.secret_key or "", now.token or "")
+
+    def credential_document(self) -> str:
+        """The credentials as a credential_process prints them.
+
+        Of those that expire it says that they hold for 20 minutes at least: botocore asks again 15 minutes before the end,
+        at each request, and what cannot be renewed here is not renewed by asking more often.
+        """
+        now = self.credentials()
+        document = {"Version": 1, "AccessKeyId": now.access_key, "SecretAccessKey": now.secret_key}
+        if now.token:
+            document["SessionToken"] = now.token
+        expiry = getattr(self._session.get_credentials(), "_expiry_time", None)
+        if isinstance(expiry, datetime):
+            document["Expiration"] = max(expiry, datetime.now(UTC) + timedelta(minutes=20)).isoformat()
+        return json.dumps(document)
+
+    def cli_settings(self) -> tuple[Mapping[str, object], Mapping[str, object]]:
+        """What configuration and credentials file say of the profile in use, and of the services section that it names."""
+        session: Any = self._session._session
+        profile = session.get_scoped_config()
+        return profile, session.full_config.get("services", {}).get(profile.get("services"), {})
 
     # -- clients
 
@@ -1095,6 +1133,102 @@ class S3:
         if not self.at_aws:
             client.meta.events.register("before-sign", _at_this_host)
         return client
+
+
+class _Credentials:
+    """botocore's credentials, which fail with one message that says what to do."""
+
+    def __init__(self, found: Any, session: Any, profile: str) -> None:
+        self._found, self._session, self._profile = found, session, profile
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._found, name)
+
+    def get_frozen_credentials(self) -> Any:
+        try:
+            return self._found.get_frozen_credentials()
+        except (BotoCoreError, ClientError, OSError, ValueError, KeyError, EOFError, RuntimeError) as error:
+            raise _unusable(error, self._session, self._profile) from error
+
+
+def _mfa_code(prompt: str) -> str:
+    """Asks for a code of the MFA device, at a terminal only: standard input may be a list of buckets."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        if not sys.stdin.isatty():
+            raise BadCredentials(
+                "the AWS profile asks for a code of an MFA device (mfa_serial), and there is no terminal to type it at: run"
+                " this on a terminal, or with credentials that need no code"
+            ) from None
+    return getpass.getpass(prompt)
+
+
+def _unusable(error: Exception, session: Any, profile: str) -> Failure:
+    """The Failure for credentials that cannot be had or renewed. What a credential_process printed is not repeated: it
+    may be a secret."""
+    name = show(profile)
+    if isinstance(error, (SSOError, TokenRetrievalError)):
+        login = _login_of(session, profile, "sso_session", "sso_start_url")
+        return BadCredentials(f"the SSO session of profile {name} is not logged in: run `aws sso login{login}`")
+    if isinstance(error, LoginError):
+        login = _login_of(session, profile, "login_session")
+        return BadCredentials(f"the session of profile {name} is not logged in: run `aws login{login}`")
+    if isinstance(error, RefreshWithMFAUnsupportedError):
+        return BadCredentials(
+            f"the session that profile {name} opened with an MFA code has ended; run the same command again and type a new"
+            " code"
+        )
+    if isinstance(error, EOFError):
+        return BadCredentials(f"profile {name} asks for a code of an MFA device, and none was typed")
+    if isinstance(error, RuntimeError):
+        return BadCredentials(
+            f"the credentials that profile {name} gives have expired already: renew them where they come from, and run the"
+            " same command again"
+        )
+    by_program = isinstance(error, CredentialRetrievalError) and error.kwargs.get("provider") == "custom-process"
+    if by_program or not isinstance(error, BotoCoreError | ClientError):  # it cannot be started, or prints no JSON
+        return BadCredentials(
+            f"the program that profile {name} names as its credential_process gave no credentials: run it by itself to see"
+            " why"
+        )
+    if isinstance(error, HTTPClientError):
+        return Unreachable(f"the AWS credentials of profile {name} cannot be renewed: {show(str(error))}")
+    return BadCredentials(f"the AWS credentials of profile {name} cannot be loaded: {show(str(error))}")
+
+
+def _login_of(session: Any, profile: str, *marks: str) -> str:
+    """The option for the profile, or one that it takes its credentials from, that has one of these settings."""
+    profiles = session.full_config.get("profiles", {})
+    name: str | None = profile
+    for _ in range(len(profiles)):
+        section = profiles.get(name, {})
+        if any(mark in section for mark in marks):
+            break
+        name = section.get("source_profile")
+    name = name or profile
+    return "" if name == "default" else f" --profile {show(shlex.quote(name))}"
+
+
+def _refuse_secrets_in_endpoints(flag: str | None, session: Any) -> None:
+    """BadUsage where an endpoint's address has more in it than an address, wherever it is set."""
+    found = {"--endpoint-url": flag}
+    found |= {name: value for name, value in os.environ.items() if name.startswith("AWS_ENDPOINT_URL")}
+    profile = session.get_scoped_config()
+    found["endpoint_url of the AWS profile"] = profile.get("endpoint_url")
+    services = session.full_config.get("services", {}).get(profile.get("services"), {})
+    for service, settings in services.items():
+        if isinstance(settings, dict):
+            found[f"endpoint_url of {show(service)} in the AWS configuration"] = settings.get("endpoint_url")
+    for where, url in found.items():
+        if url and "@" in url:
+            raise BadUsage(
+                f"{where} has a user name or a password in it, which would be written down with every record of this endpoint:"
+                " give the address alone, and the credentials by AWS_PROFILE, AWS_ACCESS_KEY_ID and"
+                " AWS_SECRET_ACCESS_KEY, or `aws configure`"
+            )
+        if url and ("?" in url or "#" in url):
+            raise BadUsage(f"{where} has a query or a fragment (`?` or `#`) in it: give the address alone")
 
 
 class _Aimed(Exception):

@@ -43,12 +43,11 @@ class Cli:
     transfer: Transfer
     folder: Path
     home: str
-    user_config: str
+    profile: Mapping[str, object]  # the settings of the profile in use
+    services: Mapping[str, object]  # and of the services section that it names
+    credential_process: str  # how the CLI gets its credentials
     environ: Mapping[str, str]
-    cwd: str  # the operator's: paths in the configuration may be relative to it
     region: str
-    profile: str | None  # named by the operator; naming it turns credentials from the environment off
-    profile_in_use: str
     endpoint_url: str | None
     addressing_style: str | None
     stall_seconds: float = 300.0
@@ -362,7 +361,6 @@ class _Shards:
             str(self._disk.base / folder),
             prefix=shard.prefix,
             region=cli.region,
-            profile=cli.profile,
             endpoint_url=cli.endpoint_url,
             force_glacier=force,
             excludes=("*",) if includes else excludes,
@@ -371,7 +369,9 @@ class _Shards:
         )
         name = f"config-{next(self._numbers)}"
         environment = _environment(cli, transfer, name)
-        lines = awscli.sync(cli.aws, arguments, environment, cli.cwd, self._lock_fds, activity, cli.stall_seconds)
+        lines = awscli.sync(
+            cli.aws, arguments, environment, str(cli.folder), self._lock_fds, activity, cli.stall_seconds
+        )
         return _Running(shard, lines, cli.folder / name)
 
 
@@ -380,7 +380,8 @@ def _environment(cli: Cli, transfer: Transfer, name: str) -> dict[str, str]:
     config, home = cli.folder / name, cli.folder / "home"
     config.touch(0o600)
     config.write_text(
-        awscli.private_config(cli.user_config, cli.profile_in_use, transfer, cli.addressing_style), "utf-8"
+        awscli.private_config(cli.profile, cli.services, transfer, cli.addressing_style, cli.credential_process),
+        "utf-8",
     )
     awscli.private_home(cli.home, str(home))
     return awscli.environment(cli.environ, str(config), str(home))
@@ -408,13 +409,12 @@ def _run(
         bucket,
         str(disk.base / bucket),
         region=cli.region,
-        profile=cli.profile,
         endpoint_url=cli.endpoint_url,
         force_glacier=force,
         excludes=_excludes(bucket, store, force),
     )
     environment = _environment(cli, cli.transfer, "config")
-    lines = awscli.sync(cli.aws, arguments, environment, cli.cwd, lock_fds, activity, cli.stall_seconds)
+    lines = awscli.sync(cli.aws, arguments, environment, str(cli.folder), lock_fds, activity, cli.stall_seconds)
     objects = written = 0
     with ExitStack() as held:
         # A double of the user's configuration, in which there may be secrets: not kept longer than it is needed.

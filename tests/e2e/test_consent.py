@@ -18,7 +18,14 @@ from tests.fakes.s3server import S3Server
 
 
 def answered(
-    zygote: Zygote, *argv: str, env: Mapping[str, str], cwd: Path, answer: str, stderr: Path | None, limit: float = 30
+    zygote: Zygote,
+    *argv: str,
+    env: Mapping[str, str],
+    cwd: Path,
+    answer: str,
+    stderr: Path | None,
+    question: str = "ype",
+    limit: float = 30,
 ) -> tuple[int, str]:
     """Runs the program with a terminal as its standard input and types `answer` once the terminal shows a question.
 
@@ -36,7 +43,7 @@ def answered(
         with zygote.begin(job, (theirs, nothing, errors)) as child:
             os.close(theirs)
             while time.monotonic() < until:
-                if not typed and (b"ype" in shown or time.monotonic() > until - limit + 5):
+                if not typed and (question.encode() in shown or time.monotonic() > until - limit + 5):
                     os.write(ours, answer.encode())
                     typed = True
                     shown += b"\n-- answered --\n"

@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -232,41 +233,37 @@ def test_each_program_is_asked_once_and_nothing_runs_from_an_empty_entry(
 
 # private_config
 
-CONFIG = """
-[default]
-region = eu-central-1
-credential_process = /opt/%(who)s --token "100%"
-S3 =
-    addressing_style = virtual
-    max_concurrent_requests = 3
-    use_accelerate_endpoint = true
-
-[profile work]
-sso_session = corp
-role_arn = arn:aws:iam::1:role/r
-source_profile = default
-s3 =
-  max_bandwidth = 1KB/s
-
-[profile "two words"]
-region = us-east-1
-
-[sso-session corp]
-sso_start_url = https://corp.example/start#/
-scopes = a
-  b
-
-[services local]
-s3 =
-  endpoint_url = http://localhost:1
-
-[DEFAULT]
-odd = 1
-
-[plugins]
-cli_legacy_plugin_path = /tmp/evil
-evil = evil
-"""
+# The profile in use as botocore reads it, with all that a profile may hold beside what a transfer needs.
+PROFILE: dict[str, Any] = {
+    "region": "eu-central-1",
+    "ca_bundle": "ca.pem",
+    "retry_mode": "adaptive",
+    "services": "local",
+    "s3": {
+        "addressing_style": "virtual",
+        "max_concurrent_requests": "3",
+        "use_accelerate_endpoint": True,
+        "max_bandwidth": "1KB/s",
+        "preferred_transfer_client": "crt",
+        "anything": "SECRET",
+    },
+    "credential_process": "/opt/%(who)s --token SECRET",
+    "aws_access_key_id": "SECRET",
+    "aws_secret_access_key": "SECRET",
+    "aws_session_token": "SECRET",
+    "role_arn": "SECRET",
+    "source_profile": "SECRET",
+    "sso_session": "SECRET",
+    "sso_start_url": "SECRET",
+    "mfa_serial": "SECRET",
+    "web_identity_token_file": "SECRET",
+    "cli_legacy_plugin_path": "SECRET",
+    "sdk_ua_app_id": "two\nlines = SECRET",
+}
+SERVICES: dict[str, Any] = {
+    "s3": {"endpoint_url": "http://localhost:1", "x": "SECRET"},
+    "sts": {"endpoint_url": "SECRET"},
+}
 
 
 def as_the_cli_reads(text: str, folder: Path) -> dict[str, Any]:
@@ -276,83 +273,69 @@ def as_the_cli_reads(text: str, folder: Path) -> dict[str, Any]:
     return loaded
 
 
-@pytest.mark.parametrize("profile", [None, "default", "work", "two words", "only in credentials"])
-def test_only_the_profile_in_use_changes(tmp_path: Path, profile: str | None) -> None:
-    before = as_the_cli_reads(CONFIG, tmp_path)
-    after = as_the_cli_reads(awscli.private_config(CONFIG, profile, TRANSFER, "path"), tmp_path)
-    assert before.pop("plugins")
-    assert "plugins" not in after
-    mine = after["profiles"][profile or "default"].pop("s3")
-    theirs = before["profiles"].setdefault(profile or "default", {"odd": "1"}).pop("s3", {})
-    assert after == before
-    assert mine["preferred_transfer_client"] == "classic"
-    assert mine["max_concurrent_requests"] == "7"
-    assert mine["max_queue_size"] == "500"
-    assert mine["multipart_threshold"] == str(16 << 20)
-    assert mine["addressing_style"] == theirs.get("addressing_style", "path")
-    assert mine.get("use_accelerate_endpoint") == theirs.get("use_accelerate_endpoint")
-    assert mine.get("max_bandwidth") == theirs.get("max_bandwidth")
+def test_private_config_holds_what_a_transfer_needs_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    process = "/a b/python -c 'x = 1; \"%s\"' /run/socket"
+    text = awscli.private_config(PROFILE, SERVICES, TRANSFER, "path", process)
+    assert "SECRET" not in text
+    found = as_the_cli_reads(text, tmp_path)
+    assert found == {
+        "profiles": {
+            "default": {
+                "credential_process": process,
+                "region": "eu-central-1",
+                "ca_bundle": f"{tmp_path}/ca.pem",
+                "retry_mode": "adaptive",
+                "services": "services",
+                "s3": {
+                    "addressing_style": "virtual",
+                    "use_accelerate_endpoint": "true",
+                    "max_bandwidth": "1KB/s",
+                    "preferred_transfer_client": "classic",
+                    "max_concurrent_requests": "7",
+                    "max_queue_size": "500",
+                    "multipart_threshold": str(16 << 20),
+                    "multipart_chunksize": str(8 << 20),
+                },
+            }
+        },
+        "sso_sessions": {},
+        "services": {"services": {"s3": {"endpoint_url": "http://localhost:1"}}},
+    }
 
 
-def test_an_empty_configuration_gets_a_default_section(tmp_path: Path) -> None:
-    text = awscli.private_config("", None, TRANSFER, None)
-    assert list(as_the_cli_reads(text, tmp_path)["profiles"]["default"]) == ["s3"]
-    assert "addressing_style" not in text
-
-
-def test_both_spellings_of_a_profile_are_set_for_the_later_one_counts(tmp_path: Path) -> None:
-    text = "[default]\nregion=a\n[profile default]\nregion=b\n[profilex default]\nregion=c\n"
-    after = as_the_cli_reads(awscli.private_config(text, None, TRANSFER, None), tmp_path)
-    assert after["profiles"]["default"]["region"] == "c"
-    assert after["profiles"]["default"]["s3"]["max_concurrent_requests"] == "7"
+def test_private_config_of_an_empty_profile_has_our_settings(tmp_path: Path) -> None:
+    for style in (None, "path"):
+        text = awscli.private_config({}, {}, TRANSFER, style, "p")
+        default = as_the_cli_reads(text, tmp_path)["profiles"]["default"]
+        assert set(default) == {"credential_process", "s3"}
+        assert default["s3"].get("addressing_style") == style
 
 
 @pytest.mark.parametrize(("rate", "written"), [(1, "1KB/s"), (1024, "1KB/s"), (10_000_000, "9765KB/s")])
 def test_a_rate_is_written_so_that_both_majors_understand_it(rate: int, written: str) -> None:
-    text = awscli.private_config("", None, Transfer(1, 1, 1, 1, rate), None)
+    text = awscli.private_config({}, {}, Transfer(1, 1, 1, 1, rate), None, "p")
     assert f"max_bandwidth = {written}\n" in text
     assert RuntimeConfig().build_config(max_bandwidth=written)["max_bandwidth"] in (1024, 9765 * 1024)
     with pytest.raises(ValueError):
         RuntimeConfig().build_config(max_bandwidth="1000B/s")
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "[a]\nx=1\n[a]\n",
-        "[a]\nx=1\nx=2\n",
-        "[a]\nAKIASECRET\n",
-        "AKIASECRET = 1\n",
-        "[default]\ns3 =\n  AKIASECRET\n",
-    ],
-)
-def test_a_configuration_that_does_not_parse_is_one_line_without_its_contents(text: str) -> None:
-    with pytest.raises(BadUsage, match="the AWS configuration does not parse") as wrong:
-        awscli.private_config(text, None, TRANSFER, None)
-    assert "\n" not in str(wrong.value)
-    assert "AKIASECRET" not in str(wrong.value)
-
-
-WORDS = st.text(st.sampled_from("ab%=#;:[]\"' \t$"), max_size=8).map(str.strip)
-NAMES = st.text(st.sampled_from("abcd"), min_size=1, max_size=4)
-VALUES = WORDS | st.lists(st.tuples(NAMES, WORDS), max_size=3).map(
-    lambda pairs: "".join(f"\n  {key} = {value}" for key, value in pairs)
-)
-SECTIONS = st.dictionaries(
-    st.sampled_from(["default", "profile x", "profile 'y z'", "sso-session s", "services t", "other"]),
-    st.dictionaries(NAMES, VALUES, max_size=4),
+VALUES = (
+    st.text(st.sampled_from("ab%=#;:[]\"' \t$\n"), max_size=8) | st.none() | st.dictionaries(st.just("a"), st.just("b"))
 )
 
 
 @settings(max_examples=30, deadline=None)
-@given(SECTIONS)
-def test_any_configuration_comes_through(sections: dict[str, dict[str, str]]) -> None:
-    text = "\n".join(f"[{n}]\n" + "".join(f"{k} = {v}\n" for k, v in ps.items()) for n, ps in sections.items())
-    before, after = (configparser.RawConfigParser(default_section="") for _ in "ab")
-    before.read_string(text)
-    after.read_string(awscli.private_config(text, "p", TRANSFER, None))
-    assert after.remove_section("profile p")
-    assert after == before
+@given(st.dictionaries(st.sampled_from(awscli._PROFILE_SETTINGS), VALUES), st.dictionaries(st.just("s3"), VALUES))
+def test_private_config_of_any_profile_parses_with_our_settings(profile: dict[str, Any], more: dict[str, Any]) -> None:
+    parser = configparser.RawConfigParser(default_section="")
+    parser.read_string(awscli.private_config({**profile, **more}, {}, TRANSFER, None, "p"))
+    assert parser.sections() == ["default"]
+    assert parser.get("default", "credential_process") == "p"
+    assert "preferred_transfer_client = classic" in parser.get("default", "s3")
 
 
 # environment and home
@@ -364,9 +347,16 @@ def test_only_what_the_cli_needs_reaches_it(monkeypatch: pytest.MonkeyPatch, tmp
         "HOME": "/home/op",
         "PATH": "/bin",
         "AWS_ACCESS_KEY_ID": "id",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_SESSION_TOKEN": "token",
         "AWS_PROFILE": "work",
+        "AWS_ROLE_ARN": "role",
+        "AWS_WEB_IDENTITY_TOKEN_FILE": "/token",
+        "AWS_SHARED_CREDENTIALS_FILE": "/home/op/.aws/credentials",
         "AWS_CONTAINER_CREDENTIALS_FULL_URI": "http://localhost/c",
-        "AWS_ENDPOINT_URL_STS": "http://localhost/s",
+        "AWS_CONTAINER_AUTHORIZATION_TOKEN": "token",
+        "AWS_VAULT_FILE_PASSPHRASE": "secret",
+        "AWS_ENDPOINT_URL_S3": "http://localhost/s",
         "AWS_CA_BUNDLE": "ca.pem",
         "https_proxy": "http://proxy",
         "AWS_CONFIG_FILE": "/home/op/.aws/config",
@@ -384,14 +374,12 @@ def test_only_what_the_cli_needs_reaches_it(monkeypatch: pytest.MonkeyPatch, tmp
     assert awscli.environment(base, "/private/config", "/private/home") == {
         "HOME": "/private/home",
         "PATH": "/bin",
-        "AWS_ACCESS_KEY_ID": "id",
-        "AWS_PROFILE": "work",
-        "AWS_CONTAINER_CREDENTIALS_FULL_URI": "http://localhost/c",
-        "AWS_ENDPOINT_URL_STS": "http://localhost/s",
+        "AWS_ENDPOINT_URL_S3": "http://localhost/s",
         "AWS_CA_BUNDLE": f"{tmp_path}/ca.pem",
         "https_proxy": "http://proxy",
-        "AWS_SHARED_CREDENTIALS_FILE": "/home/op/.aws/credentials",
+        "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
         "AWS_CONFIG_FILE": "/private/config",
+        "PYTHONSAFEPATH": "1",
         "AWS_PAGER": "",
         "AWS_CLI_AUTO_PROMPT": "off",
         "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_supported",
@@ -400,35 +388,20 @@ def test_only_what_the_cli_needs_reaches_it(monkeypatch: pytest.MonkeyPatch, tmp
         "PYTHONUTF8": "1",
         "PYTHONIOENCODING": "utf-8",
     }
-    for given_path, seen in {"~/c": "/home/op/c", "c": f"{tmp_path}/c", "/c": "/c"}.items():
-        env = awscli.environment({**base, "AWS_SHARED_CREDENTIALS_FILE": given_path}, "", "")
-        assert env["AWS_SHARED_CREDENTIALS_FILE"] == seen
 
 
-def test_the_private_home_shares_all_but_what_can_replace_the_command(tmp_path: Path) -> None:
+def test_private_home_shares_all_but_the_aws_folder(tmp_path: Path) -> None:
     real, double = tmp_path / "real", tmp_path / "double"
-    for name in ("x/y", ".aws/config", ".aws/credentials", ".aws/sso/cache/t.json", ".aws/models/s3/m"):
-        (real / name).parent.mkdir(parents=True, exist_ok=True)
-        (real / name).write_text(name)
-    for name in (".aws/cli/alias", ".aws/cli/cache/c.json"):
+    for name in ("x/y", ".aws/config", ".aws/credentials", ".aws/sso/cache/t.json", ".aws/cli/alias", ".pyenv/version"):
         (real / name).parent.mkdir(parents=True, exist_ok=True)
         (real / name).write_text(name)
     for _ in "twice":
         awscli.private_home(str(real), str(double))
-    found = {str(p.relative_to(double)) for p in double.rglob("*")}
-    assert found == {"x", ".aws", ".aws/credentials", ".aws/sso", ".aws/cli", ".aws/cli/cache"}
+    assert {str(p.relative_to(double)) for p in double.iterdir()} == {"x", ".pyenv"}
     assert (double / "x" / "y").read_text() == "x/y"
-    (double / ".aws" / "cli" / "cache" / "new.json").write_text("shared")
-    assert (real / ".aws" / "cli" / "cache" / "new.json").read_text() == "shared"
-    assert {(p.stat().st_mode & 0o777) for p in (double, double / ".aws", double / ".aws" / "cli")} == {0o700}
-
-
-def test_a_home_without_aws_has_a_private_one_too(tmp_path: Path) -> None:
-    (tmp_path / "real").mkdir()
-    awscli.private_home(str(tmp_path / "real"), str(tmp_path / "double"))
+    assert double.stat().st_mode & 0o777 == 0o700
     awscli.private_home(str(tmp_path / "none"), str(tmp_path / "other"))
-    assert (tmp_path / "double" / ".aws" / "cli").is_dir()
-    assert (tmp_path / "other" / ".aws" / "cli").is_dir()
+    assert list((tmp_path / "other").iterdir()) == []
 
 
 # arguments
@@ -442,7 +415,6 @@ def test_the_command_line_survives() -> None:
         "/d/p/",
         prefix="p/",
         region="r",
-        profile="-p",
         endpoint_url="http://e",
         ca_bundle="/ca",
         force_glacier=True,
@@ -451,7 +423,7 @@ def test_the_command_line_survives() -> None:
     )
     assert full == (
         *("s3", "sync", "s3://b/p/", "/d/p/", "--no-progress", "--exact-timestamps", "--force-glacier-transfer"),
-        *("--region=r", "--profile=-p", "--endpoint-url=http://e", "--ca-bundle=/ca"),
+        *("--region=r", "--endpoint-url=http://e", "--ca-bundle=/ca"),
         *("--exclude=-x", "--exclude=--delete", "--include=y"),
     )
     with pytest.raises(ValueError, match="siblings"):
@@ -848,10 +820,12 @@ def given_to_the_real(tmp_path: Path, s3: S3, bucket: str, transfer: Transfer) -
     (tmp_path / "private").mkdir()
     awscli.private_home(str(home), str(tmp_path / "private"))
     config = tmp_path / "config"
-    config.write_text(awscli.private_config("[default]\nregion = nowhere\n", "p", transfer, None))
+    keys = {"Version": 1, "AccessKeyId": "AKIDEXAMPLE", "SecretAccessKey": "example"}
+    process = f"/bin/echo {shlex.quote(json.dumps(keys))}"
+    config.write_text(awscli.private_config({"region": "nowhere"}, {}, transfer, None, process))
     env = awscli.environment({"HOME": str(home), "PATH": os.environ["PATH"]}, str(config), str(tmp_path / "private"))
     args = awscli.arguments(
-        bucket, str(tmp_path / "out"), region="us-east-1", profile="p", endpoint_url=s3.url, excludes=["*/k19", "-x"]
+        bucket, str(tmp_path / "out"), region="us-east-1", endpoint_url=s3.url, excludes=["*/k19", "-x"]
     )
     return {"args": args, "env": env}
 

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sqlite3
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -188,10 +189,24 @@ def test_program_of_the_working_folder_is_not_the_aws_cli(home_world: World) -> 
     for name in ("aws", "bin/aws"):
         os.chmod(folder / name, 0o700)
     w.put("b", b"2")
+    w.done("scan", "--rescan", w.bucket)
     env = {"MIGRATE_V2_ENGINE": "cli", "MIGRATE_V2_AWS_PATH": "", "PATH": f".:bin:{os.defpath}"}
     w.run("migrate", w.bucket, cwd=folder, env=env)
     assert not trace.exists()
     assert w.run("whoami", env={"MIGRATE_V2_AWS_PATH": str(folder / "aws")}).code == 5
+    assert not trace.exists()
+
+
+def test_modules_of_the_working_folder_are_not_imported_by_the_aws_cli(home_world: World) -> None:
+    """The environment's own `aws` is `python -m awscli`, which would import from the working folder first."""
+    w, trace = home_world, home_world.folder / "trace"
+    module = f"open({str(trace)!r}, 'w')\n".encode()
+    folder = migrated(w, {"awscli.py": module, "awscli/__init__.py": module, "colorama.py": module})
+    w.put("b", b"2")
+    w.done("scan", "--rescan", w.bucket)
+    aws = str(Path(sys.executable).parent / "aws")
+    w.done("migrate", w.bucket, cwd=folder, env={"MIGRATE_V2_ENGINE": "cli", "MIGRATE_V2_AWS_PATH": aws})
+    assert (folder / "b").read_bytes() == b"2"
     assert not trace.exists()
 
 

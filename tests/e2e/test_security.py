@@ -197,12 +197,16 @@ def test_nothing_of_the_users_home_or_environment_takes_the_place_of_the_transfe
         "AWS_DATA_PATH",
         "MIGRATE_V2_X",
         "SOMEBODYS_SECRET",
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
     }
-    given: dict[str, str | None] = dict.fromkeys(hidden - {"MIGRATE_V2_X"}, str(evil))
+    given: dict[str, str | None] = dict.fromkeys(
+        (name for name in hidden if not name.startswith(("MIGRATE_V2_X", "AWS_ACCESS", "AWS_SECRET"))), str(evil)
+    )
     assert run("scan", "--rescan", bucket, env=env).returncode == 0
     run("migrate", bucket, env={**env, **given, "MIGRATE_V2_AWS_PATH": str(spy)})
     seen = {line.partition("=")[0] for line in (tmp_path / "seen").read_text().splitlines()}
-    assert "AWS_ACCESS_KEY_ID" in seen and not hidden & seen
+    assert "AWS_DEFAULT_REGION" in seen and not hidden & seen
     assert not [name for name in seen if name.startswith(("MIGRATE_V2_", "AWS_CLI_"))] or seen & {"AWS_CLI_AUTO_PROMPT"}
 
 

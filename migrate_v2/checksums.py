@@ -13,11 +13,14 @@ from typing import Final, Protocol
 
 from awscrt import checksums as crt  # type: ignore[import-untyped]
 
-from migrate_v2.model import Head, ObjectVersion, Witness
+from migrate_v2.answers import ETAGS_OF_NOTHING
+from migrate_v2.model import EMPTY, SHA256_OF_NOTHING, Head, ObjectVersion, Witness
 
 MD5_ETAG: Final = "md5-etag"
 MULTIPART_ETAG: Final = "multipart-etag"
-EMPTY: Final = "empty"  # an object of size 0: its value is the SHA-256 of nothing, so it matches one content only
+# HEAD said that exactly this version, by its ETag, has no bytes. As with EMPTY, the value is the SHA-256 of nothing, so that
+# it matches one content only.
+EMPTY_HEAD: Final = "empty-head"
 CRC32: Final = "crc32"
 CRC32C: Final = "crc32c"
 CRC64NVME: Final = "crc64nvme"
@@ -89,15 +92,18 @@ _ALGORITHM_BITS = {algorithm: len(begin().digest()) * 8 for algorithm, begin in 
 ALGORITHMS = frozenset(_BEGIN)  # S3's names in lower case
 
 # The algorithm behind each kind, for those that read the object as one and those that read it in parts.
-_WHOLE = {MD5_ETAG: MD5, EMPTY: SHA256, REFETCH: SHA256} | {algorithm: algorithm for algorithm in _BEGIN}
+_WHOLE = {MD5_ETAG: MD5, EMPTY: SHA256, EMPTY_HEAD: SHA256, REFETCH: SHA256} | {
+    algorithm: algorithm for algorithm in _BEGIN
+}
 _PARTED = {MULTIPART_ETAG: MD5} | {algorithm + COMPOSITE: algorithm for algorithm in _BEGIN}
 _ALGORITHM = _WHOLE | _PARTED
 _KINDS = {algorithm: [kind for kind, its in _WHOLE.items() if its == algorithm] for algorithm in _BEGIN}
 
 BITS: Mapping[str, int] = {kind: _ALGORITHM_BITS[algorithm] for kind, algorithm in _ALGORITHM.items()}
 
-_NOTHING = Witness(EMPTY, hashlib.sha256().hexdigest(), BITS[EMPTY])
+_NOTHING = {kind: Witness(kind, SHA256_OF_NOTHING, BITS[kind]) for kind in (EMPTY, EMPTY_HEAD)}
 
+_IN_HEX = (MD5_ETAG, MULTIPART_ETAG, EMPTY, EMPTY_HEAD, REFETCH)
 _ETAG = re.compile(r'"?([0-9a-fA-F]{32})(?:-([1-9][0-9]{0,4}))?"?')
 _READABLE_ETAGS = ("", "AES256")  # with SSE-KMS, DSSE-KMS and SSE-C the ETag is no digest of the content
 
@@ -141,9 +147,10 @@ def listed(version: ObjectVersion) -> tuple[Witness, ...]:
     """What the listing's ETag may say of the content, without asking S3 again.
 
     All guesses (not `certain`), for a listing tells neither the encryption nor the part sizes: a match proves, a
-    mismatch says nothing. An object of size 0 is the exception.
+    mismatch says nothing. An object of size 0 with an ETag of nothing is the exception. A size of 0 with another ETag says
+    nothing: a damaged index lists that for objects with bytes (Ceph).
     """
-    empty = (_NOTHING,) if version.size == 0 else ()
+    empty = (_NOTHING[EMPTY],) if version.size == 0 and version.etag in ETAGS_OF_NOTHING else ()
     return (*empty, *_of_etag(version.etag, version.size, (), readable=False))
 
 
@@ -162,7 +169,7 @@ def headed(head: Head, part_sizes: Sequence[int] = (), part_count: int = 0) -> t
     etag = _ETAG.fullmatch(head.etag)
     etag_count = int(etag[2]) if etag and etag[2] else 0
     count = part_count or etag_count or len(part_sizes)
-    found = [_NOTHING] if head.size == 0 else []
+    found: list[Witness] = []
     if head.encryption in _READABLE_ETAGS:
         found += _of_etag(head.etag, head.size, part_sizes, readable=True)
     for name, value in head.checksums.items():
@@ -182,7 +189,15 @@ def headed(head: Head, part_sizes: Sequence[int] = (), part_count: int = 0) -> t
             kind = algorithm + COMPOSITE
             for parts in layouts:
                 found.append(Witness(kind, _written(kind, digest, parts), BITS[kind], parts, known and not either))
+    if head.size == 0 and not _says_bytes(found):
+        found.insert(0, _NOTHING[EMPTY_HEAD])
     return tuple(found)
+
+
+def _says_bytes(witnesses: Sequence[Witness]) -> bool:
+    """Whether a checksum is not that of nothing. ETags do not count: some servers give an empty object any ETag."""
+    stated = [witness for witness in witnesses if witness.kind not in (MD5_ETAG, MULTIPART_ETAG)]
+    return contradicted(stated, Reading(stated).finish())
 
 
 def _of_etag(etag: str, size: int, part_sizes: Sequence[int], *, readable: bool) -> Iterator[Witness]:
@@ -208,9 +223,7 @@ def _decoded(text: str) -> bytes:
 
 def _written(kind: str, digest: bytes, parts: tuple[int, ...] = ()) -> str:
     """S3's own notation: hex for ETags, base64 for checksums; "-N" after what is made of N parts, as HEAD gives it."""
-    text = (
-        digest.hex() if kind in (MD5_ETAG, MULTIPART_ETAG, EMPTY, REFETCH) else base64.b64encode(digest).decode("ascii")
-    )
+    text = digest.hex() if kind in _IN_HEX else base64.b64encode(digest).decode("ascii")
     return f"{text}-{len(parts)}" if parts else text
 
 
@@ -358,7 +371,7 @@ def matched(witnesses: Iterable[Witness], measured: Measured) -> tuple[Witness, 
 # matched                             | enough | because
 # ------------------------------------|--------|------------------------------------------------
 # nothing                             | no     | an absence proves nothing
-# empty                               | yes    | there is only one content of no bytes
+# empty, empty-head                   | yes    | there is only one content of no bytes
 # one of 64 bits or more              | yes    |
 # crc32                               | no     | one random corruption in 2^32 keeps it
 # crc32, crc32-composite              | no     | one algorithm, so not independent

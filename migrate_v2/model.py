@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
+from migrate_v2.answers import ETAGS_OF_NOTHING
 from migrate_v2.errors import Cause as Cause
 
 ARCHIVED_CLASSES = ("GLACIER", "DEEP_ARCHIVE")
@@ -21,6 +22,10 @@ CHANGED = "changed in S3 since it was listed"
 # Outcomes of deletes that S3 was asked after, because no answer had come.
 STILL_THERE = "still there"
 REPLY_LOST = "deleted; the reply was lost"
+
+# The kind of Witness of an object of size 0 whose ETag is one of nothing: its value is the SHA-256 of nothing.
+EMPTY = "empty"
+SHA256_OF_NOTHING = hashlib.sha256().hexdigest()
 
 # Days that S3 bills at least (https://aws.amazon.com/s3/pricing/, footnotes of "Storage & requests").
 MINIMUM_DAYS = {"STANDARD_IA": 30, "ONEZONE_IA": 30, "GLACIER_IR": 90, "GLACIER": 90, "DEEP_ARCHIVE": 180}
@@ -340,6 +345,12 @@ NULL_MARKER = Kept(
 )
 
 
+def evidence_of(row: Row) -> tuple[Witness, ...]:
+    """Return what the row holds as evidence of its content. A size of 0 in a listing is none where the ETag is not one of
+    nothing: a damaged index lists that for objects with bytes (Ceph)."""
+    return tuple(w for w in row.witnesses if w.kind != EMPTY or row.version.etag in ETAGS_OF_NOTHING)
+
+
 def why_kept(row: Row, site: Site, rules: Rules) -> Kept | None:
     """Why this version stays in S3, judged by its row alone; None if it may be deleted once its copy is read again.
 
@@ -349,6 +360,7 @@ def why_kept(row: Row, site: Site, rules: Rules) -> Kept | None:
     ---------|---------|----------|------------------------------------------------------|--------------
     any other| any     | any      | any                                                  | it is not verified
     verified | match   | weak     | any                                                  | the evidence is too weak
+    verified | match   | size 0   | any, the ETag is not one of nothing                  | the evidence is too weak
     verified | match   | unsealed | any                                                  | the record of it is damaged
     verified | match   | strong   | any, the copy is marked as a hard link               | the hard link
     verified | match   | strong   | any, MFA delete on                                   | MFA delete
@@ -361,7 +373,7 @@ def why_kept(row: Row, site: Site, rules: Rules) -> Kept | None:
     if row.state is not FileState.VERIFIED or row.verdict is not Verdict.MATCH:
         state = row.reason or (f"the verdict is {row.verdict.value}" if row.verdict else f"it is {row.state.value}")
         return Kept(row.cause or Cause.NOT_PROVED, f"not proved: {state}")
-    if not row.sha256 or not strong(row.witnesses):
+    if not row.sha256 or not strong(evidence_of(row)):
         return Kept(Cause.NO_CHECKSUM, "not proved: the evidence is weaker than 64 bits")
     if not row.sealed:
         return Kept(
@@ -424,7 +436,7 @@ def prove(
     if not run or (subject.read_run != run and not recently(subject.read_at, trust)):
         return "its local copy has not been read again in this run"
     if subject.place is Place.FOLDER:
-        if subject.version.size != 0:
+        if subject.version.size != 0 or subject.sha256 != SHA256_OF_NOTHING:
             return "a folder cannot be the copy of bytes"
     elif identity is None or subject.identity != identity or identity.size != subject.version.size:
         return "its local copy changed after it was read"

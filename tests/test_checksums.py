@@ -148,7 +148,7 @@ def test_algorithm_gives_published_value(algorithm: str, content: bytes, digest:
 def test_every_algorithm_that_the_sdk_knows_is_here() -> None:
     assert set(BY_SDK) <= set(ALGORITHMS)
     of_s3 = {"md5-etag", "multipart-etag", *ALGORITHMS, *(name + COMPOSITE for name in ALGORITHMS)}
-    assert set(BITS) == {*of_s3, "empty", "refetch"}
+    assert set(BITS) == {*of_s3, "empty", "empty-head", "refetch"}
 
 
 @pytest.mark.parametrize("algorithm", sorted(BY_SDK))
@@ -300,18 +300,38 @@ def test_listing_is_a_guess_that_a_match_confirms() -> None:
         assert not enough(matched(witnesses, changed)) and not contradicted(witnesses, changed)
 
 
-@pytest.mark.parametrize("etag", [MD5_OF_NOTHING, "opaque", etag_of([MD5_OF_NOTHING]), "0" * 32 + "-2"])
-def test_object_of_no_bytes_is_proved_by_its_size_alone(etag: str) -> None:
-    for witnesses in (listed(a_version(0, etag)), headed(a_head(0, etag, encryption="aws:kms"))):
-        assert witnesses[0].kind == "empty"
-        assert matched(witnesses, read(witnesses))[0].kind == "empty"
-        assert enough(matched(witnesses[:1], read(witnesses))) and not contradicted(witnesses, read(witnesses))
-        assert matched(witnesses, read(witnesses, b"x")) == () and contradicted(witnesses, read(witnesses, b"x"))
-    agreed = {witness.kind for witness in matched(listed(a_version(0, etag)), read(listed(a_version(0, etag))))}
-    assert agreed == {
-        MD5_OF_NOTHING: {"empty", "md5-etag"},
-        etag_of([MD5_OF_NOTHING]): {"empty", "multipart-etag"},
-    }.get(etag, {"empty"})
+@pytest.mark.parametrize(
+    ("etag", "kinds"),
+    [
+        (MD5_OF_NOTHING, {"empty", "md5-etag"}),
+        (etag_of([MD5_OF_NOTHING]), {"empty", "multipart-etag"}),
+        ("opaque", set()),
+        ("0" * 32, set()),
+        ("0" * 32 + "-1", set()),
+        ("0" * 32 + "-2", set()),
+        ("", set()),
+    ],
+)
+def test_listed_size_of_zero_proves_nothing_without_an_etag_of_nothing(etag: str, kinds: set[str]) -> None:
+    witnesses = listed(a_version(0, etag))
+    assert {witness.kind for witness in matched(witnesses, read(witnesses))} == kinds
+    assert enough(matched(witnesses, read(witnesses))) is bool(kinds)
+    assert matched(witnesses, read(witnesses, b"x")) == ()
+    assert contradicted(witnesses, read(witnesses, b"x")) is bool(kinds)
+
+
+@pytest.mark.parametrize("etag", [MD5_OF_NOTHING, "opaque", "0" * 32, "0" * 32 + "-2"])
+@pytest.mark.parametrize("encryption", ["", "aws:kms"])
+def test_size_of_zero_by_head_proves_no_bytes(etag: str, encryption: str) -> None:
+    witnesses = headed(a_head(0, etag, encryption=encryption, CRC64NVME="AAAAAAAAAAA="))
+    assert matched(witnesses, read(witnesses))[0].kind == "empty-head"
+    assert enough(matched(witnesses[:1], read(witnesses)))
+    assert matched(witnesses, read(witnesses, b"x")) == () and contradicted(witnesses, read(witnesses, b"x"))
+
+
+def test_size_of_zero_by_head_beside_a_checksum_of_bytes_proves_nothing() -> None:
+    witnesses = headed(a_head(0, "opaque", encryption="aws:kms", CRC64NVME=value_of("crc64nvme", b"bytes")))
+    assert matched(witnesses, read(witnesses)) == () and contradicted(witnesses, read(witnesses))
 
 
 CONTENT = random.Random(2).randbytes(1000)
@@ -447,7 +467,7 @@ def test_kinds_unknown_here_are_passed_over() -> None:
     ]
     measured = read(strange, CONTENT)
     assert matched(strange, measured) == () and not contradicted(strange, measured)
-    assert {kind for kind, _ in measured.values} == {"sha256", "empty", "refetch"}
+    assert {kind for kind, _ in measured.values} == {"sha256", "empty", "empty-head", "refetch"}
 
 
 def test_strongest_comes_first() -> None:
@@ -466,6 +486,7 @@ def test_measured_value_counts_only_for_its_size_and_kind() -> None:
     assert set(read([IN_PARTS], CONTENT[:400]).values) == {  # ends where part 1 does
         ("sha256", ()),
         ("empty", ()),
+        ("empty-head", ()),
         ("refetch", ()),
     }
 
@@ -546,7 +567,7 @@ def test_second_reading_is_only_for_what_the_first_left_open() -> None:
 
 def test_no_single_bit_goes_unnoticed() -> None:
     chance = random.Random(4)
-    wanted = [wanting(kind, PARTS if kind in checksums._PARTED else ()) for kind in BITS if kind != "empty"]
+    wanted = [wanting(kind, PARTS if kind in checksums._PARTED else ()) for kind in BITS if "empty" not in kind]
     truth = read(wanted, CONTENT).values
     witnesses = [replace(witness, value=truth[witness.kind, witness.parts]) for witness in wanted]
     assert len(matched(witnesses, read(witnesses, CONTENT))) == len(witnesses) == 23
@@ -574,7 +595,7 @@ def test_no_single_bit_goes_unnoticed() -> None:
     ],
 )
 def test_other_content_never_passes(content: bytes) -> None:
-    wanted = [wanting(kind, PARTS if kind in checksums._PARTED else ()) for kind in BITS if kind != "empty"]
+    wanted = [wanting(kind, PARTS if kind in checksums._PARTED else ()) for kind in BITS if "empty" not in kind]
     truth = read(wanted, CONTENT).values
     witnesses = [replace(witness, value=truth[witness.kind, witness.parts]) for witness in wanted]
     assert matched(witnesses, read(witnesses, content)) == ()

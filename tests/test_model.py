@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from migrate_v2.checksums import BITS
 from migrate_v2.model import (
+    SHA256_OF_NOTHING,
     Counts,
     DeleteMarker,
     Digest,
@@ -141,9 +143,36 @@ def test_p1_a_proof_needs_this_run_s_reading_of_this_very_file(
     assert isinstance(prove(row, ENABLED, run, RULES, identity=identity), Proof) is proved
 
 
-def test_an_empty_folder_marker_is_proved_by_its_folder() -> None:
-    marker = replace(ROW, version=replace(VERSION, key="dir/", size=0), place=Place.FOLDER, identity=None)
-    assert isinstance(prove(marker, ENABLED, "run", RULES), Proof)
+@pytest.mark.parametrize(
+    ("etag", "kinds", "proved"),
+    [
+        ("d41d8cd98f00b204e9800998ecf8427e", ("empty", "md5-etag"), True),
+        ("59adb24ef3cdbe0297f05b395827453f-1", ("empty",), True),
+        ("d41d8cd98f00b204e9800998ecf8427e", (), False),
+        ("0" * 32, ("empty",), False),  # only the listing says that it has no bytes
+        ("0" * 32, ("empty-head",), True),
+        ("0" * 32, ("empty", "empty-head"), True),
+        ("0" * 32, ("refetch",), True),
+        ("0" * 32, ("crc64nvme",), True),
+    ],
+)
+@pytest.mark.parametrize("place", [Place.FOLDER, Place.PLAIN, Place.SIDE])
+def test_object_without_bytes_needs_more_than_a_listed_size(
+    etag: str, kinds: tuple[str, ...], proved: bool, place: Place
+) -> None:
+    identity = None if place is Place.FOLDER else replace(IDENTITY, size=0)
+    witnesses = tuple(Witness(kind, "x", BITS[kind]) for kind in kinds)
+    version = replace(VERSION, key="dir/", size=0, etag=etag)
+    row = replace(ROW, version=version, place=place, identity=identity, sha256=SHA256_OF_NOTHING, witnesses=witnesses)
+    assert isinstance(prove(row, ENABLED, "run", RULES, identity=identity), Proof) is proved
+    assert (why_kept(row, ENABLED, RULES) is None) is proved
+
+
+def test_folder_is_no_proof_of_other_content() -> None:
+    version = replace(VERSION, key="dir/", size=0)
+    row = replace(ROW, version=version, place=Place.FOLDER, identity=None)
+    assert not isinstance(prove(row, ENABLED, "run", RULES), Proof)
+    assert isinstance(prove(replace(row, sha256=SHA256_OF_NOTHING), ENABLED, "run", RULES), Proof)
 
 
 @pytest.mark.parametrize(

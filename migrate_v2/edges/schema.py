@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlite_utils import Database, Migrations
 
+from migrate_v2.answers import ETAGS_OF_NOTHING
 from migrate_v2.errors import Cause
 
 APPLICATION_ID = 0x4D475632  # "MGV2"
@@ -353,6 +354,11 @@ def m004_causes(db: Database) -> None:
     db.execute(f"ALTER TABLE files ADD COLUMN cause TEXT CHECK (cause IN ({_one_of([*Cause])}))")
     db.execute("ALTER TABLE files ADD COLUMN hold_cause TEXT")  # why S3 does not delete it; `hold` is the text
     db.execute(f"UPDATE files SET cause = {_CAUSE_OF_REASON} WHERE reason IS NOT NULL OR state = 'error'")
+    # A listed size of 0 was evidence by itself; where the ETag is not one of nothing, HEAD has to say so.
+    db.execute(f"""
+        UPDATE files SET state = 'downloaded', verdict = NULL
+        WHERE state = 'verified' AND size = 0 AND etag NOT IN ({_one_of([*ETAGS_OF_NOTHING])})
+    """)
     # The path that the local copy is about to be renamed to, until the row has the new path.
     db.execute("ALTER TABLE files ADD COLUMN moving_to TEXT")
     db.execute("CREATE INDEX files_moving ON files (bucket, key, version_id) WHERE moving_to IS NOT NULL")

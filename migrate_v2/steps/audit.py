@@ -19,7 +19,7 @@ from migrate_v2.errors import Failure, Refused
 from migrate_v2.events import Ended, Event, Found, Noted, Progress, Started, Warned
 from migrate_v2.flow import Meter, in_threads
 from migrate_v2.keys import CERTIFICATE, SIDE, show
-from migrate_v2.model import Place, Verdict, Witness
+from migrate_v2.model import FileState, Place, Verdict, Witness
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
@@ -27,6 +27,10 @@ _PLAIN = {"\\": "\\", "n": "\n", "r": "\r"}
 # A witness of 10,000 unequal parts takes some 200 KiB, and an object has a handful of them.
 LONGEST_LINE = 16 << 20
 MOST_WITNESSES = 64
+
+
+# The states in which the folder of a `dir/` was made; None where an older line does not say.
+_WITH_FOLDER = (None, FileState.DOWNLOADED, FileState.VERIFIED, FileState.DELETED)
 
 
 class NothingToCheck(Failure):
@@ -253,7 +257,7 @@ def _of_json(line: bytes) -> Recorded:
         _text(said, "key"),
         _text(said, "version_id"),
         _text(said, "path"),
-        said.get("place") == Place.FOLDER,
+        said.get("place") == Place.FOLDER and said.get("state") in _WITH_FOLDER,
         size,
         sha256,
         tuple(map(_witness, witnesses)),

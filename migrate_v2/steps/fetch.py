@@ -11,6 +11,7 @@ from itertools import chain
 from threading import Event as Flag
 from threading import Lock
 
+from migrate_v2.answers import ETAGS_OF_NOTHING
 from migrate_v2.edges.disk import FLUSH_BYTES, Disk, Obstacle, Sink, partial_name
 from migrate_v2.edges.s3 import (
     S3,
@@ -172,6 +173,8 @@ def _tidy(bucket: str, store: Store, disk: Disk) -> None:
 
 def _bring(row: Row, disk: Disk, s3: S3, block_size: int, large: int, meter: _Meter, stop: Flag) -> None:
     version = row.version
+    if version.size == 0 and version.etag not in ETAGS_OF_NOTHING:
+        s3.head(version)  # SizeDiffers: only the listing says that it has no bytes
     if row.place is Place.FOLDER:
         disk.make_folder(row.path, flush=False)
         return

@@ -14,12 +14,25 @@ from migrate_v2 import checksums
 from migrate_v2.edges.disk import Changed, Disk, DiskError, Obstacle
 from migrate_v2.edges.readers import File, Readers
 from migrate_v2.edges.readers import Found as Read
-from migrate_v2.edges.s3 import S3, Archived, Denied, Gone, Moved, Refusal, Unreachable, WrongVersion
+from migrate_v2.edges.s3 import S3, Archived, Denied, Gone, Moved, Refusal, SizeDiffers, Unreachable, WrongVersion
 from migrate_v2.edges.store import Evidence, Store
 from migrate_v2.errors import Refused
 from migrate_v2.events import Ended, Event, Found, Progress, Started, Warned
 from migrate_v2.flow import Meter, in_threads
-from migrate_v2.model import CHANGED, VANISHED, Cause, FileIdentity, FileState, Place, Row, Verdict, Witness
+from migrate_v2.keys import show
+from migrate_v2.model import (
+    CHANGED,
+    SHA256_OF_NOTHING,
+    VANISHED,
+    Cause,
+    FileIdentity,
+    FileState,
+    Place,
+    Row,
+    Verdict,
+    Witness,
+    evidence_of,
+)
 from migrate_v2.shards import Sizes, sharded
 
 _MULTIPART = re.compile(r"[0-9a-f]{32}-([0-9]{1,5})")
@@ -167,34 +180,29 @@ def verify(
 
 
 def _file(row: Row) -> File:
-    witnesses = row.witnesses or checksums.listed(row.version)
+    witnesses = evidence_of(row) or checksums.listed(row.version)
     return File(row.path, row.version.size, tuple((witness.kind, witness.parts) for witness in witnesses))
 
 
 def _judge(row: Row, disk: Disk, s3: S3, meter: Meter, stop: Flag, read: Read = None) -> Finding:
-    """Compares the copy with S3's word; `read` is what a reader has found already.
+    """Compares the copy with S3's word; `read` is what a reader has found already. A folder for a `dir/` reads as no bytes.
 
     copy is ...               | listing's ETag | HEAD's word                      | verdict
     --------------------------|----------------|----------------------------------|-----------
     not there                 | any            | not asked                        | missing
     not a plain file          | any            | not asked                        | unreadable
     of another size           | any            | not asked                        | differs
-    a folder for a `dir/`     | size 0         | not asked                        | match
     read                      | matches        | not asked                        | match
     read                      | does not       | something strong enough matches  | match
     read                      | does not       | something contradicts            | differs
     read                      | does not       | a second reading contradicts     | differs
     read                      | does not       | nothing decides                  | unprovable
     read                      | does not       | S3 has another object there      | error: changed
+    read                      | does not       | the same ETag, another size      | error: refused
     """
     version = row.version
-    if row.place is Place.FOLDER:
-        if not disk.is_folder(row.path):
-            return Finding(Verdict.MISSING, "the folder is not there")
-        witnesses = checksums.listed(version)
-        measured = checksums.Reading(witnesses).finish()
-        return Finding(Verdict.MATCH, "", measured.sha256, checksums.matched(witnesses, measured))
-    witnesses = row.witnesses or checksums.listed(version)
+    witnesses = evidence_of(row) or checksums.listed(version)
+    identity: FileIdentity | None
     if read is not None:
         measured, identity = read
         meter.add(measured.size)
@@ -202,7 +210,8 @@ def _judge(row: Row, disk: Disk, s3: S3, meter: Meter, stop: Flag, read: Read = 
         try:
             measured, identity = _read(row, disk, witnesses, meter, stop)
         except FileNotFoundError:
-            return Finding(Verdict.MISSING, "the file is not there")
+            what = "folder" if row.place is Place.FOLDER else "file"
+            return Finding(Verdict.MISSING, f"the {what} is not there")
         except (Obstacle, Changed, DiskError) as failure:
             return Finding(Verdict.UNREADABLE, str(failure), cause=Cause.UNREADABLE)
     if measured.size != version.size:
@@ -232,6 +241,8 @@ def _judge(row: Row, disk: Disk, s3: S3, meter: Meter, stop: Flag, read: Read = 
         except (Denied, Refusal, Archived) as failure:
             if checksums.contradicted(held, measured):
                 return _otherwise_than_sent(measured)
+            if isinstance(failure, SizeDiffers):
+                return _size_differs(failure)
             reason = f"S3 does not give its checksums: {failure}"
             return Finding(Verdict.UNPROVABLE, reason, measured.sha256, identity=identity, cause=Cause.CHECKSUM_DENIED)
         unread = checksums.unread(more, measured)
@@ -271,6 +282,11 @@ def _second_reading(row: Row) -> tuple[Witness, ...]:
     return tuple(witness for witness in row.witnesses if witness.kind == checksums.REFETCH)
 
 
+def _size_differs(failure: SizeDiffers) -> Finding:
+    """The listing is wrong about this object, so that its copy cannot be right; the next `migrate` looks again."""
+    return Finding(Verdict.UNREADABLE, str(failure), cause=failure.cause)
+
+
 def _otherwise_than_sent(measured: checksums.Measured) -> Finding:
     return Finding(Verdict.DIFFERS, "the bytes are not those that were proved before", measured.sha256)
 
@@ -288,6 +304,7 @@ def _reread(row: Row, disk: Disk, s3: S3, block_size: int, meter: Meter, stop: F
     read                 | other bytes, twice           | differs
     read                 | nothing (denied, archived)   | unprovable
     read                 | nothing: it has another one  | error: changed
+    read                 | another size than was listed | error: refused
     """
     version = row.version
     for last in (False, True):
@@ -303,10 +320,12 @@ def _reread(row: Row, disk: Disk, s3: S3, block_size: int, meter: Meter, stop: F
             )
         except Moved:
             return Finding(Verdict.UNREADABLE, CHANGED, in_s3=False, cause=Cause.CHANGED)
+        except SizeDiffers as failure:
+            return _size_differs(failure)
         except (Denied, Refusal, Archived) as failure:
             reason = f"{row.reason}; S3 does not let it be read a second time: {failure}"
             return Finding(Verdict.UNPROVABLE, reason, row.sha256, row.witnesses, row.identity, cause=row.cause)
-        if identity.size != version.size:
+        if identity is not None and identity.size != version.size:
             return Finding(Verdict.DIFFERS, f"the file has {identity.size:,} bytes, the object {version.size:,}")
         if sha256:
             weaker = row.witnesses if row.sha256 == sha256 else ()
@@ -316,8 +335,10 @@ def _reread(row: Row, disk: Disk, s3: S3, block_size: int, meter: Meter, stop: F
     return Finding(Verdict.DIFFERS, "the bytes are not those that S3 sends, twice")
 
 
-def _beside(row: Row, disk: Disk, s3: S3, block_size: int, meter: Meter, stop: Flag) -> tuple[str, FileIdentity]:
+def _beside(row: Row, disk: Disk, s3: S3, block_size: int, meter: Meter, stop: Flag) -> tuple[str, FileIdentity | None]:
     """One reading of both, a block of each in memory: the SHA-256 of what S3 sent, "" where the file holds other bytes."""
+    if row.place is Place.FOLDER:
+        return _beside_folder(row, disk, s3, block_size), None
     for attempt in range(1, ATTEMPTS + 1):
         received = 0
         try:
@@ -359,6 +380,14 @@ def _beside(row: Row, disk: Disk, s3: S3, block_size: int, meter: Meter, stop: F
     raise AssertionError("the last attempt returns or raises")
 
 
+def _beside_folder(row: Row, disk: Disk, s3: S3, block_size: int) -> str:
+    if not disk.is_folder(row.path):
+        raise FileNotFoundError(row.path)
+    for _ in s3.get(row.version, block_size):
+        raise Unreachable(f"S3 sends bytes for {show(row.key)}, which it lists as empty")
+    return SHA256_OF_NOTHING
+
+
 def _deleted(row: Row, disk: Disk, meter: Meter, stop: Flag) -> Finding:
     if row.place is Place.FOLDER:
         there = disk.is_folder(row.path)
@@ -378,7 +407,7 @@ def _deleted(row: Row, disk: Disk, meter: Meter, stop: Flag) -> Finding:
     return replace(_kept_as_was(row, Verdict.MATCH, ""), identity=identity)
 
 
-def _first_look(row: Row, measured: checksums.Measured, identity: FileIdentity) -> Finding:
+def _first_look(row: Row, measured: checksums.Measured, identity: FileIdentity | None) -> Finding:
     """An older toolkit deleted it, and left nothing but size and ETag to hold its copy to; from now on there is a hash."""
     witnesses = checksums.listed(row.version)
     if measured.size != row.version.size or checksums.contradicted(witnesses, measured):
@@ -403,20 +432,29 @@ def _read(
     meter: Meter,
     stop: Flag,
     before: checksums.Measured | None = None,
-) -> tuple[checksums.Measured, FileIdentity]:
-    """One pass over the file, from the disk and not from memory; what an earlier pass computed is kept."""
+) -> tuple[checksums.Measured, FileIdentity | None]:
+    """One pass over the file, from the disk and not from memory; what an earlier pass computed is kept.
+
+    A folder has no bytes, and no identity. FileNotFoundError where it is not there.
+    """
     reading = checksums.Reading(witnesses)
-    with disk.reading(row.path, drop_cache=True) as file:
-        identity = file.identity
-        if identity.size == row.version.size:
-            for block in file.blocks():
-                reading.update(block)
-                meter.add(len(block) if before is None else 0)
-                if stop.is_set():
-                    raise _Stopped
-            measured = reading.finish()
-        else:
-            measured = replace(reading.finish(), size=identity.size)
+    identity: FileIdentity | None = None
+    if row.place is Place.FOLDER:
+        if not disk.is_folder(row.path):
+            raise FileNotFoundError(row.path)
+        measured = reading.finish()
+    else:
+        with disk.reading(row.path, drop_cache=True) as file:
+            identity = file.identity
+            if identity.size == row.version.size:
+                for block in file.blocks():
+                    reading.update(block)
+                    meter.add(len(block) if before is None else 0)
+                    if stop.is_set():
+                        raise _Stopped
+                measured = reading.finish()
+            else:
+                measured = replace(reading.finish(), size=identity.size)
     if before is not None:
         measured = replace(measured, values={**before.values, **measured.values})
     return measured, identity

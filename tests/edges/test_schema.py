@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from sqlite_utils import Database
 
+from migrate_v2.answers import ETAGS_OF_NOTHING
 from migrate_v2.edges import schema
 from migrate_v2.edges.store import Store
 from migrate_v2.model import FileState, Phase
@@ -105,6 +106,19 @@ def test_a_crash_between_migrations_leaves_no_half_of_one(tmp_path: Path) -> Non
     schema.migrations.apply(database)
     schema.migrations.apply(database)
     assert "files" in database.table_names()
+
+
+def test_rows_proved_by_a_listed_size_of_zero_are_verified_again() -> None:
+    database = Database(memory=True)
+    schema.migrations.apply(database, stop_before="m004_causes")
+    for key, size, etag in (("a", 0, "0" * 32), ("b", 0, ETAGS_OF_NOTHING[0]), ("c", 5, "0" * 32)):
+        insert(database, key, "verified", size)
+        database.conn.execute("UPDATE files SET etag = ?, verdict = 'match' WHERE key = ?", (etag, key))
+    database.conn.commit()
+    schema.migrations.apply(database)
+    states = dict(database.conn.execute("SELECT key, state FROM files").fetchall())
+    assert states == {"a": "downloaded", "b": "verified", "c": "verified"}
+    assert tallies(database) == counted(database)
 
 
 @pytest.mark.parametrize("released", [migration.name for migration in schema.migrations._migrations])

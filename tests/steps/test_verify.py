@@ -13,10 +13,11 @@ import pytest
 
 from migrate_v2.edges.s3 import Unreachable
 from migrate_v2.events import Ended, Event, Warned
-from migrate_v2.model import CHANGED, VANISHED, FileState, Place, Verdict, Witness
+from migrate_v2.model import CHANGED, VANISHED, Cause, FileState, Place, Verdict, Witness
 from migrate_v2.steps import verify as verify_step
 from migrate_v2.steps.verify import verify
 from tests.conftest import sha256
+from tests.fakes.s3server import Request, Response
 from tests.steps.conftest import Job, found
 
 SIZE = 190_000
@@ -163,11 +164,95 @@ def test_nothing_has_only_one_content(job: Job, how: dict[str, Any]) -> None:
     job.bring()
     assert set(job.states().values()) == {FileState.VERIFIED}
     assert job.row("folder/").place is Place.FOLDER
+    assert {row.witnesses[0].kind for row in job.rows()} == {"empty-head" if "etag" in how else "empty"}
     (job.disk.base / "b" / "empty").write_bytes(b"x")
     (job.disk.base / "b" / "folder").rmdir()
     told = found(job.verify_again())
     assert told["empty"][0] is Verdict.DIFFERS and told["folder/"][0] is Verdict.MISSING
     assert set(job.states().values()) == {FileState.DISCOVERED}
+
+
+def lists_no_bytes(job: Job) -> None:
+    """A damaged index: all sizes are 0, and the ETags are right."""
+
+    def rewrite(_: Request, response: Response) -> None:
+        response.body = re.sub(rb"<Size>\d+</Size>", b"<Size>0</Size>", bytes(response.body))
+
+    job.server.fault({"op": ("ListObjectVersions", "ListObjectsV2")}, rewrite=rewrite)
+
+
+DAMAGED: dict[str, dict[str, Any]] = {
+    "md5": {},
+    "kms": {"etag": "kms"},
+    "kms without checksum": {"etag": "kms", "checksums": ()},
+    "parts": {"parts": (4000,)},
+}
+
+
+@pytest.mark.parametrize("how", DAMAGED)
+@pytest.mark.parametrize("key", ["file", "folder/", "a//side"])
+def test_verify_of_object_listed_without_bytes_asks_head(job: Job, key: str, how: str) -> None:
+    """The copy is there already, as the CLI or an older toolkit may have left it."""
+    job.server.put("b", key, bytes(4000), **DAMAGED[how])
+    lists_no_bytes(job)
+    for step in (job.scan, job.place):
+        step()
+    path = job.path(key)
+    path.mkdir(parents=True) if key == "folder/" else path.parent.mkdir(parents=True, exist_ok=True)
+    if key != "folder/":
+        path.write_bytes(b"")
+    job.store.fetched("b", [job.row(key).version])
+    job.verify()
+    row = job.row(key)
+    assert (row.state, row.cause, row.witnesses) == (FileState.ERROR, Cause.REFUSED, ())
+    job.delete()
+    assert job.server.get("b", key) is not None and job.outcomes() == []
+
+
+@pytest.mark.parametrize("how", DAMAGED)
+@pytest.mark.parametrize("key", ["file", "folder/", "a//side"])
+def test_fetch_of_object_listed_without_bytes_makes_no_copy(job: Job, key: str, how: str) -> None:
+    job.server.put("b", key, bytes(4000), **DAMAGED[how])
+    lists_no_bytes(job)
+    job.bring()
+    assert (job.row(key).state, job.row(key).cause) == (FileState.ERROR, Cause.REFUSED)
+    assert not job.path(key).exists()
+    job.server.calm()
+    job.bring()
+    row = job.row(key)
+    assert row.version.size == 4000
+    assert row.state is (FileState.DOWNLOADED if how == "kms without checksum" else FileState.VERIFIED)
+    assert job.path(key).read_bytes() == bytes(4000)
+
+
+@pytest.mark.parametrize("key", ["file", "folder/"])
+def test_verify_of_empty_object_without_head_is_unprovable_until_read_again(job: Job, key: str) -> None:
+    job.server.put("b", key, b"", etag="kms", checksums=())
+    for step in (job.scan, job.place, job.fetch):
+        step()
+    denied = job.server.fault({"op": "HeadObject"}, "access-denied")
+    job.verify()
+    assert (job.row(key).state, job.row(key).cause) == (FileState.DOWNLOADED, Cause.CHECKSUM_DENIED)
+    unproved = [job.row(key)]
+    list(verify("b", job.store, job.disk, job.s3, unproved, run="run-1", threads=1, rows_per_commit=1, refetch=65536))
+    assert [witness.kind for witness in job.row(key).witnesses] == ["refetch"]
+    job.server.calm(denied)
+    assert job.row(key).state is FileState.VERIFIED
+
+
+@pytest.mark.parametrize("key", ["file", "folder/"])
+def test_refetch_of_object_listed_without_bytes_proves_nothing(job: Job, key: str) -> None:
+    job.server.put("b", key, bytes(4000), etag="kms", checksums=())
+    lists_no_bytes(job)
+    for step in (job.scan, job.place):
+        step()
+    path = job.path(key)
+    path.mkdir(parents=True) if key == "folder/" else path.parent.mkdir(parents=True, exist_ok=True)
+    if key != "folder/":
+        path.write_bytes(b"")
+    job.store.fetched("b", [job.row(key).version])
+    list(verify("b", job.store, job.disk, job.s3, job.rows(), run="run-1", threads=1, rows_per_commit=1, refetch=65536))
+    assert (job.row(key).state, job.row(key).cause) == (FileState.ERROR, Cause.REFUSED)
 
 
 def test_a_file_is_no_folder(job: Job) -> None:

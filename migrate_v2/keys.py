@@ -69,28 +69,18 @@ class FileSystem:
 
 # The CLI writes NAME.XXXXXXXX beside NAME and renames it: 8 of string.hexdigits after NAME cut to 255 characters in all
 # (s3transfer/utils.py, get_temp_filename). A kill leaves the file behind.
-_SUFFIX = 9
-_CUT = 255 - _SUFFIX
+SUFFIX = 9  # bytes
+_CUT = 255 - SUFFIX
 # edges/disk.py calls its own unfinished files .mv2- and 16 digits.
 _TEMPORARY = re.compile(r"\.(?=[0-9]*[A-Fa-f])[0-9A-Fa-f]{8}\Z|\A\.mv2-[0-9a-f]{16}\Z")
 
 
 def looks_temporary(name: str) -> bool:
-    """Whether a sweep of leftovers may take a file of this name: no key that fits is a file of such a name.
+    """Whether unfinished files of the CLI or of this program are named so: no key that fits is a file of such a name.
 
-    Eight digits without a letter are left alone, because `app.log.20240131` is what people call their files; one
-    leftover in 550 is called so too, and stays.
+    Eight digits without a letter do not count, because `app.log.20240131` is what people call their files.
     """
     return _TEMPORARY.search(name) is not None
-
-
-def without_suffix(path: str) -> tuple[str, bool] | None:
-    """The name that the CLI gave its temporary suffix to, and whether it was cut for it; None for a name of our own."""
-    found = _TEMPORARY.search(path.rpartition("/")[2])
-    if found is None or found.group().startswith(".mv2-"):
-        return None
-    stem = path.removesuffix(found.group())
-    return stem, len(stem.rpartition("/")[2]) >= _CUT
 
 
 def unfit(key: str, fs: FileSystem, room: int) -> str:
@@ -124,10 +114,10 @@ def unfit(key: str, fs: FileSystem, room: int) -> str:
     if length > fs.name_max and any(len(name.encode()) > fs.name_max for name in names):
         return f"a name in the key is longer than {fs.name_max} bytes"
     name_bytes = len(last.encode())
-    temporary = len(last[:_CUT].encode()) + _SUFFIX
+    temporary = len(last[:_CUT].encode()) + SUFFIX
     # The cut counts characters: a name with any character of two bytes or more is held to what fits without a cut.
-    if temporary > fs.name_max or (not last.isascii() and name_bytes + _SUFFIX > fs.name_max):
-        return f"the name is longer than the {fs.name_max - _SUFFIX} bytes that the CLI's temporary suffix leaves"
+    if temporary > fs.name_max or (not last.isascii() and name_bytes + SUFFIX > fs.name_max):
+        return f"the name is longer than the {fs.name_max - SUFFIX} bytes that the CLI's temporary suffix leaves"
     if length + max(0, temporary - name_bytes) > room:
         return "the whole path is too long"
     if looks_temporary(last):

@@ -100,6 +100,11 @@ class ObjectVersion:
     restore_ongoing: bool | None = None  # None: the listing did not say
     restore_expiry: datetime | None = None
 
+    @property
+    def seconds(self) -> int:
+        """`last_modified` in whole seconds since 1970: the time that the AWS CLI gives a file when all of it is written."""
+        return int(self.last_modified.timestamp())
+
 
 @dataclass(frozen=True, slots=True)
 class DeleteMarker:

@@ -68,7 +68,7 @@ from migrate_v2.steps.pull import pull
 from migrate_v2.steps.scan import must_be_as_listed, scan
 from migrate_v2.steps.settle import settle
 from migrate_v2.steps.status import stands
-from migrate_v2.steps.sync import Cli, sync
+from migrate_v2.steps.sync import Cli, collect, sync
 from migrate_v2.steps.upgrade import upgrade
 from migrate_v2.steps.verify import verify
 from migrate_v2.workload import about, worth
@@ -476,6 +476,7 @@ def _fetch(bucket: str, tools: Tools, folder: Path, lock_fds: list[int]) -> Even
     s = tools.settings
     rows = s.db_batch_commit_size
     yield from place(bucket, tools.store, tools.disk, rows_per_commit=rows)
+    yield from collect(bucket, tools.store, tools.disk, rows_per_commit=rows)
     counts = tools.store.counts(bucket)
     if not counts.to_fetch:
         return

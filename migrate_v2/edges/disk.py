@@ -20,8 +20,8 @@ import sys
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Collection, Generator, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -143,11 +143,15 @@ class Free:
 
 
 @dataclass(frozen=True, slots=True)
-class Stray:
-    """Something in a bucket's folder that is no plain file of one name. `kind` is one of Obstacle's, hard link or temporary."""
+class Entry:
+    """What lies at a path. `kind` is one of Obstacle's; `links` counts its names, `stored` the bytes that it takes on the disk."""
 
     path: str
     kind: str
+    size: int = 0
+    mtime_ns: int = 0
+    links: int = 1
+    stored: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -874,20 +878,29 @@ class Disk:
             os.close(fd)
 
     @contextmanager
-    def writing(self, path: str, mtime: float | None = None, flush: bool = True) -> Iterator[Sink]:
+    def writing(
+        self, path: str, mtime: float | None = None, flush: bool = True, *, staged_for: str = ""
+    ) -> Iterator[Sink]:
         """The file appears under its name, whole and on the disk, when the block ends well, and not at all otherwise.
 
         A regular file that has the name is replaced. `mtime` in seconds since 1970, ignored where it cannot be set.
         Without `flush` it is whole, and on the disk only after settle(): one for many files is far cheaper.
+        With `staged_for`, a bucket, the temporary file is in that bucket's private folder, where remove_partials() finds
+        it after a kill; without, it is beside `path`.
         """
         flush = flush or self._flushes_each
         self.look(path)
         temporary = b".mv2-" + secrets.token_hex(8).encode()
-        try:
-            folder, name = self._above(path, make=True, flush=flush)
-        except OSError as error:
-            self._explain(error, path, "write")
-        try:
+        with ExitStack() as opened:
+            try:
+                target, name = self._above(path, make=True, flush=flush)
+                opened.callback(os.close, target)
+                folder = target
+                if staged_for:
+                    folder, _ = self._above(f"{_partials(staged_for)}/x", make=True, flush=False)
+                    opened.callback(os.close, folder)
+            except OSError as error:
+                self._explain(error, path, "write")
             try:
                 fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | _CAREFULLY, 0o600, dir_fd=folder)
             except OSError as error:
@@ -895,7 +908,7 @@ class Disk:
             try:
                 sink = Sink(self, path, fd)
                 yield sink
-                sink.identity = sink._finish(folder, temporary, folder, name, mtime, flush)
+                sink.identity = sink._finish(folder, temporary, target, name, mtime, flush)
             except BaseException:
                 with suppress(OSError):
                     os.unlink(temporary, dir_fd=folder)
@@ -903,8 +916,6 @@ class Disk:
             finally:
                 with suppress(OSError):  # fsync has reported it, or settle() and the next reading will
                     os.close(fd)
-        finally:
-            os.close(folder)
 
     @contextmanager
     def continuing(
@@ -1124,7 +1135,7 @@ class Disk:
 
         False where the file systems cannot do that, or something has the path.
         """
-        with suppress(_NotCloned), self.writing(path, mtime, flush=False) as sink:
+        with suppress(_NotCloned), self.writing(path, mtime, flush=False, staged_for=_bucket_of(path)) as sink:
             try:
                 _clone(sink._fd, source.fd)
             except OSError as error:
@@ -1136,7 +1147,7 @@ class Disk:
 
     def copy_from(self, source: Source, path: str, mtime: float) -> None:
         """Write a copy of `source` to `path`, on the disk only after settle(); Changed where it changed meanwhile."""
-        with self.writing(path, mtime, flush=False) as sink:
+        with self.writing(path, mtime, flush=False, staged_for=_bucket_of(path)) as sink:
             try:
                 os.lseek(source.fd, 0, os.SEEK_SET)
                 while block := os.read(source.fd, BLOCK):
@@ -1191,7 +1202,7 @@ class Disk:
         Changed where its content is not that of `sha256`, if given, or changes meanwhile: then nothing is replaced.
         """
         content = hashlib.sha256()
-        with self.reading(path) as file, self.writing(path, mtime) as sink:
+        with self.reading(path) as file, self.writing(path, mtime, staged_for=_bucket_of(path)) as sink:
             for block in file.blocks():
                 content.update(block)
                 sink.write(block)
@@ -1237,23 +1248,6 @@ class Disk:
         except OSError as error:
             self._explain(error, path, "write")
 
-    def remove_temporary(self, path: str) -> None:
-        """Unlinks a regular file that is named like a temporary one of the CLI's or ours, and nothing else.
-
-        An object can be named so too (`report.c0ffee00`): keys.py keeps those elsewhere, and the caller must rely on it.
-        """
-        if not is_temporary(path):
-            raise Refused(f"{self._where(path)} is not named like a temporary file: it stays")
-        if self.look(path) is None:
-            return
-        try:
-            with self._parent(path) as (folder, name):
-                os.unlink(name, dir_fd=folder)
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            self._explain(error, path, "remove")
-
     @contextmanager
     def trial(self) -> Iterator[str]:
         """A folder for files that nobody keeps; what a killed process left of one is removed the next time."""
@@ -1280,52 +1274,50 @@ class Disk:
         except OSError as error:
             self._explain(error, path, "remove", "folder")
 
-    # A bucket's folder
+    # All that a folder holds
 
-    def survey(self, bucket: str) -> Iterator[Stray]:
-        """All that `aws s3 sync` would follow, write into, leave out or leave behind in this bucket's folder.
+    def entries(self, path: str) -> Iterator[Entry]:
+        """Everything below this folder, each folder after what is in it; no link is followed and no mount point entered.
 
-        A regular file named like a temporary one is told as such even if an object has that name.
+        Nothing where there is no such folder. If something else is there, or on the way to it, that is the only entry.
         """
         try:
-            mode = self._stat(_bytes(bucket)).st_mode
+            mode = self._stat(_bytes(path)).st_mode
         except FileNotFoundError:
             return
         except OSError as error:
-            obstacle = self._obstacle(bucket, "folder")
-            if obstacle is None:
-                self._explain(error, bucket, "look at")
-            yield Stray(obstacle.path, obstacle.kind)
+            yield self._in_the_way(error, path)
             return
         if not stat.S_ISDIR(mode):
-            yield Stray(bucket, _kind(mode))
+            yield Entry(path, _kind(mode))
             return
-        levels = [self._entries(bucket, streamed=True)]
+        levels = [(path, self._entries(path, streamed=True))]
         try:
             while levels:
-                found = next(levels[-1], None)
+                folder, level = levels[-1]
+                found = next(level, None)
                 if found is None:
                     levels.pop()
-                elif isinstance(found, Stray):
+                    if levels:
+                        yield Entry(folder, "folder")
+                elif isinstance(found, Entry):
                     yield found
                 else:
                     # A level that is streamed holds two descriptors, and a key can be 512 folders deep: below the
                     # 64th, a folder's list of folders is held in memory instead.
-                    levels.append(self._entries(found, streamed=len(levels) < 64))
+                    levels.append((found, self._entries(found, streamed=len(levels) < 64)))
         finally:
-            for level in reversed(levels):
+            for _, level in reversed(levels):
                 level.close()
 
-    def _entries(self, path: str, streamed: bool) -> Generator[Stray | str, None, None]:
+    def _entries(self, path: str, streamed: bool) -> Generator[Entry | str, None, None]:
+        """What is in one folder: the paths of the folders in it, and Entry for everything else."""
         try:
             fd = self._open(_bytes(path), _FOLDER)
         except FileNotFoundError:
             return
         except OSError as error:
-            obstacle = self._obstacle(path, "folder")
-            if obstacle is None:
-                self._explain(error, path, "list")
-            yield Stray(obstacle.path, obstacle.kind)
+            yield self._in_the_way(error, path)
             return
         folders: list[str] = []
         try:
@@ -1336,24 +1328,26 @@ class Disk:
                         facts = os.stat(name, dir_fd=fd, follow_symlinks=False)
                     except FileNotFoundError:
                         continue
-                    kind = _kind(facts.st_mode)
-                    if kind == "folder":
-                        if streamed:
-                            yield f"{path}/{_text(name)}"
-                        else:
-                            folders.append(_text(name))
-                    elif kind != "file":
-                        yield Stray(f"{path}/{_text(name)}", kind)
-                    elif facts.st_nlink > 1:
-                        yield Stray(f"{path}/{_text(name)}", "hard link")
-                    elif is_temporary(_text(name)):
-                        yield Stray(f"{path}/{_text(name)}", "temporary")
+                    kind, below = _kind(facts.st_mode), f"{path}/{_text(name)}"
+                    if kind != "folder":
+                        yield Entry(
+                            below, kind, facts.st_size, facts.st_mtime_ns, facts.st_nlink, facts.st_blocks * 512
+                        )
+                    elif streamed:
+                        yield below
+                    else:
+                        folders.append(below)
         except OSError as error:
             self._explain(error, path, "list")
         finally:
             os.close(fd)
-        for folder in folders:
-            yield f"{path}/{folder}"
+        yield from folders
+
+    def _in_the_way(self, error: OSError, path: str) -> Entry:
+        obstacle = self._obstacle(path, "folder")
+        if obstacle is None:
+            self._explain(error, path, "list")
+        return Entry(obstacle.path, obstacle.kind)
 
     # How paths become descriptors
 
@@ -1534,6 +1528,78 @@ def _inode(facts: os.stat_result) -> tuple[int, int]:
     return facts.st_dev, facts.st_ino
 
 
+class _Targets:
+    """The folders of one bucket that files are moved into, made and opened once, and held open.
+
+    Before what was moved is believed, moved() has to be asked whether they still are where they were. Methods may be called
+    from several threads.
+    """
+
+    def __init__(self, disk: Disk, bucket: str, most: int) -> None:
+        self._disk = disk
+        self._bucket = bucket
+        self._most = most
+        self._lock = threading.Lock()
+        self._open: OrderedDict[str, int] = OrderedDict()
+        self._moved: set[str] = set()
+
+    def put(self, source: int, name: bytes, path: str) -> None:
+        """Renames the file `name` in the folder `source` to `path`; whatever has that path goes to quarantine.
+
+        OSError, or Obstacle.
+        """
+        above, _, last = path.rpartition("/")
+        with self._lock:  # a folder in use is not closed
+            folder = self._folder(above)
+            for _ in range(100):
+                try:
+                    _rename_over_nothing(source, name, folder, _bytes(last))
+                    if self._disk._flushes_each:
+                        _flush_folder(folder)
+                    return
+                except FileExistsError:
+                    self._disk.quarantine(path, self._bucket)
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+    def moved(self) -> set[str]:
+        """The folders that files were put into and that are not where they were: what came into them has not come."""
+        with self._lock:
+            for path in self._open:
+                self._look_after(path)
+            moved, self._moved = self._moved, set()
+            for path in moved:
+                if path in self._open:
+                    os.close(self._open.pop(path))
+        return moved
+
+    def close(self) -> None:
+        with self._lock:
+            while self._open:
+                os.close(self._open.popitem()[1])
+
+    def _folder(self, path: str) -> int:
+        if path in self._open:
+            self._open.move_to_end(path)
+            return self._open[path]
+        fd = self._disk._folder(_bytes(path), make=True, flush=False)
+        self._open[path] = fd
+        if len(self._open) > self._most:
+            oldest = next(iter(self._open))
+            self._look_after(oldest)
+            os.close(self._open.pop(oldest))
+        return fd
+
+    def _look_after(self, path: str) -> None:
+        held = os.fstat(self._open[path])
+        try:
+            now = self._disk._stat(_bytes(path))
+            if (now.st_dev, now.st_ino) == (held.st_dev, held.st_ino):
+                return
+        except OSError:
+            pass
+        self._moved.add(path)
+
+
 class Landing:
     """Where many files of one bucket come in: whole under their names or not there at all, and over nothing that is there.
 
@@ -1543,11 +1609,7 @@ class Landing:
 
     def __init__(self, disk: Disk, bucket: str, folders: int = 64) -> None:
         self._disk = disk
-        self._bucket = bucket
-        self._most = folders
-        self._lock = threading.Lock()
-        self._open: OrderedDict[str, int] = OrderedDict()
-        self._moved: set[str] = set()
+        self._targets = _Targets(disk, bucket, folders)
         self._numbers = itertools.count(secrets.randbits(63))
         disk.make_folder(_partials(bucket))
         try:
@@ -1577,19 +1639,7 @@ class Landing:
             os.utime(fd, ns=(mtime_ns, mtime_ns))
         if self._disk._flushes_each:
             _flush(fd)
-        above, _, name = path.rpartition("/")
-        with self._lock:  # a folder in use is not closed
-            folder = self._folder(above)
-            for _ in range(100):
-                try:
-                    _rename_over_nothing(self._partials, temporary.encode(), folder, _bytes(name))
-                    if self._disk._flushes_each:
-                        _flush_folder(folder)
-                    break
-                except FileExistsError:
-                    self._disk.quarantine(path, self._bucket)
-            else:
-                raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+        self._targets.put(self._partials, temporary.encode(), path)
         with suppress(OSError):  # settle() and the next reading report it
             os.close(fd)
 
@@ -1601,42 +1651,151 @@ class Landing:
 
     def moved(self) -> set[str]:
         """The folders that files were put into and that are not where they were: what came into them has not come."""
-        with self._lock:
-            for path in self._open:
-                self._look_after(path)
-            moved, self._moved = self._moved, set()
-            for path in moved:
-                if path in self._open:
-                    os.close(self._open.pop(path))
-        return moved
+        return self._targets.moved()
 
     def close(self) -> None:
-        with self._lock:
-            while self._open:
-                os.close(self._open.popitem()[1])
-            os.close(self._partials)
+        self._targets.close()
+        os.close(self._partials)
 
-    def _folder(self, path: str) -> int:
-        if path in self._open:
-            self._open.move_to_end(path)
-            return self._open[path]
-        fd = self._disk._folder(_bytes(path), make=True, flush=False)
-        self._open[path] = fd
-        if len(self._open) > self._most:
-            oldest = next(iter(self._open))
-            self._look_after(oldest)
-            os.close(self._open.pop(oldest))
-        return fd
 
-    def _look_after(self, path: str) -> None:
-        held = os.fstat(self._open[path])
+class Incoming:
+    """The staging folder of one bucket, `.migrate-v2/<bucket>/incoming/`: the AWS CLI writes there and nowhere else.
+
+    What has arrived is moved to its path by take(), which replaces nothing. No file outside this folder is ever removed.
+    Keys are those of objects at plain paths; `seconds` is a modification time in whole seconds since 1970. Not for several
+    threads.
+    """
+
+    def __init__(self, disk: Disk, bucket: str) -> None:
+        self._disk = disk
+        self._bucket = bucket
+        self.path = incoming_folder(bucket)  # relative to the base
+        self._targets = _Targets(disk, bucket, 64)
+        self._source: tuple[str, int] | None = None  # the folder that was looked into last: keys come in their order
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._targets.close()
+        self._forget_source()
+
+    def exists(self) -> bool:
+        return self._disk.is_folder(self.path)
+
+    def prepare(self, prefix: str) -> Path:
+        """Makes the folder for keys that begin with `prefix` ("", or with a slash at its end); its absolute path.
+
+        A process that opens files there reaches no other file afterwards: links of either kind, FIFOs, sockets and devices
+        are removed. Refused where something is mounted.
+        """
+        folder = f"{self.path}/{prefix}".rstrip("/")
+        while True:
+            try:
+                self._disk.make_folder(folder, flush=False)
+                break
+            except Obstacle as obstacle:
+                if not obstacle.path.startswith(f"{self.path}/") or obstacle.kind == "mount point":
+                    raise
+                self._remove(obstacle.path)
+        for entry in self._disk.entries(folder):
+            if entry.kind == "mount point":
+                raise Obstacle(entry.path, entry.kind, str(self._disk.base))
+            if entry.kind not in ("file", "folder") or entry.links > 1:
+                self._remove(entry.path)
+        return self._disk.base / folder
+
+    def arrived(self, key: str, size: int, seconds: int) -> bool:
+        """Is there a plain file of one name for this key, of this size and time?"""
+        above, _, name = f"{self.path}/{key}".rpartition("/")
         try:
-            now = self._disk._stat(_bytes(path))
-            if (now.st_dev, now.st_ino) == (held.st_dev, held.st_ino):
-                return
-        except OSError:
-            pass
-        self._moved.add(path)
+            facts = os.stat(_bytes(name), dir_fd=self._source_folder(above), follow_symlinks=False)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENAMETOOLONG, *_IN_THE_WAY):
+                return False
+            self._disk._explain(error, f"{self.path}/{key}", "look at")
+        return (
+            stat.S_ISREG(facts.st_mode)
+            and facts.st_nlink <= 1
+            and facts.st_size == size
+            and facts.st_mtime_ns // 10**9 == seconds
+        )
+
+    def take(self, key: str, path: str, size: int, seconds: int) -> bool:
+        """Moves the file for this key to `path` if it has arrived(); it is there for good after settle().
+
+        Whatever has that path goes to quarantine. Obstacle where that is no file, or no folder on the way to it. What was
+        taken counts only if its folder is not among moved().
+        """
+        if not self.arrived(key, size, seconds):
+            return False
+        above, _, name = f"{self.path}/{key}".rpartition("/")
+        try:
+            self._targets.put(self._source_folder(above), _bytes(name), path)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                self._disk._explain(error, path, "write")
+            self._copy(key, path, seconds)  # subvolumes of btrfs, project quotas of XFS
+        return True
+
+    def moved(self) -> set[str]:
+        """The folders that files were moved to and that are not where they were."""
+        return self._targets.moved()
+
+    def stored(self) -> int:
+        """Bytes that the files in it take on the disk."""
+        return sum(entry.stored for entry in self._disk.entries(self.path))
+
+    def discard(self, keep: Callable[[str, int, int], bool]) -> int:
+        """Removes all but the files for which `keep(key, size, seconds)` is true, and the folders if empty; how many files."""
+        self._forget_source()
+        removed = 0
+        for entry in self._disk.entries(self.path):
+            if entry.kind == "folder":
+                self._remove_folder(entry.path)
+            elif entry.kind != "mount point":
+                key = entry.path.removeprefix(f"{self.path}/")
+                if entry.kind != "file" or entry.links > 1 or not keep(key, entry.size, entry.mtime_ns // 10**9):
+                    self._remove(entry.path)
+                    removed += 1
+        self._remove_folder(self.path)
+        return removed
+
+    def _copy(self, key: str, path: str, seconds: int) -> None:
+        self._disk.quarantine(path, self._bucket)
+        source = f"{self.path}/{key}"
+        with self._disk.reading(source) as file, self._disk.writing(path, seconds, flush=False) as sink:
+            for block in file.blocks():
+                sink.write(block)
+        self._remove(source)
+
+    def _source_folder(self, path: str) -> int:
+        if self._source is None or self._source[0] != path:
+            self._forget_source()
+            self._source = path, self._disk._open(_bytes(path), _FOLDER)
+        return self._source[1]
+
+    def _forget_source(self) -> None:
+        source, self._source = self._source, None
+        if source is not None:
+            os.close(source[1])
+
+    def _remove(self, path: str) -> None:
+        if not path.startswith(f"{self.path}/"):
+            raise Refused(f"{self._disk._where(path)} is not in the staging folder: it stays")
+        try:
+            with self._disk._parent(path) as (folder, name):
+                os.unlink(name, dir_fd=folder)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            self._disk._explain(error, path, "remove")
+
+    def _remove_folder(self, path: str) -> None:
+        with suppress(OSError), self._disk._parent(path) as (folder, name):
+            os.rmdir(name, dir_fd=folder)
 
 
 # renameat2(2), RENAME_NOREPLACE: one step, so that nothing can come between a look and the rename.
@@ -1890,6 +2049,17 @@ def partial_name(*facts: str | int) -> str:
 
 def _partials(bucket: str) -> str:
     return f"{OWN}/{bucket}/partial"
+
+
+def _bucket_of(path: str) -> str:
+    """The bucket that a copy at this path is of."""
+    above, _, below = path.partition("/")
+    return below.partition("/")[0] if above == OWN else above
+
+
+def incoming_folder(bucket: str) -> str:
+    """Where the AWS CLI writes, relative to the base."""
+    return f"{OWN}/{bucket}/incoming"
 
 
 def _open_partial(folder: int, name: bytes) -> int:

@@ -1598,11 +1598,10 @@ class Store:
         """Rows at a plain path that were placed on a file system that does not fold."""
         return self.rows(bucket, "place IN ('plain', 'folder') AND fold IS NULL")
 
-    def names_object(self, bucket: str, key: str, *, prefix: bool) -> bool:
-        """Is this the key of an object, or (`prefix`) the beginning of one's?"""
-        upper = key + "\U0010ffff" if prefix else key
-        sql = "SELECT EXISTS (SELECT 1 FROM files WHERE bucket = ? AND key >= ? AND key <= ?)"
-        return bool(self._conn.execute(sql, (bucket, key, upper)).fetchone()[0])
+    def names_object(self, bucket: str, key: str) -> bool:
+        """Is this the key of an object?"""
+        sql = "SELECT EXISTS (SELECT 1 FROM files WHERE bucket = ? AND key = ?)"
+        return bool(self._conn.execute(sql, (bucket, key)).fetchone()[0])
 
     def give_places(self, places: Iterable[tuple[ObjectVersion, Place, str, str | None]]) -> None:
         """(version, place, path, fold): fold is None where nothing on this file system can contest the path."""
@@ -1745,10 +1744,31 @@ class Store:
         left = [t for t in self.tallies(bucket) if t.state in waiting and not t.archived and not t.verdict]
         return sum(tally.objects for tally in left), sum(tally.bytes for tally in left)
 
-    def not_for_the_cli(self, bucket: str, archived_too: bool, *, under: str = "") -> Iterator[Row]:
-        """Current objects that the CLI must not bring: their copy belongs elsewhere, or is not to be had yet."""
+    def not_for_the_cli(self, bucket: str, archived_too: bool, longest: int, *, under: str = "") -> Iterator[Row]:
+        """Current objects that the CLI must not fetch: fetched before, to be stored elsewhere, kept, or not to be had yet.
+
+        Those too whose key is longer than `longest` bytes.
+        """
         archived = " OR archived" if archived_too else ""
-        return self.rows(bucket, f"is_latest AND (place = 'side' OR verdict = 'kept'{archived})", under=under)
+        where = (
+            f"place = 'side' OR verdict = 'kept'{archived} OR {_fetched(archived_too)} OR length(CAST(key AS BLOB)) > ?"
+        )
+        return self.rows(bucket, f"is_latest AND ({where})", longest, under=under)
+
+    def count_fetched(self, bucket: str, archived_too: bool, most: int, *, under: str = "") -> int:
+        """How many of not_for_the_cli() were fetched before, or failed; counted up to `most`."""
+        within = " AND key >= ? AND key < ?" if under else ""
+        r = self._conn.execute(
+            f"SELECT count(*) FROM (SELECT 1 FROM files WHERE bucket = ? AND is_latest AND {_fetched(archived_too)}{within}"
+            " LIMIT ?)",
+            (bucket, *((under, _behind(under)) if under else ()), most),
+        ).fetchone()
+        return int(r[0])
+
+    def awaits(self, bucket: str, key: str, size: int, seconds: int) -> bool:
+        """Is an object of this key, size and time (whole seconds since 1970) still to be fetched to a plain path?"""
+        where = f"key = ? AND size = ? AND place = 'plain' AND +state IN {_TO_COME} AND verdict IS NULL"
+        return any(version.seconds == seconds for version, _ in self._versions(bucket, where, key, size))
 
     def archived_under(self, bucket: str, folder: str) -> tuple[int, int]:
         """As archived_counts, of one folder."""
@@ -2100,6 +2120,15 @@ def _old_path(row: older.OldRow) -> str | None:
     if row.state not in (FileState.DOWNLOADED, FileState.DELETED):
         return None
     return row.local_path or f"{row.bucket}/{row.key.lstrip('/')}"
+
+
+def _fetched(archived_too: bool) -> str:
+    """Current objects at plain paths that the CLI would fetch again. Without --force-glacier-transfer it skips two classes."""
+    skipped = "" if archived_too else " AND storage_class NOT IN ('GLACIER', 'DEEP_ARCHIVE')"
+    return (
+        "(place = 'plain' AND (state IN ('downloaded', 'verified') OR (state = 'error'"
+        f" AND cause IS NOT 'vanished')){skipped})"
+    )
 
 
 def _behind(folder: str) -> str:

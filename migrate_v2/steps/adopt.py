@@ -233,7 +233,7 @@ class _Search:
         if self.store.taken(row.version, usual):
             return False
         key = usual.removeprefix(f"{self.bucket}/")
-        return _in_s3(row) or key == row.version.key or not self.store.names_object(self.bucket, key, prefix=False)
+        return _in_s3(row) or key == row.version.key or not self.store.names_object(self.bucket, key)
 
     def _in_place(self, row: Row, places: Sequence[Placed], sources: Sequence[tuple[Root, str]]) -> bool:
         for place in places:

@@ -182,7 +182,7 @@ def _bring(row: Row, disk: Disk, s3: S3, block_size: int, large: int, meter: _Me
     if version.size >= large:
         making = disk.continuing(row.path, version.bucket, _partial(version), mtime, every=large)
     else:
-        making = disk.writing(row.path, mtime, flush=False)
+        making = disk.writing(row.path, mtime, flush=False, staged_for=version.bucket)
     with making as sink:
         try:
             _fill(sink, version, s3, block_size, meter, stop)

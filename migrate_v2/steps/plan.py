@@ -106,7 +106,9 @@ class Forecast:
 
 def count(held: BucketRow, store: Store, way: Way, asking: Asking) -> tuple[Census, list[Item]]:
     """Walks through the bucket's rows once, or twice where many keys are unfit; also a few of its rows, by chance."""
-    way = replace(way, by_cli=not way.native and not store.holds_only_copies(held.bucket))
+    # As steps/sync.py has it: objects that are here already are excluded by name, or the CLI is not used.
+    by_cli = not way.native and store.count_fetched(held.bucket, False, PATTERNS + 1) <= PATTERNS
+    way = replace(way, by_cli=by_cli)
     census, sample, unfit = _counted(held, store, way, asking, ())
     if way.by_cli and unfit > PATTERNS:
         covers = _covering_patterns(held.bucket, store, asking)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from migrate_v2.edges.disk import Disk, DiskError, Obstacle, volume
+from migrate_v2.edges.disk import Disk, DiskError, Incoming, Obstacle, volume
 from migrate_v2.edges.store import Store
 from migrate_v2.errors import Refused
 from migrate_v2.events import Event, Warned
@@ -37,21 +37,22 @@ def needed(bucket: str, store: Store, room: Volume) -> Need:
 
 
 def less_what_is_there(bucket: str, store: Store, disk: Disk, need: Need, room: Volume) -> Need:
-    """An interrupted run leaves files that no row tells of yet, beginnings of large ones, and temporaries that go."""
+    """The need less what an interrupted run left: files at their paths, and files that are moved, continued or removed."""
     objects = size = blocks = 0
-    for row in store.left_to_fetch(bucket, Place.PLAIN):
-        try:
-            there = disk.look(row.path)
-        except (Obstacle, DiskError):
-            continue
-        if there is not None and there.size == row.version.size:
-            objects += 1
-            size += there.size
-            blocks += in_blocks(there.size, room.block)
-    begun = disk.held_by_partials(bucket)
-    for stray in disk.survey(bucket):
-        if stray.kind == "temporary" and (left := disk.look(stray.path)) is not None:
-            begun += left.size
+    with Incoming(disk, bucket) as incoming:
+        begun = disk.held_by_partials(bucket) + incoming.stored()
+        for row in store.left_to_fetch(bucket, Place.PLAIN):
+            try:
+                there = disk.look(row.path)
+                arrived = incoming.arrived(row.key, row.version.size, row.version.seconds)
+            except (Obstacle, DiskError):
+                continue
+            at_its_path = there is not None and there.size == row.version.size
+            if at_its_path or arrived:
+                objects += 1
+                size += row.version.size
+                # What is in the staging folder is counted as a whole above.
+                blocks += in_blocks(row.version.size, room.block) if at_its_path else 0
     return Need(
         need.objects - objects,
         need.bytes - size,

@@ -1,13 +1,14 @@
-"""What `aws s3 sync` can bring is on disk, and which rows that is was decided by looking at the disk."""
+"""Run `aws s3 sync` into the staging folder, and move what arrived there to its path."""
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from datetime import datetime
+from functools import partial
 from itertools import count
 from pathlib import Path
 from threading import Event as Flag
@@ -15,9 +16,8 @@ from threading import Thread
 
 from migrate_v2 import keys, tuning
 from migrate_v2.edges import awscli
-from migrate_v2.edges.disk import Disk, Obstacle, activity
+from migrate_v2.edges.disk import Disk, Incoming, Obstacle, activity
 from migrate_v2.edges.store import Change, Store
-from migrate_v2.errors import Refused
 from migrate_v2.events import Ended, Event, Found, Noted, Progress, Started, Warned
 from migrate_v2.flow import batched
 from migrate_v2.model import FileState, Place, Row
@@ -69,13 +69,12 @@ def sync(
     rows_per_commit: int,
     pause: Callable[[float], None] = time.sleep,
 ) -> Iterator[Event]:
-    """Passes of the CLI until nothing that it can fetch is left, or it brings nothing any more.
+    """Run the CLI until nothing is left that it can fetch, or until it fetches nothing more.
 
-    Of a large bucket, one pass for each shard of it, several at once. What is left then is for pull() and fetch(). Where a copy on disk may be the only one the CLI is not run at all: it would write
-    over it whatever has come under its key since.
+    It writes into the staging folder only. In a large bucket it runs once for each shard, several at the same time.
+    It lists by itself and compares with the staging folder, so it would fetch again what is at its path already: such objects
+    are excluded by name, and where they are too many to name the rest is left to pull() and fetch().
     """
-    if store.holds_only_copies(bucket):
-        return
     total_objects, total_bytes = store.start_fetching(bucket)
     restored, archived = store.archived_counts(bucket)
     # Restored among too many that are not: the CLI could not be told of the others, so these are for fetch().
@@ -83,134 +82,180 @@ def sync(
     if total_objects <= beyond:
         return
     disk.same_place()
-    disk.make_folder(bucket)
-    yield from _clear(bucket, store, disk)
     began = time.monotonic()
     yield Started(bucket, "sync", total_objects, total_bytes)
     come = _Arrivals()
-    yield from _look(bucket, store, disk, come, rows_per_commit)
-    there_before = come.bytes
-    fruitless = passes = 0
-    weight = (total_objects - beyond - come.objects) + (total_bytes - come.bytes) / tuning.OBJECT
-    shards: list[Directory] = []
-    if weight >= WORTH_CUTTING:
-        shards = _cut(bucket, store, cli, total_objects - come.objects, total_bytes - come.bytes)
-    if shards:
-        passes = len(shards)
-        yield from _Shards(bucket, store, disk, cli, lock_fds, rows_per_commit).run(
-            shards, come, total_objects, total_bytes
-        )
-        yield from _clear(bucket, store, disk)
-        fruitless = FRUITLESS_PASSES
-    elif weight >= TOO_MUCH_FOR_ONE:
-        yield Noted(bucket, "no folder in it is worth a process: the AWS CLI is not needed")
-        fruitless = FRUITLESS_PASSES
-    while (left := total_objects - come.objects) > 0 and fruitless < FRUITLESS_PASSES:
-        if passes and left <= NOT_WORTH_A_PASS and total_bytes - come.bytes <= NOT_WORTH_A_PASS_BYTES:
-            break
-        if fruitless:
-            pause(2.0**fruitless)
-        before = come.objects
-        ended = yield from _run(bucket, store, disk, cli, lock_fds, come, total_objects, total_bytes)
-        passes += 1
-        yield from _clear(bucket, store, disk)
-        yield from _look(bucket, store, disk, come, rows_per_commit)
-        fruitless = 0 if come.objects > before else fruitless + 1
-        yield Progress(bucket, "sync", come.objects, come.bytes, total_objects, total_bytes)
-        if ended.stalled:
-            yield Warned(bucket, f"the CLI stood still for {cli.stall_seconds:.0f} s and was stopped")
-        elif ended.outcome is not awscli.Outcome.DONE and come.objects < total_objects:
-            said = ended.tail[-1] if ended.tail else f"exit status {ended.code}"
-            yield Noted(bucket, f"the CLI ended with {ended.outcome.value}: {said}")
+    with Incoming(disk, bucket) as incoming:
+        yield from _take(bucket, store, disk, incoming, come, rows_per_commit)
+        there_before = come.bytes
+        work = _Work(bucket, store, disk, incoming, cli, lock_fds, rows_per_commit, come, total_objects, total_bytes)
+        weight = (total_objects - beyond - come.objects) + (total_bytes - come.bytes) / tuning.OBJECT
+        shards: list[Directory] = []
+        if weight >= WORTH_CUTTING:
+            shards = _cut(bucket, store, cli, total_objects - come.objects, total_bytes - come.bytes)
+        ran = False
+        if shards:
+            ran = yield from _Shards(work).run(shards)
+        elif weight >= TOO_MUCH_FOR_ONE:
+            yield Noted(bucket, "no folder in it is worth a process: the AWS CLI is not needed")
+        else:
+            ran = yield from _passes(work, pause)
+        yield from _discard(bucket, store, incoming)
     seconds = time.monotonic() - began
-    if passes:
+    if ran:
         store.add_throughput(bucket, session, come.bytes - there_before, seconds)
     yield Ended(bucket, "sync", come.objects, come.bytes, seconds)
 
 
+def collect(bucket: str, store: Store, disk: Disk, *, rows_per_commit: int) -> Iterator[Event]:
+    """Take what an interrupted run left in the staging folder, and remove the rest of it."""
+    with Incoming(disk, bucket) as incoming:
+        if incoming.exists():
+            disk.same_place()
+            yield from _take(bucket, store, disk, incoming, _Arrivals(), rows_per_commit)
+            yield from _discard(bucket, store, incoming)
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """One call of sync(). `come` counts what need not be fetched any more; the totals are those of its beginning."""
+
+    bucket: str
+    store: Store
+    disk: Disk
+    incoming: Incoming
+    cli: Cli
+    lock_fds: Sequence[int]
+    rows_per_commit: int
+    come: _Arrivals
+    total_objects: int
+    total_bytes: int
+
+    def take(self, *, under: str = "", names: Sequence[str] = ()) -> Iterator[Event]:
+        return _take(
+            self.bucket,
+            self.store,
+            self.disk,
+            self.incoming,
+            self.come,
+            self.rows_per_commit,
+            under=under,
+            names=names,
+        )
+
+    def progress(self, objects: int, size: int) -> Progress:
+        """With so much in the staging folder, as far as is known."""
+        return Progress(
+            self.bucket,
+            "sync",
+            min(self.come.objects + objects, self.total_objects),
+            min(self.come.bytes + size, self.total_bytes),
+            self.total_objects,
+            self.total_bytes,
+        )
+
+
+_TOO_MANY = f"more than {PATTERNS} objects are here already, so the rest is fetched without the AWS CLI"
+
+
+def _excludes(work: _Work, force: bool, prefix: str = "", folders: Sequence[str] = ("",)) -> tuple[str, ...] | None:
+    """Patterns of all that the CLI must not fetch from these folders; None where too much of it is at its path already.
+
+    Over PATTERNS in all, whole folders are excluded, and what that covers too much is left to pull() and fetch().
+    """
+    bucket, store = work.bucket, work.store
+    if sum(store.count_fetched(bucket, force, PATTERNS + 1, under=folder) for folder in folders) > PATTERNS:
+        return None
+    # Of a path in the staging folder nothing may be cut off, nor of the CLI's temporary name.
+    longest = work.disk.filesystem().path_max - len(os.fsencode(work.disk.base / work.incoming.path)) - 1 - keys.SUFFIX
+    unwanted = (row.key for folder in folders for row in store.not_for_the_cli(bucket, force, longest, under=folder))
+    return (*keys.STRUCTURAL, *keys.excludes(unwanted, PATTERNS, prefix))
+
+
+# -- what has arrived
+
+
 @dataclass(slots=True)
 class _Arrivals:
+    """Objects that need not be fetched any more, and their bytes."""
+
     objects: int = 0
     bytes: int = 0
 
 
-def _look(
+def _take(
     bucket: str,
     store: Store,
     disk: Disk,
-    come: _Arrivals,
+    incoming: Incoming,
+    arrivals: _Arrivals,
     rows_per_commit: int,
+    *,
     under: str = "",
     names: Sequence[str] = (),
 ) -> Iterator[Event]:
-    """Marks as downloaded what lies at its path with the size and the time that the listing gave; nothing else counts.
+    """Mark as downloaded each object whose file has the size and the time of the listing; count them in `arrivals`.
 
-    Of what is `under` a folder those of these names alone, if there are any: others may be being written at this moment.
+    Only for keys in the folder `under`, and of those only for `names` if there are any: a process may still be writing the
+    others. Verification reads every file later, so that size and time decide only what is not fetched again.
+
+    at its path                     | in the staging folder | then
+    --------------------------------|-----------------------|------------------------------------------
+    a file of this size and time    | any                   | downloaded
+    nothing                         | such a file           | moved to its path, downloaded
+    another file                    | such a file           | quarantine for the other one; the same
+    nothing, or another file        | no such file          | left to fetch
+    a folder or a special file      | any                   | error
+    a file where a folder is needed | any                   | error
     """
-    disk.settle()
     left = store.left_to_fetch(bucket, Place.PLAIN, under=under)
     for rows in batched((row for row in left if not names or row.key.removeprefix(under) in names), rows_per_commit):
-        here, paths, blocked = [], [], []
+        fetched: list[Row] = []
+        blocked: list[Change] = []
         for row in rows:
             try:
-                if _arrived(row, disk):
-                    here.append(row.version)
-                    paths.append(row.path)
+                if _at_its_path(row, disk) or incoming.take(row.key, row.path, row.version.size, row.version.seconds):
+                    fetched.append(row)
             except Obstacle as obstacle:
                 blocked.append(Change(row.version, FileState.ERROR, None, str(obstacle), obstacle.cause))
-        disk.flush(paths)
-        store.fetched(bucket, here)
+        if fetched:
+            disk.settle()
+            disk.flush(row.path for row in fetched)
+            lost = incoming.moved()
+            fetched = [row for row in fetched if row.path.rpartition("/")[0] not in lost]
+        store.fetched(bucket, [row.version for row in fetched])
         store.change(blocked)
-        come.objects += len(here) + len(blocked)
-        come.bytes += sum(version.size for version in here)
+        arrivals.objects += len(fetched) + len(blocked)
+        arrivals.bytes += sum(row.version.size for row in fetched)
         for change in blocked:
             yield Found(bucket, change.version.key, change.version.version_id, change.verdict, change.reason)
 
 
-def _arrived(row: Row, disk: Disk) -> bool:
-    # The CLI gives a file the LastModified of the listing, in whole seconds, as the last thing it does.
+def _waiting(bucket: str, store: Store, incoming: Incoming) -> _Arrivals:
+    """Count what _take() would move."""
+    arrivals = _Arrivals()
+    for row in store.left_to_fetch(bucket, Place.PLAIN):
+        if incoming.arrived(row.key, row.version.size, row.version.seconds):
+            arrivals.objects += 1
+            arrivals.bytes += row.version.size
+    return arrivals
+
+
+def _discard(bucket: str, store: Store, incoming: Incoming) -> Iterator[Event]:
+    """Remove from the staging folder what _take() left: unfinished files, and objects that nobody asked the CLI for.
+
+    A file stays if its object is to be fetched after a Glacier restore: its bytes are paid for.
+    """
+    if removed := incoming.discard(partial(store.awaits, bucket)):
+        files = "1 file" if removed == 1 else f"{removed:,} files"
+        yield Noted(bucket, f"removed {files} from the staging folder: unfinished, or not wanted")
+
+
+def _at_its_path(row: Row, disk: Disk) -> bool:
     identity = disk.look(row.path)
     return (
-        identity is not None
-        and identity.size == row.version.size
-        and identity.mtime_ns // 10**9 == int(row.version.last_modified.timestamp())
+        identity is not None and identity.size == row.version.size and identity.mtime_ns // 10**9 == row.version.seconds
     )
-
-
-def _clear(bucket: str, store: Store, disk: Disk) -> Iterator[Event]:
-    """Removes temporary files that a killed CLI left; Refused where it would follow, or hang on, something else."""
-    swept = 0
-    for stray in disk.survey(bucket):
-        if stray.kind == "temporary":
-            if _left_by_the_cli(bucket, stray.path, store, disk):
-                disk.remove_temporary(stray.path)
-                swept += 1
-        elif stray.kind != "hard link":
-            raise Refused(
-                f"{keys.show(stray.path)} in the destination is a {stray.kind}: the CLI would write through it or hang on"
-                " it; move it away and run the same command again"
-            )
-    if swept:
-        yield Noted(bucket, f"removed {swept:,} temporary files of an interrupted transfer")
-
-
-def _left_by_the_cli(bucket: str, path: str, store: Store, disk: Disk) -> bool:
-    """Of an object's name and no older than our knowledge of the bucket; anything else so named belongs to somebody."""
-    stem = keys.without_suffix(path.removeprefix(f"{bucket}/"))
-    held, identity = store.bucket(bucket), disk.look(path)
-    if held is None or identity is None:
-        return False
-    if stem is not None and not store.names_object(bucket, stem[0], prefix=stem[1]):
-        return False
-    return identity.mtime_ns >= datetime.fromisoformat(held.created_at).timestamp() * 1e9
-
-
-def _excludes(bucket: str, store: Store, force: bool) -> tuple[str, ...]:
-    def unwanted() -> Iterator[str]:
-        for row in store.not_for_the_cli(bucket, force):
-            yield row.key
-
-    return (*keys.STRUCTURAL, *keys.excludes(unwanted(), PATTERNS))
 
 
 # -- several at once
@@ -224,11 +269,19 @@ class _Running:
     """One `aws s3 sync` in a thread of its own: what it started must not outlive that thread, so neither may end first."""
 
     def __init__(
-        self, shard: Directory, lines: Generator[awscli.Line | awscli.Tick, None, awscli.Pass], config: Path
+        self,
+        shard: Directory,
+        lines: Generator[awscli.Line | awscli.Tick, None, awscli.Pass],
+        config: Path,
+        objects: int,
+        written: int,
     ) -> None:
+        """`objects` and `written` are what an earlier process brought of this shard."""
         self.shard = shard
         self._config = config
-        self.objects = self.written = 0
+        self.objects = objects
+        self.written = self._before = written
+        self._brought = False
         self.ended: awscli.Pass | None = None
         self.failure: BaseException | None = None
         self.stop = Flag()
@@ -242,9 +295,10 @@ class _Running:
                 while not self.stop.is_set():
                     told = next(self._lines)
                     if isinstance(told, awscli.Line):
+                        self._brought = self._brought or told.kind == "downloaded"
                         self.objects += told.kind == "downloaded"
-                    elif self.objects or told.bytes_written > 1 << 16:
-                        self.written = told.bytes_written
+                    elif self._brought or told.bytes_written > 1 << 16:
+                        self.written = self._before + told.bytes_written
         except StopIteration as end:
             self.ended = end.value
         except BaseException as error:  # noqa: BLE001 - raised where it is waited for
@@ -256,66 +310,56 @@ class _Running:
 class _Shards:
     """Runs the CLI for each shard, the heaviest first, as many at once as may be; the rows move as each ends."""
 
-    def __init__(
-        self, bucket: str, store: Store, disk: Disk, cli: Cli, lock_fds: Sequence[int], rows_per_commit: int
-    ) -> None:
-        self._bucket = bucket
-        self._store = store
-        self._disk = disk
-        self._cli = cli
-        self._lock_fds = lock_fds
-        self._rows_per_commit = rows_per_commit
-        self._slots = cli.processes
+    def __init__(self, work: _Work) -> None:
+        self._work = work
+        self._bucket = work.bucket
+        self._store = work.store
+        self._cli = work.cli
+        self._slots = work.cli.processes
         self._numbers = count(1)
-        self._restored = store.archived_counts(bucket)[0] > 0
+        self._restored = work.store.archived_counts(work.bucket)[0] > 0
+        self._left_out = 0  # shards of which too much is at its path already
 
-    def run(
-        self, shards: Sequence[Directory], come: _Arrivals, total_objects: int, total_bytes: int
-    ) -> Generator[Event, None, None]:
+    def run(self, shards: Sequence[Directory]) -> Generator[Event, None, bool]:
+        """Whether the CLI ran at all."""
         waiting = deque(shards)
         running: list[_Running] = []
+        before: dict[Directory, tuple[int, int]] = {}  # (objects, bytes) of a shard whose process was stopped
         allowed = self._cli.bandwidth()
         try:
             while waiting or running:
                 while waiting and len(running) < self._slots:
-                    running.append(self._start(waiting.popleft(), allowed))
+                    shard = waiting.popleft()
+                    if started := self._start(shard, allowed, *before.pop(shard, (0, 0))):
+                        running.append(started)
                 for one in running:
                     one.thread.join(0.2 / len(running))
                 for one in [one for one in running if not one.thread.is_alive()]:
                     running.remove(one)
                     if one.failure is not None:
                         raise one.failure
-                    if one.ended is None:  # the limit is another one now
+                    if one.ended is None:  # the limit is another one now; it goes on with what is in the staging folder
+                        before[one.shard] = one.objects, one.written
                         waiting.appendleft(one.shard)
-                    else:
-                        yield from self._ended(one.shard, one.ended)
+                        continue
+                    yield from self._ended(one.shard, one.ended)
                     for folder in one.shard.folders():
-                        yield from _look(
-                            self._bucket,
-                            self._store,
-                            self._disk,
-                            come,
-                            self._rows_per_commit,
-                            under=folder,
-                            names=one.shard.names,
-                        )
+                        yield from self._work.take(under=folder, names=one.shard.names)
                 if (now := self._cli.bandwidth()) != allowed:
                     allowed = now
-                    for one in running:  # a process cannot be told: it is begun anew, and goes on with what is missing
+                    for one in running:  # a running process takes no new limit: it is started again
                         one.stop.set()
-                yield Progress(
-                    self._bucket,
-                    "sync",
-                    min(come.objects + sum(one.objects for one in running), total_objects),
-                    min(come.bytes + sum(one.written for one in running), total_bytes),
-                    total_objects,
-                    total_bytes,
-                )
+                far = [*((one.objects, one.written) for one in running), *before.values()]
+                yield self._work.progress(sum(objects for objects, _ in far), sum(size for _, size in far))
         finally:
             for one in running:
                 one.stop.set()
             for one in running:
                 one.thread.join()
+        if self._left_out:
+            folders = "1 folder" if self._left_out == 1 else f"{self._left_out:,} folders"
+            yield Noted(self._bucket, f"{folders}: {_TOO_MANY}")
+        return self._left_out < len(shards)
 
     def _ended(self, shard: Directory, ended: awscli.Pass) -> Iterator[Event]:
         """S3's wish for fewer requests makes one process less; a shard without it one more, up to what there may be."""
@@ -333,7 +377,7 @@ class _Shards:
             said = ended.tail[-1] if ended.tail else f"exit status {ended.code}"
             yield Noted(self._bucket, f"the CLI ended with {ended.outcome.value} at {where}: {said}")
 
-    def _start(self, shard: Directory, allowed: int | None) -> _Running:
+    def _start(self, shard: Directory, allowed: int | None, objects: int, written: int) -> _Running | None:
         cli, bucket = self._cli, self._bucket
         share = None if allowed is None else max(1, allowed // self._slots)
         transfer = cli.tune(shard.bytes / max(1, shard.objects), share) if cli.tune else cli.transfer
@@ -342,23 +386,18 @@ class _Shards:
             counts = [self._store.archived_under(bucket, folder) for folder in shard.folders()]
             restored, archived = (sum(column) for column in zip(*counts, strict=True))
             force = restored > 0 and (bool(shard.names) or archived <= PATTERNS // 2)
-        excludes: tuple[str, ...] = ()
-        if not shard.names:  # none of those is unwanted, and too many patterns would become one of the whole folder
-            unwanted = (
-                row.key
-                for folder in shard.folders()
-                for row in self._store.not_for_the_cli(bucket, force, under=folder)
-            )
-            excludes = (*keys.STRUCTURAL, *keys.excludes(unwanted, PATTERNS, shard.prefix))
+        # Of objects taken by name none is unwanted, and too many patterns would become one of the whole folder.
+        excludes = () if shard.names else _excludes(self._work, force, shard.prefix, shard.folders())
+        if excludes is None:
+            self._left_out += 1
+            return None
         includes = (
             *(keys.exclude_pattern(folder, shard.prefix) + "*" for folder in shard.folders() if shard.children),
             *(keys.exclude_pattern(shard.prefix + name, shard.prefix) for name in shard.names),
         )
-        folder = f"{bucket}/{shard.prefix}".rstrip("/")
-        self._disk.make_folder(folder, flush=False)
         arguments = awscli.arguments(
             bucket,
-            str(self._disk.base / folder),
+            str(self._work.incoming.prepare(shard.prefix)),
             prefix=shard.prefix,
             region=cli.region,
             endpoint_url=cli.endpoint_url,
@@ -370,9 +409,9 @@ class _Shards:
         name = f"config-{next(self._numbers)}"
         environment = _environment(cli, transfer, name)
         lines = awscli.sync(
-            cli.aws, arguments, environment, str(cli.folder), self._lock_fds, activity, cli.stall_seconds
+            cli.aws, arguments, environment, str(cli.folder), self._work.lock_fds, activity, cli.stall_seconds
         )
-        return _Running(shard, lines, cli.folder / name)
+        return _Running(shard, lines, cli.folder / name, objects, written)
 
 
 def _environment(cli: Cli, transfer: Transfer, name: str) -> dict[str, str]:
@@ -390,32 +429,60 @@ def _environment(cli: Cli, transfer: Transfer, name: str) -> dict[str, str]:
 # -- all of it at once
 
 
-def _run(
-    bucket: str,
-    store: Store,
-    disk: Disk,
-    cli: Cli,
-    lock_fds: Sequence[int],
-    come: _Arrivals,
-    total_objects: int,
-    total_bytes: int,
-) -> Generator[Event, None, awscli.Pass]:
-    """One pass; its value is the awscli.Pass."""
+def _passes(work: _Work, pause: Callable[[float], None]) -> Generator[Event, None, bool]:
+    """Run the CLI for the whole bucket, again and again while that helps; whether it ran at all.
+
+    What arrived stays in the staging folder until the last pass is over: the next one must find it.
+    """
+    bucket, come, cli = work.bucket, work.come, work.cli
+    fruitless = passes = 0
+    arrived = _Arrivals()
+    while (left := work.total_objects - come.objects - arrived.objects) > 0 and fruitless < FRUITLESS_PASSES:
+        left_bytes = work.total_bytes - come.bytes - arrived.bytes
+        if passes and left <= NOT_WORTH_A_PASS and left_bytes <= NOT_WORTH_A_PASS_BYTES:
+            break
+        if fruitless:
+            pause(2.0**fruitless)
+        ended = yield from _run(work, arrived)
+        if ended is None:
+            yield Noted(bucket, _TOO_MANY)
+            break
+        passes += 1
+        before, arrived = arrived, _waiting(bucket, work.store, work.incoming)
+        fruitless = 0 if arrived.objects > before.objects else fruitless + 1
+        yield work.progress(arrived.objects, arrived.bytes)
+        if ended.stalled:
+            yield Warned(bucket, f"the CLI stood still for {cli.stall_seconds:.0f} s and was stopped")
+        elif ended.outcome is not awscli.Outcome.DONE and come.objects + arrived.objects < work.total_objects:
+            said = ended.tail[-1] if ended.tail else f"exit status {ended.code}"
+            yield Noted(bucket, f"the CLI ended with {ended.outcome.value}: {said}")
+    if passes:
+        yield from work.take()
+        yield work.progress(0, 0)
+    return passes > 0
+
+
+def _run(work: _Work, arrived: _Arrivals) -> Generator[Event, None, awscli.Pass | None]:
+    """One pass; None where too much of the bucket is at its path already."""
     # Restored objects are listed as archived still, so the CLI passes over them unless it is forced; forced, it also
     # tries those that are not back. Those are excluded by name, and where they are too many to name it is not forced.
-    restored, archived = store.archived_counts(bucket)
+    cli = work.cli
+    restored, archived = work.store.archived_counts(work.bucket)
     force = restored > 0 and archived <= PATTERNS // 2
+    excludes = _excludes(work, force)
+    if excludes is None:
+        return None
     arguments = awscli.arguments(
-        bucket,
-        str(disk.base / bucket),
+        work.bucket,
+        str(work.incoming.prepare("")),
         region=cli.region,
         endpoint_url=cli.endpoint_url,
         force_glacier=force,
-        excludes=_excludes(bucket, store, force),
+        excludes=excludes,
     )
     environment = _environment(cli, cli.transfer, "config")
-    lines = awscli.sync(cli.aws, arguments, environment, str(cli.folder), lock_fds, activity, cli.stall_seconds)
-    objects = written = 0
+    lines = awscli.sync(cli.aws, arguments, environment, str(cli.folder), work.lock_fds, activity, cli.stall_seconds)
+    objects = 0
     with ExitStack() as held:
         # A double of the user's configuration, in which there may be secrets: not kept longer than it is needed.
         held.callback((cli.folder / "config").unlink, missing_ok=True)
@@ -431,11 +498,4 @@ def _run(
                 continue
             # Lines into our pipe count as written too; until files come they are all there is.
             written = told.bytes_written if objects or told.bytes_written > 1 << 16 else 0
-            yield Progress(
-                bucket,
-                "sync",
-                min(come.objects + objects, total_objects),
-                min(come.bytes + written, total_bytes),
-                total_objects,
-                total_bytes,
-            )
+            yield work.progress(arrived.objects + objects, arrived.bytes + written)

@@ -26,7 +26,7 @@ import psutil
 import pytest
 
 from migrate_v2.edges import disk as edge
-from migrate_v2.edges.disk import Changed, Disk, DiskError, Lock, Obstacle, Stray
+from migrate_v2.edges.disk import Changed, Disk, DiskError, Entry, Incoming, Lock, Obstacle
 from migrate_v2.errors import Busy, Failure, Refused
 from migrate_v2.keys import FileSystem
 from tests.test_keys import GOLDEN
@@ -161,7 +161,7 @@ def test_no_descriptor_is_left_open(disk: Disk, tmp_path: Path) -> None:
     for call in (disk.look, disk.make_folder, lambda path: put(disk, path), lambda path: content(disk, path)):
         with pytest.raises(Obstacle):
             call("b/link/k")
-    assert list(disk.survey("b")) == [Stray("b/link", "symbolic link")]
+    assert sorted(found(disk)) == [("b/c", "folder"), ("b/link", "symbolic link")]
     for base in ("base/b/link", "no/thing\0"):
         with pytest.raises(Refused):
             Disk.open(tmp_path / base)
@@ -310,12 +310,11 @@ def test_no_path_leads_out(disk: Disk, path: str) -> None:
         disk.look,
         disk.is_folder,
         disk.make_folder,
-        disk.remove_temporary,
         lambda path: put(disk, path),
         lambda path: content(disk, path),
         lambda path: disk.quarantine(path, "b"),
         lambda path: disk.quarantine("b/f", path) or put(disk, path),
-        lambda path: list(disk.survey(path)),
+        lambda path: list(disk.entries(path)),
     ):
         with pytest.raises(Refused) as caught:
             call(path)
@@ -350,7 +349,7 @@ with Disk.open(Path(sys.argv[1])) as disk:
     (disk.base / "b" / "\\u00e9\\u20ac").exists()
     import os
     os.mkfifo(os.fsencode(disk.base) + b"/b/\\xc3\\xa9")
-    print(ascii(sorted(stray.path for stray in disk.survey("b"))), disk.look("b/\\u00e9\\u20ac").size)
+    print(ascii(sorted(found.path for found in disk.entries("b") if found.kind != "file")), disk.look("b/\\u00e9\\u20ac").size)
 """
     env = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PATH": os.environ["PATH"]}
     probe = subprocess.run(
@@ -414,7 +413,7 @@ def test_what_is_no_file_is_an_obstacle(disk: Disk, kind: str) -> None:
         with pytest.raises(Obstacle, match=kind):
             disk.make_folder("b/k")
         assert not disk.is_folder("b/k")
-        assert list(disk.survey("b")) == [Stray("b/k", kind)]
+        assert found(disk) == [("b/k", kind)]
     assert tree(disk.base) == before
 
 
@@ -482,7 +481,7 @@ def test_a_device_is_not_opened(disk: Disk) -> None:
     os.mknod(disk.base / "b/k", 0o600 | stat.S_IFCHR, os.makedev(1, 3))
     with pytest.raises(Obstacle, match="is a device"):
         content(disk, "b/k")
-    assert list(disk.survey("b")) == [Stray("b/k", "device")]
+    assert found(disk) == [("b/k", "device")]
 
 
 def test_folders(disk: Disk) -> None:
@@ -844,10 +843,21 @@ def test_a_crash_while_writing_leaves_only_a_temporary(disk: Disk) -> None:
     put(disk, "b/k", b"old")
     assert run(CRASH, disk.base).returncode == -signal.SIGKILL
     assert content(disk, "b/k") == b"old"
-    (left,) = disk.survey("b")
-    assert left.kind == "temporary"
-    disk.remove_temporary(left.path)
-    assert tree(disk.base / "b") == ["k"]
+    assert sorted(map(bool, map(edge.is_temporary, tree(disk.base / "b")))) == [False, True]
+
+
+def test_writing_staged_leaves_its_temporary_file_where_remove_partials_finds_it(disk: Disk) -> None:
+    put(disk, "b/k", b"old")
+    crash = CRASH.replace('disk.writing("b/k")', 'disk.writing("b/k", staged_for="b")')
+    assert crash != CRASH and run(crash, disk.base).returncode == -signal.SIGKILL
+    assert content(disk, "b/k") == b"old" and tree(disk.base / "b") == ["k"]
+    (left,) = tree(disk.base / PARTIALS)
+    assert edge.is_temporary(left)
+    disk.remove_partials("b", ())
+    assert not (disk.base / PARTIALS).exists()
+    with disk.writing("b/d/new", 1.5, staged_for="b") as sink:
+        sink.write(b"new")
+    assert content(disk, "b/d/new") == b"new" and sink.identity == disk.look("b/d/new")
 
 
 def test_a_limit_on_the_size_of_files_is_said(tmp_path: Path) -> None:
@@ -1100,17 +1110,26 @@ def test_quarantined_names_are_harmless(disk: Disk, name: str) -> None:
     assert not edge.is_temporary(moved)
 
 
-# Survey
+# Everything below a folder
 
 
-def test_a_clean_bucket_has_no_strays(disk: Disk) -> None:
-    assert list(disk.survey("b")) == []
-    for path in ("b/k", "b/d/k", "b/d/e/k", "b/app.log.20240131", "c/.mv2-0123456789abcdef"):
-        put(disk, path)
-    assert list(disk.survey("b")) == []
+def found(disk: Disk, path: str = "b") -> list[tuple[str, str]]:
+    return [(entry.path, entry.kind) for entry in disk.entries(path)]
 
 
-def test_strays_are_found_wherever_they_are(disk: Disk) -> None:
+def test_entries_come_before_the_folder_that_they_are_in(disk: Disk) -> None:
+    assert found(disk) == []
+    for path in ("b/d/e/k", "b/d/k", "b/k", "c/k"):
+        put(disk, path, b"12345")
+    paths = [path for path, _ in found(disk)]
+    assert sorted(paths) == ["b/d", "b/d/e", "b/d/e/k", "b/d/k", "b/k"]
+    assert paths.index("b/d/e/k") < paths.index("b/d/e") < paths.index("b/d") > paths.index("b/d/k")
+    (k,) = (entry for entry in disk.entries("b") if entry.path == "b/k")
+    assert (k.size, k.links, k.stored) == (5, 1, (disk.base / "b/k").stat().st_blocks * 512)
+    assert k.mtime_ns == (disk.base / "b/k").stat().st_mtime_ns
+
+
+def test_entries_tell_links_and_special_files_and_follow_nothing(disk: Disk) -> None:
     disk.make_folder("b/d/e")
     for at, kind in enumerate(("symbolic link", "FIFO", "socket")):
         for folder in ("b", "b/d/e"):
@@ -1118,34 +1137,32 @@ def test_strays_are_found_wherever_they_are(disk: Disk) -> None:
     (disk.base / "b/d/up").symlink_to("..")
     put(disk, "b/one")
     os.link(disk.base / "b/one", disk.base / "b/d/two")
-    put(disk, "b/d/name.zip.0aF9Bc21")
-    put(disk, "b/d/.mv2-0123456789abcdef")
-    assert sorted(disk.survey("b"), key=lambda stray: stray.path) == sorted(
+    assert sorted(found(disk)) == sorted(
         [
-            *(Stray(f"{folder}/0\n", "symbolic link") for folder in ("b", "b/d/e")),
-            *(Stray(f"{folder}/1\n", "FIFO") for folder in ("b", "b/d/e")),
-            *(Stray(f"{folder}/2\n", "socket") for folder in ("b", "b/d/e")),
-            Stray("b/d/up", "symbolic link"),
-            Stray("b/one", "hard link"),
-            Stray("b/d/two", "hard link"),
-            Stray("b/d/name.zip.0aF9Bc21", "temporary"),
-            Stray("b/d/.mv2-0123456789abcdef", "temporary"),
-        ],
-        key=lambda stray: stray.path,
+            *((f"{folder}/0\n", "symbolic link") for folder in ("b", "b/d/e")),
+            *((f"{folder}/1\n", "FIFO") for folder in ("b", "b/d/e")),
+            *((f"{folder}/2\n", "socket") for folder in ("b", "b/d/e")),
+            ("b/d/up", "symbolic link"),
+            ("b/one", "file"),
+            ("b/d/two", "file"),
+            ("b/d", "folder"),
+            ("b/d/e", "folder"),
+        ]
     )
+    assert {entry.links for entry in disk.entries("b") if entry.kind == "file"} == {2}
 
 
 @pytest.mark.parametrize("kind", ["symbolic link", "FIFO", "file"])
-def test_a_bucket_that_is_no_folder_is_a_stray_itself(disk: Disk, kind: str) -> None:
+def test_entries_of_no_folder_are_what_is_there(disk: Disk, kind: str) -> None:
     (disk.base / "real").mkdir()
     {**IN_THE_WAY, "symbolic link": lambda path: path.symlink_to("real"), "file": lambda path: path.write_bytes(b"")}[
         kind
     ](disk.base / "b")
-    assert list(disk.survey("b")) == [Stray("b", kind)]
-    assert list(disk.survey("b/c")) == [Stray("b", kind)]
+    assert found(disk) == [("b", kind)]
+    assert found(disk, "b/c") == [("b", kind)]
 
 
-def test_a_deep_tree_is_walked_with_few_descriptors(disk: Disk) -> None:
+def test_entries_of_a_deep_tree_need_few_descriptors(disk: Disk) -> None:
     deep = "b/" + "/".join(["d"] * 500)
     disk.make_folder(deep, flush=False)
     (disk.base / "b/d/d/link").symlink_to("d")
@@ -1159,46 +1176,189 @@ def test_a_deep_tree_is_walked_with_few_descriptors(disk: Disk) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 200, hard))
     try:
-        found = list(disk.survey("b"))
+        paths = {path for path, kind in found(disk) if kind != "folder"}
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert {stray.path for stray in found} == {"b/d/d/link", f"{deep}/link"}
+    assert paths == {"b/d/d/link", f"{deep}/link"}
 
 
-def test_a_survey_can_be_left_and_things_may_go_meanwhile(disk: Disk) -> None:
+def test_entries_can_be_left_and_removed_meanwhile(disk: Disk) -> None:
     for number in range(20):
-        put(disk, f"b/{number}/.mv2-0123456789abcde{number % 10}")
+        put(disk, f"b/{number}/k")
     before = len(os.listdir("/proc/self/fd"))
-    first = disk.survey("b")
+    first = disk.entries("b")
     next(first)
     first.close()  # type: ignore[attr-defined]
     assert len(os.listdir("/proc/self/fd")) == before
-    for stray in disk.survey("b"):
-        disk.remove_temporary(stray.path)
-        (disk.base / stray.path).parent.rmdir()
+    for entry in disk.entries("b"):
+        path = disk.base / entry.path
+        path.rmdir() if entry.kind == "folder" else path.unlink()
     assert tree(disk.base / "b") == []
 
 
-def test_only_temporaries_are_removed(disk: Disk) -> None:
-    names = ("k", "app.log.20240131", "x.deadbee", ".mv2-0123456789ABCDEF", ".mv2-0123456789abcdef\n", ".mv2-0")
-    for name in names:
-        put(disk, f"b/{name}")
-        with pytest.raises(Refused, match="it stays"):
-            disk.remove_temporary(f"b/{name}")
-        assert disk.look(f"b/{name}") is not None
-    for name in (".mv2-0123456789abcdef", "k.DEADbeef", "k\n.c0ffee00"):
-        disk.remove_temporary(f"b/{name}")  # nothing there: nothing to do
-        put(disk, f"b/{name}")
-        disk.remove_temporary(f"b/{name}")
-        assert disk.look(f"b/{name}") is None
-        (disk.base / "b" / name).symlink_to("k")
-        with pytest.raises(Obstacle):
-            disk.remove_temporary(f"b/{name}")
-    (disk.base / "b/link").symlink_to("../../outside")
-    (disk.base.parent / "outside/x.deadbeef").write_bytes(b"")
+# The staging folder of the AWS CLI
+
+STAGING = ".migrate-v2/b/incoming"
+TIME = 1_600_000_000
+
+
+@pytest.fixture
+def incoming(disk: Disk) -> Iterator[Incoming]:
+    with Incoming(disk, "b") as made:
+        yield made
+
+
+def arrive(disk: Disk, key: str, body: bytes = b"12345", when: float = TIME + 0.9) -> Path:
+    path = disk.base / STAGING / key
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(body)
+    os.utime(path, (when, when))
+    return path
+
+
+def test_incoming_is_made_when_it_is_prepared(disk: Disk, incoming: Incoming) -> None:
+    assert not incoming.exists() and not incoming.arrived("k", 5, TIME) and incoming.stored() == 0
+    assert incoming.prepare("d/e/") == disk.base / STAGING / "d/e"
+    assert incoming.exists() and incoming.prepare("") == disk.base / STAGING
+    assert (disk.base / STAGING).stat().st_mode & 0o777 == 0o700
+
+
+def test_take_moves_the_file_itself(disk: Disk, incoming: Incoming) -> None:
+    for key in ("k", "d/e/k", "d/e/l", "d/k"):
+        before = arrive(disk, key).stat()
+        assert incoming.arrived(key, 5, TIME)
+        assert incoming.take(key, f"b/{key}", 5, TIME)
+        after = (disk.base / "b" / key).stat()
+        assert (after.st_ino, after.st_mtime_ns, after.st_nlink) == (before.st_ino, before.st_mtime_ns, 1)
+        assert not incoming.take(key, f"b/{key}", 5, TIME), "it is there no more"
+    assert incoming.moved() == set()
+
+
+def test_take_leaves_another_size_or_time(disk: Disk, incoming: Incoming) -> None:
+    arrive(disk, "k")
+    for size, seconds in ((4, TIME), (6, TIME), (5, TIME - 1), (5, TIME + 1)):
+        assert not incoming.take("k", "b/k", size, seconds)
+    assert not (disk.base / "b").exists()
+
+
+@pytest.mark.parametrize("kind", ["symbolic link", "hard link", "FIFO", "folder", "linked folder"])
+def test_take_follows_no_link_and_takes_plain_files_only(disk: Disk, incoming: Incoming, kind: str) -> None:
+    other = disk.base.parent / "outside" / "k"
+    other.write_bytes(b"12345")
+    os.utime(other, (TIME, TIME))
+    before = other.stat()
+    path = disk.base / STAGING / "d" / "k"
+    path.parent.parent.mkdir(parents=True)
+    if kind == "linked folder":
+        path.parent.symlink_to(other.parent)
+    else:
+        path.parent.mkdir()
+        {
+            "symbolic link": lambda: path.symlink_to(other),
+            "hard link": lambda: os.link(other, path),
+            "FIFO": lambda: os.mkfifo(path),
+            "folder": lambda: path.mkdir(),
+        }[kind]()
+    assert not incoming.take("d/k", "b/d/k", 5, TIME)
+    assert not (disk.base / "b").exists()
+    # And before a process writes there, what leads out is removed.
+    incoming.prepare("d/")
+    assert sorted(tree(disk.base / STAGING)) == (["d", "d/k"] if kind == "folder" else ["d"])
+    after = other.stat()
+    assert (after.st_ino, after.st_mtime_ns, after.st_nlink) == (before.st_ino, before.st_mtime_ns, 1)
+
+
+def test_take_never_replaces_a_file(disk: Disk, incoming: Incoming) -> None:
+    put(disk, "b/k", b"before")
+    before = (disk.base / "b/k").stat()
+    arrive(disk, "k")
+    assert incoming.take("k", "b/k", 5, TIME)
+    assert content(disk, "b/k") == b"12345"
+    (kept,) = (path for path in (disk.base / ".migrate-v2/b").rglob("*") if path.is_file())
+    after = kept.stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert kept.read_bytes() == b"before"
+
+
+@pytest.mark.parametrize("kind", ["folder", "symbolic link", "file above"])
+def test_take_leaves_the_file_where_something_is_in_the_way(disk: Disk, incoming: Incoming, kind: str) -> None:
+    arrive(disk, "d/k")
+    if kind == "folder":
+        disk.make_folder("b/d/k")
+    elif kind == "file above":
+        put(disk, "b/d")
+    else:
+        disk.make_folder("b/d")
+        (disk.base / "b/d/k").symlink_to("/etc/passwd")
     with pytest.raises(Obstacle):
-        disk.remove_temporary("b/link/x.deadbeef")
-    assert (disk.base.parent / "outside/x.deadbeef").exists()
+        incoming.take("d/k", "b/d/k", 5, TIME)
+    assert incoming.arrived("d/k", 5, TIME)
+
+
+def test_take_into_a_folder_that_is_moved_away_is_told(disk: Disk, incoming: Incoming) -> None:
+    arrive(disk, "d/1")
+    arrive(disk, "d/2")
+    assert incoming.take("d/1", "b/d/1", 5, TIME)
+    (disk.base / "b/d").rename(disk.base / "b/away")
+    assert incoming.take("d/2", "b/d/2", 5, TIME)
+    assert incoming.moved() == {"b/d"} and incoming.moved() == set()
+
+
+def test_take_copies_where_a_rename_cannot(disk: Disk, incoming: Incoming, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Subvolumes of btrfs and project quotas of XFS: one mount, and EXDEV."""
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    monkeypatch.setattr(edge, "_rename_over_nothing", refused)
+    put(disk, "b/k", b"before")
+    arrive(disk, "k")
+    assert incoming.take("k", "b/k", 5, TIME)
+    assert content(disk, "b/k") == b"12345" and (disk.base / "b/k").stat().st_mtime == TIME
+    assert not incoming.arrived("k", 5, TIME)
+    assert b"before" in [path.read_bytes() for path in (disk.base / ".migrate-v2/b").rglob("*") if path.is_file()]
+
+
+def test_discard_removes_what_is_not_kept_and_nothing_outside(disk: Disk, incoming: Incoming) -> None:
+    put(disk, "b/k", b"copy")
+    arrive(disk, "d/kept")
+    for key in ("d/e/f/unasked", "k.a1b2c3d4", "d/k"):
+        arrive(disk, key)
+    (disk.base / STAGING / "out").symlink_to(disk.base / "b")
+    (disk.base / STAGING / "file").symlink_to(disk.base / "b/k")
+    asked = []
+
+    def keep(key: str, size: int, seconds: int) -> bool:
+        asked.append((key, size, seconds))
+        return key == "d/kept"
+
+    assert incoming.stored() >= 4 * 5
+    assert incoming.discard(keep) == 5
+    assert sorted(asked) == [(key, 5, TIME) for key in ("d/e/f/unasked", "d/k", "d/kept", "k.a1b2c3d4")]
+    assert tree(disk.base / STAGING) == ["d", "d/kept"] and content(disk, "b/k") == b"copy"
+    assert incoming.discard(lambda *_: False) == 1
+    assert not incoming.exists() and (disk.base / ".migrate-v2/b").exists()
+
+
+def test_prepare_removes_what_stands_where_a_folder_is_needed(disk: Disk, incoming: Incoming) -> None:
+    arrive(disk, "d/e")
+    assert incoming.prepare("d/e/f/").is_dir()
+    (disk.base / STAGING).rename(disk.base / "elsewhere")
+    (disk.base / STAGING).symlink_to(disk.base / "elsewhere")
+    with pytest.raises(Obstacle, match="incoming is a symbolic link"):
+        incoming.prepare("d/")
+    assert (disk.base / "elsewhere/d/e/f").is_dir()
+
+
+def test_incoming_holds_few_descriptors(disk: Disk) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    with Incoming(disk, "b") as incoming:
+        for number in range(200):
+            arrive(disk, f"{number}/k")
+            assert incoming.take(f"{number}/k", f"b/{number}/k", 5, TIME)
+        assert len(os.listdir("/proc/self/fd")) - before <= 70
+        assert incoming.moved() == set()
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 # Locks
@@ -1407,8 +1567,8 @@ def test_another_file_system_below_the_base_is_an_obstacle(disk: Disk, walks: bo
             with pytest.raises(Obstacle, match="b/d is a mount point"):
                 call("b/d/k")
         assert not disk.is_folder("b/d")
-        assert list(disk.survey("b")) == [Stray("b/d", "mount point")]
-        assert list(disk.survey("b/d")) == [Stray("b/d", "mount point")]
+        assert next(iter(disk.entries("b"))) == Entry("b/d", "mount point")
+        assert list(disk.entries("b/d")) == [Entry("b/d", "mount point")]
 
 
 @pytest.mark.system

@@ -143,16 +143,20 @@ def test_a_vanished_version_costs_nothing(job: Job) -> None:
     assert (census(job).objects, census(job).fetch.objects) == (1, 1)
 
 
-def test_only_copies_keep_the_cli_away(job: Job) -> None:
-    job.server.put("b", "a", b"1")
+@pytest.mark.parametrize("copies", [2, 3])
+def test_census_counts_without_the_cli_beside_more_copies_than_it_excludes_by_name(
+    job: Job, monkeypatch: pytest.MonkeyPatch, copies: int
+) -> None:
+    monkeypatch.setattr(plan_step, "PATTERNS", 2)
+    for n in range(copies):
+        job.server.put("b", f"{n}", b"1")
     job.bring()
-    job.delete()
     job.server.put("b", "large", b"x" * (20 * MiB))
     job.scan()
     counted = census(job)
-    assert counted.gets["STANDARD"] == 1, "one GET, not three ranges"
+    assert counted.gets["STANDARD"] == (3 if copies == 2 else 1), "ranges, or one GET"
     part = plan_step.of_bucket(counted, WAY, asking(job), configured=True, scanned=True, ends=date.today())
-    assert part.lists == 0, "and nothing is listed for the CLI"
+    assert part.lists == (1 if copies == 2 else 0)
 
 
 def test_what_the_cli_cannot_bring_is_not_listed_for_it(job: Job) -> None:

@@ -71,10 +71,26 @@ def test_beginnings_and_temporaries_count(job: Job) -> None:
         need = needed("b", job.store, room)
         begun = need.blocks - less_what_is_there("b", job.store, job.disk, need, room).blocks
         assert 4_000_000 <= begun <= 4_500_000
-        (job.disk.base / "b").mkdir(exist_ok=True)
-        (job.disk.base / "b" / "large.Ab12Cd34").write_bytes(b"x" * 1_000_000)
-        more = need.blocks - less_what_is_there("b", job.store, job.disk, need, room).blocks
-        assert more == begun + 1_000_000
+        # Nobody removes what looks temporary in the bucket's own folder.
+        for folder, counts in (("b", False), (".migrate-v2/b/incoming", True)):
+            path = job.disk.base / folder / "large.Ab12Cd34"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"x" * 1_000_000)
+            more = need.blocks - less_what_is_there("b", job.store, job.disk, need, room).blocks
+            assert more == begun + counts * path.stat().st_blocks * 512
+
+
+def test_arrivals_in_the_staging_folder_count(job: Job) -> None:
+    bodies(job, {"dir/large": b"x" * 9_000_000, "small": b"y"})
+    path = job.disk.base / ".migrate-v2/b/incoming/dir/large"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"x" * 9_000_000)
+    seconds = job.row("dir/large").version.seconds
+    os.utime(path, (seconds, seconds))
+    room = volume(job.disk.base)
+    need = needed("b", job.store, room)
+    left = less_what_is_there("b", job.store, job.disk, need, room)
+    assert (left.objects, left.bytes) == (1, 1) and left.blocks <= room.block
 
 
 def test_a_finished_bucket_needs_no_room(job: Job) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -13,9 +14,11 @@ import pytest
 
 from migrate_v2 import tuning
 from migrate_v2.edges.awscli import Aws, Transfer, find
-from migrate_v2.edges.disk import Lock
-from migrate_v2.errors import Refused
+from migrate_v2.edges.disk import Incoming, Lock
+from migrate_v2.edges.store import Change
+from migrate_v2.errors import Cause
 from migrate_v2.events import Ended, Event, Noted, Progress, Started, Warned
+from migrate_v2.keys import FileSystem
 from migrate_v2.model import Doomed, FileState, ObjectVersion, Place
 from migrate_v2.steps import sync as sync_step
 from migrate_v2.steps.sync import Cli
@@ -24,6 +27,8 @@ from tests.steps.conftest import Job, found
 FAKES = Path(__file__).parent.parent / "fakes"
 REAL = Path(sys.executable).parent / "aws"
 TIME = 1_600_000_000
+STAGING = ".migrate-v2/b/incoming"
+Doing = Callable[[str], Aws]
 
 
 def program(path: Path, text: str) -> Aws:
@@ -34,6 +39,12 @@ def program(path: Path, text: str) -> Aws:
 
 def fake(name: str) -> Aws:
     return Aws(str(FAKES / name), (2, 40, 1), "aws-cli/2.40.1")
+
+
+@pytest.fixture
+def doing(tmp_path: Path) -> Doing:
+    """tests/fakes/aws_sync.py in one of its modes."""
+    return lambda mode: program(tmp_path / "aws", f'exec {sys.executable} -E -S {FAKES / "aws_sync.py"} {mode} "$@"')
 
 
 Sync = Callable[..., list[Event]]
@@ -89,6 +100,16 @@ def bring_by_hand(job: Job, key: str, body: bytes | None = None, when: float = T
     path.write_bytes(key.encode() if body is None else body)
     os.utime(path, (when, when))
     return path
+
+
+def facts(path: Path) -> tuple[object, ...]:
+    there = path.lstat()
+    return there.st_ino, there.st_nlink, there.st_mtime_ns, there.st_ctime_ns, path.read_bytes()
+
+
+def unchanged(job: Job, *keys: str) -> dict[str, tuple[object, ...]]:
+    """What must stay as it is of these copies."""
+    return {key: facts(job.disk.base / "b" / key) for key in keys}
 
 
 def all_states(job: Job) -> set[FileState]:
@@ -174,9 +195,8 @@ def test_passes_that_bring_nothing_come_to_an_end(job: Job, sync: Sync, monkeypa
 def test_a_pass_that_brings_some_is_followed_by_another(job: Job, sync: Sync, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sync_step, "NOT_WORTH_A_PASS", 0)
     ready(job)
-    home = job.disk.base / "b"
     text = f"""
-        cd {home} && mkdir -p dir
+        cd {job.disk.base / STAGING} && mkdir -p dir
         for key in k1 k2 dir/k3; do
             [ -e $key ] && continue
             printf %s $key > $key && touch -d @{TIME} $key && exit 1
@@ -223,30 +243,33 @@ def test_another_size_or_time_is_not_arrived(job: Job, sync: Sync) -> None:
     assert all_states(job) == {FileState.DOWNLOADING}
 
 
-def test_leftovers_are_swept_before_and_after_and_nobody_elses_files(job: Job, sync: Sync) -> None:
+def test_files_that_look_temporary_stay_in_the_bucket_folder(job: Job, sync: Sync) -> None:
+    """B7: only what lies in the staging folder is ever removed."""
     ready(job)
     home = job.disk.base / "b"
-    ours = bring_by_hand(job, "k1.1A2b3c4D", when=job.server.clock() + 5)
-    notes = bring_by_hand(job, "notes.1A2b3c4D", when=job.server.clock() + 5)
-    old = bring_by_hand(job, "k2.1A2b3c4D", when=TIME)
-    text = f"[ -e {ours} ] && exit 9; echo half > {home}/k2.aaaaaaaa; touch -d @{job.server.clock() + 5} {home}/k2.aaaaaaaa"
-    events = sync(program(Path(job.store.path).with_name("aws"), text))
-    assert sum(isinstance(e, Noted) and "removed 1 temporary files" in e.text for e in events) == 2
-    assert sorted(p.name for p in home.iterdir()) == sorted([notes.name, old.name])
+    names = ["k1.a1b2c3d4", "k2.1A2b3c4D", "notes.c0ffee00", ".mv2-0123456789abcdef"]
+    for name in names:
+        bring_by_hand(job, name, when=job.server.clock() + 5)
+    text = f"echo half > {job.disk.base / STAGING}/k2.aaaaaaaa; echo new > {job.disk.base / STAGING}/unasked"
+    sync(program(Path(job.store.path).with_name("aws"), text))
+    assert sorted(p.name for p in home.iterdir()) == sorted(names)
+    assert not (job.disk.base / STAGING).exists()
 
 
 @pytest.mark.parametrize("kind", ["symbolic link", "FIFO"])
-def test_what_the_cli_would_follow_or_hang_on_is_refused_before_it_runs(job: Job, sync: Sync, kind: str) -> None:
+def test_what_stands_in_the_bucket_folder_stops_only_the_rows_below_it(
+    job: Job, sync: Sync, doing: Doing, kind: str
+) -> None:
     ready(job)
     (job.disk.base / "b").mkdir()
     elsewhere = job.disk.base.parent / "elsewhere"
     elsewhere.mkdir()
     where = job.disk.base / "b" / "dir"
     where.symlink_to(elsewhere) if kind == "symbolic link" else os.mkfifo(where)
-    ran = job.disk.base.parent / "ran"
-    with pytest.raises(Refused, match=f"b/dir in the destination is a {kind}"):
-        sync(program(Path(job.store.path).with_name("aws"), f"touch {ran}"))
-    assert not ran.exists() and list(elsewhere.iterdir()) == []
+    sync(doing("fetch"))
+    assert job.states() == {"k1": FileState.DOWNLOADED, "k2": FileState.DOWNLOADED, "dir/k3": FileState.ERROR}
+    assert job.row("dir/k3").cause is Cause.OBSTACLE
+    assert list(elsewhere.iterdir()) == []
 
 
 def test_something_in_the_way_is_an_error_of_that_row(job: Job, sync: Sync) -> None:
@@ -258,8 +281,9 @@ def test_something_in_the_way_is_an_error_of_that_row(job: Job, sync: Sync) -> N
 
 
 @pytest.mark.parametrize("how", ["deleted", "vanished", "deleting"])
-def test_where_a_copy_may_be_the_only_one_the_cli_is_not_run(job: Job, sync: Sync, how: str) -> None:
-    """It would fetch all that it finds in S3, and by key."""
+def test_beside_only_copies_the_cli_fetches_and_touches_none_of_them(
+    job: Job, sync: Sync, doing: Doing, how: str
+) -> None:
     ready(job)
     job.fetch()
     job.verify()
@@ -268,13 +292,16 @@ def test_where_a_copy_may_be_the_only_one_the_cli_is_not_run(job: Job, sync: Syn
     elif how == "vanished":
         job.server.remove("b", "k1", "null")
         job.scan()
+    before = unchanged(job, "k1", "k2", "dir/k3")
     job.server.put("b", "k1", b"another", last_modified=TIME)
     ready(job, "to fetch")
     if how == "deleting":
         job.store.ledger.intend("b", [Doomed("k2", "null", "version", job.row("k2").version.etag)], "t")
-    ran = job.disk.base.parent / "ran"
-    assert sync(program(Path(job.store.path).with_name("aws"), f"touch {ran}")) == []
-    assert not ran.exists() and job.states()["to fetch"] is FileState.DISCOVERED
+    sync(doing("harm"))
+    assert job.states()["to fetch"] is FileState.DOWNLOADED
+    kept = ["k2", "dir/k3"] if how == "deleting" else ["k1", "k2", "dir/k3"]
+    after = unchanged(job, *kept)
+    assert after == {path: facts for path, facts in before.items() if path in after}
 
 
 def test_only_plain_paths_are_handed_to_it(job: Job, sync: Sync) -> None:
@@ -292,6 +319,185 @@ def test_only_plain_paths_are_handed_to_it(job: Job, sync: Sync) -> None:
         "k": FileState.DOWNLOADING,
     }
     assert job.row("a").place is Place.SIDE
+
+
+# The staging folder
+
+
+def test_arrivals_are_moved_and_the_staging_folder_is_removed(job: Job, sync: Sync, doing: Doing) -> None:
+    ready(job)
+    events = sync(doing("fetch"))
+    assert all_states(job) == {FileState.DOWNLOADED}
+    assert [job.path(key).read_bytes() for key in ("k1", "k2", "dir/k3")] == [b"k1", b"k2", b"dir/k3"]
+    assert {job.path(key).stat().st_mtime for key in ("k1", "k2", "dir/k3")} == {TIME}
+    assert not (job.disk.base / STAGING).exists()
+    (ended,) = (event for event in events if isinstance(event, Ended))
+    assert (ended.objects, ended.bytes) == (3, 10)
+    job.verify()
+    assert all_states(job) == {FileState.VERIFIED}
+
+
+@pytest.mark.parametrize("how", ["overwritten", "same size", "new"])
+def test_objects_that_the_cli_fetches_unasked_are_never_placed(job: Job, sync: Sync, doing: Doing, how: str) -> None:
+    """It lists later than we do."""
+    ready(job)
+    job.fetch()
+    job.verify()
+    before = unchanged(job, "k1", "k2", "dir/k3")
+    job.server.put("b", "wanted", b"wanted", last_modified=TIME)
+    job.scan()
+    job.place()
+    key, body = {"overwritten": ("k1", b"another body"), "same size": ("k1", b"K1"), "new": ("k9", b"new")}[how]
+    job.server.put("b", key, body)
+    sync(doing("harm"))
+    assert unchanged(job, "k1", "k2", "dir/k3") == before
+    assert job.path("wanted").read_bytes() == b"wanted" and not (job.disk.base / "b/k9").exists()
+    assert not (job.disk.base / STAGING).exists()
+
+
+def test_a_wanted_object_that_was_overwritten_since_is_not_placed(job: Job, sync: Sync, doing: Doing) -> None:
+    ready(job)
+    job.server.put("b", "k1", b"longer than before")
+    job.server.put("b", "k2", b"K2", last_modified=TIME + 1)
+    sync(doing("fetch"))
+    assert job.states() == {"k1": FileState.DOWNLOADING, "k2": FileState.DOWNLOADING, "dir/k3": FileState.DOWNLOADED}
+    assert not (job.disk.base / "b/k1").exists() and not (job.disk.base / "b/k2").exists()
+
+
+def test_an_arrival_replaces_nothing(job: Job, sync: Sync, doing: Doing) -> None:
+    ready(job)
+    others = {key: facts(bring_by_hand(job, key, b"of somebody else " + key.encode())) for key in ("k1", "dir/k3")}
+    sync(doing("harm"))
+    assert all_states(job) == {FileState.DOWNLOADED}
+    assert [job.path(key).read_bytes() for key in ("k1", "dir/k3")] == [b"k1", b"dir/k3"]
+    moved = {
+        path.stat().st_ino: path.read_bytes()
+        for path in (job.disk.base / ".migrate-v2" / "b").rglob("*")
+        if path.is_file()
+    }
+    assert {inode: moved.get(inode) for inode, *_ in others.values()} == {
+        inode: body for inode, *_, body in others.values()
+    }
+
+
+def gets(job: Job) -> Counter[str]:
+    return Counter(entry.key for entry in job.server.requests if entry.op == "GetObject")
+
+
+@pytest.mark.parametrize("finished", [3, 10, 11])
+@pytest.mark.parametrize("several", [False, True])
+def test_what_is_here_already_is_not_fetched_again_by_the_cli(
+    job: Job, sync: Sync, doing: Doing, monkeypatch: pytest.MonkeyPatch, finished: int, several: bool
+) -> None:
+    """Excluded by name, or left to the other engines where it is too much to name."""
+    monkeypatch.setattr(sync_step, "PATTERNS", 10)
+    if several:
+        monkeypatch.setattr(sync_step, "WORTH_CUTTING", 1)
+        monkeypatch.setattr(tuning, "WORTH_A_PROCESS", 0.5)
+        monkeypatch.setattr(tuning, "WORTH_A_LISTING", 1e-9)
+    ready(job, *(f"d/{n}" for n in range(finished)))
+    job.fetch()
+    job.verify()
+    keys = [row.key for row in job.rows()]
+    before = unchanged(job, *keys)
+    ready(job, *(f"d/new {n}" for n in range(5)))
+    lists = job.server.count("ListObjectsV2")
+    sync(doing("harm"))
+    assert (job.server.count("ListObjectsV2") > lists) is (finished <= 10)
+    assert {job.states()[f"d/new {n}"] for n in range(5)} == {
+        FileState.DOWNLOADED if finished <= 10 else FileState.DOWNLOADING
+    }
+    job.fetch()
+    assert unchanged(job, *keys) == before
+    assert set(gets(job).values()) == {1} and len(gets(job)) == finished + 5
+
+
+def test_failed_objects_are_not_tried_by_the_cli(job: Job, sync: Sync, doing: Doing) -> None:
+    ready(job)
+    job.store.change([Change(job.row("k1").version, FileState.ERROR, None, "no", Cause.DENIED)])
+    sync(doing("fetch"))
+    assert gets(job) == {"k2": 1, "dir/k3": 1}
+
+
+@pytest.mark.parametrize("at", ["take", "settle", "fetched"])
+def test_arrivals_survive_whatever_ends_the_run(
+    job: Job, sync: Sync, doing: Doing, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    """Before the first move, between two of them, between the moves and the commit."""
+    ready(job, *(f"d/{n:02}" for n in range(20)))
+    owner = {"take": Incoming, "settle": job.disk, "fetched": job.store}[at]
+    real, calls = getattr(owner, at), []
+
+    def killed(*arguments: Any, **more: Any) -> Any:
+        calls.append(at)
+        if len(calls) == {"take": 31, "settle": 2, "fetched": 4}[at]:
+            raise KeyboardInterrupt
+        return real(*arguments, **more)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(owner, at, killed)
+        sync(doing("fetch"))
+    assert FileState.DOWNLOADING in all_states(job)
+    list(sync_step.collect("b", job.store, job.disk, rows_per_commit=7))
+    assert all_states(job) == {FileState.DOWNLOADED} and not (job.disk.base / STAGING).exists()
+    assert set(gets(job).values()) == {1} and len(gets(job)) == 20
+    job.verify()
+    assert all_states(job) == {FileState.VERIFIED}
+
+
+def test_collect_keeps_what_waits_for_a_restore_again(job: Job) -> None:
+    """It was restored, fetched and not recorded when the run was killed; meanwhile the restored copy expired."""
+    job.server.put("b", "cold", b"cold", storage_class="GLACIER", last_modified=TIME)
+    ready(job)
+    for key, body in {"cold": b"cold", "k1": b"k1", "k1.a1b2c3d4": b"k"}.items():
+        path = job.disk.base / STAGING / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(body)
+        os.utime(path, (TIME, TIME))
+    list(sync_step.collect("b", job.store, job.disk, rows_per_commit=7))
+    assert [path.name for path in (job.disk.base / STAGING).iterdir()] == ["cold"]
+    assert job.states()["k1"] is FileState.DOWNLOADED
+    cold = job.server.get("b", "cold")
+    assert cold is not None
+    cold.restore_ready, cold.restore_expiry = job.server.clock(), job.server.clock() + 86400
+    job.scan()
+    list(sync_step.collect("b", job.store, job.disk, rows_per_commit=7))
+    assert job.states()["cold"] is FileState.DOWNLOADED and job.path("cold").read_bytes() == b"cold"
+
+
+@pytest.mark.parametrize("kind", ["symbolic link", "hard link", "linked folder"])
+def test_the_cli_reaches_no_copy_through_its_staging_folder(job: Job, sync: Sync, doing: Doing, kind: str) -> None:
+    ready(job)
+    job.fetch()
+    job.verify()
+    before = unchanged(job, "k1", "k2", "dir/k3")
+    ready(job, "new", "dir/new")
+    staging, copies = job.disk.base / STAGING, job.disk.base / "b"
+    staging.mkdir(parents=True)
+    if kind == "symbolic link":
+        (staging / "k1").symlink_to(copies / "k1")
+    elif kind == "hard link":
+        os.link(copies / "k1", staging / "k1")
+    else:
+        (staging / "dir").symlink_to(copies / "dir")
+        (staging / "all").symlink_to(copies)
+    sync(doing("harm"))
+    after = unchanged(job, "k1", "k2", "dir/k3")
+    if kind == "hard link":  # to remove it moves ctime
+        before, after = ({key: (*of[:3], of[4]) for key, of in these.items()} for these in (before, after))
+    assert after == before
+    assert {job.states()["new"], job.states()["dir/new"]} == {FileState.DOWNLOADED}
+
+
+def test_a_path_that_is_too_long_in_the_staging_folder_is_for_others(
+    job: Job, sync: Sync, doing: Doing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready(job, "short", "d/" + "long" * 20)
+    room = len(os.fsencode(job.disk.base / STAGING)) + 60
+    monkeypatch.setattr(job.disk, "filesystem", lambda: FileSystem(path_max=room))
+    sync(doing("fetch"))
+    assert gets(job) == {"short": 1}
+    assert job.states() == {"short": FileState.DOWNLOADED, "d/" + "long" * 20: FileState.DOWNLOADING}
 
 
 # Several at once
@@ -356,7 +562,7 @@ def test_shards_together_take_each_object_that_is_for_the_cli_once_and_no_other(
     every = [row.key for row in job.rows()]
     total: list[str] = []
     for call in calls:
-        assert call[3].removeprefix(str(job.disk.base) + "/") == call[2].removeprefix("s3://").rstrip("/")
+        assert call[3] == str(job.disk.base / STAGING / call[2].removeprefix("s3://b").strip("/"))
         total += taken(call, every)
     wanted = {row.key for row in job.rows() if row.place is Place.PLAIN and not row.archived}
     # A cold object may be tried: without --force-glacier-transfer the CLI passes over it.
@@ -454,7 +660,7 @@ def test_what_another_one_has_brought_by_name_counts_when_that_one_has_ended(
     folder = Path(job.store.path).parent
     text = f"""
         for a in "$@"; do case $a in
-            --include=*) f={job.disk.base}/b/big/${{a#--include=}}; printf %0100d 0 | tr 0 x > $f; touch -d @{TIME} $f
+            --include=*) f={job.disk.base / STAGING}/big/${{a#--include=}}; printf %0100d 0 | tr 0 x > $f; touch -d @{TIME} $f
         esac; done
         mkdir {folder}/first 2>/dev/null && sleep 0.3 || sleep 1"""
     monkeypatch.setattr(job.store, "fetched", fetched)
@@ -501,6 +707,16 @@ def test_the_bandwidth_is_shared_and_another_limit_begins_anew(job: Job, sync: S
     )
     assert shares[:2] == [4 << 20, 4 << 20] and set(shares[2:]) == {2 << 20} and len(shares) >= 4
     assert "4096KB/s" in log.read_text() and "2048KB/s" in log.read_text()
+
+
+def test_a_shard_that_is_begun_anew_keeps_what_has_arrived(job: Job, sync: Sync, doing: Doing, cut: None) -> None:
+    """Another bandwidth: what is in the staging folder is not downloaded again."""
+    ready(job, *(f"d/{n}" for n in range(6)))
+    hangs = job.disk.base / STAGING / "d.hangs"
+    events = sync(doing("hang=4"), processes=2, bandwidth=lambda: (4 << 20) if hangs.exists() else (8 << 20))
+    assert all_states(job) == {FileState.DOWNLOADED} and set(gets(job).values()) == {1}
+    objects = [event.objects for event in events if isinstance(event, Progress)]
+    assert objects == sorted(objects) and objects[-1] == 6
 
 
 def test_interrupted_all_of_them_end(job: Job, sync: Sync, cut: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ _migrate_v2() {
     case $before in
         --dest) mapfile -t COMPREPLY < <(compgen -d -- "$word"); return ;;
         --state|--config|--template) mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;
-        --engine) mapfile -t COMPREPLY < <(compgen -W 'cli' -- "$word"); return ;;
+        --engine) mapfile -t COMPREPLY < <(compgen -W 'cli native' -- "$word"); return ;;
         --dest|--state|--config|--engine|--profile|--region|--endpoint-url|--throughput|--deadline|--prices|--html|--upgrade|--confirm|--max-delete|--trust-recent|--cause|--template) return ;;
     esac
     for ((i = 1; i < COMP_CWORD; i++)); do

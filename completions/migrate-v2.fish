@@ -22,7 +22,7 @@ complete -c migrate-v2 -n __fish_use_subcommand -a config -d 'The settings in fo
 complete -c migrate-v2 -l dest -r -F -d 'The folder that the buckets come to: DIR/<bucket>/<key>.'
 complete -c migrate-v2 -l state -r -F -d 'The state file.'
 complete -c migrate-v2 -l config -r -F -d 'The settings file.'
-complete -c migrate-v2 -l engine -r -a 'cli' -d 'What does the bulk transfer: cli (aws s3 sync) or native (the AWS Common Runtime).'
+complete -c migrate-v2 -l engine -r -a 'cli native' -d 'What does the bulk transfer: cli (aws s3 sync) or native (the AWS Common Runtime).'
 complete -c migrate-v2 -l profile -r -d 'The AWS profile.'
 complete -c migrate-v2 -l region -r -d 'The AWS region.'
 complete -c migrate-v2 -l endpoint-url -r -d 'An endpoint other than AWS\'s, for all services.'

@@ -27,6 +27,9 @@ from migrate_v2.steps.plan import Asking, Forecast, OfBucket
 from migrate_v2.timeline import Pace
 from migrate_v2.workload import Way
 
+# The key of the state file under which `diagnose` leaves the line's bytes a second to `plan`.
+_LINE_SPEED = "diagnose_throughput"
+
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
@@ -50,7 +53,10 @@ def diagnosis(bucket: str | None, tools: Tools, say: Callable[[str], None]) -> D
     network = diagnose_step.Network(note="no bucket is named, and the state file knows none")
     if name is not None:
         say(f"measuring S3 by objects of {show(name)}")
-        network = diagnose_step.network(diagnose_step.samples(name, store, tools.s3), tools.s3)
+        versions = diagnose_step.samples(name, store, tools.s3)
+        network = diagnose_step.network(versions, tools.s3)
+        if store is not None and (speed := diagnose_step.line_speed(versions, network)):
+            store.remember(_LINE_SPEED, f"{speed:.0f}")
     there = None
     if tools.settings.local_base_path is not None:
         say(f"measuring {show(str(tools.settings.local_base_path))}")
@@ -198,7 +204,7 @@ def _asks_every_tag(tools: Tools) -> bool:
 def _asking(tools: Tools, wish: Wish) -> Asking:
     s = tools.settings
     there = s.state_db_path.exists()
-    measured = tools.store.recall("diagnose_throughput") if there else ""
+    measured = tools.store.recall(_LINE_SPEED) if there else ""
     line, source = wish.line, "--throughput"
     if line is None:
         try:

@@ -954,17 +954,22 @@ def reset_bucket(bucket: str, tools: Tools) -> Events:
 
 
 def each(
-    names: Iterable[str], work: Callable[[str], Events], codes: list[int], waiting: list[str] | None = None
+    names: Iterable[str],
+    work: Callable[[str], Events],
+    codes: list[int],
+    goes_on: Callable[[str], bool] = lambda bucket: False,
 ) -> Events:
-    """The same for every bucket; what one fails at is told and does not stop the others. `codes` collects how they ended."""
+    """The same for every bucket; what one fails at is told and does not stop the others. `codes` collects how they ended.
+
+    A bucket that is not finished has not ended where the program `goes_on` with it.
+    """
     for bucket in names:
         try:
             yield from work(bucket)
         except NotFinished as unfinished:
-            codes.append(unfinished.code)
-            if waiting is not None:
-                waiting.append(bucket)
-            yield Failed(bucket, unfinished.code, str(unfinished))
+            if not goes_on(bucket):
+                codes.append(unfinished.code)
+                yield Failed(bucket, unfinished.code, str(unfinished))
         except Failure as failure:
             codes.append(failure.code)
             yield Failed(bucket, failure.code, str(failure))
@@ -982,16 +987,20 @@ def until_back(
     """`each`, and with `wait` again for the buckets that Glacier keeps waiting, until it does not."""
     names = list(names)
     tools.waits = wait
+    pending: list[str] = []
+
+    def goes_on(bucket: str) -> bool:
+        if not wait or not _in_glacier(bucket, tools):
+            return False
+        pending.append(bucket)
+        return True
+
     while True:
-        waiting: list[str] = []
-        ended: list[int] = []
-        yield from each(names, work, ended, waiting)
-        pending = [bucket for bucket in waiting if _in_glacier(bucket, tools)]
-        if not wait or not pending:
-            codes.extend(ended)
+        pending.clear()
+        yield from each(names, work, codes, goes_on)
+        if not pending:
             return
-        codes.extend(code for code in ended if code != NotFinished.code)
-        names = pending
+        names = list(pending)
         due = time.monotonic() + _next_look(pending, tools)
         while (left := due - time.monotonic()) > 0:
             for bucket in pending:

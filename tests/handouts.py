@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import get_args
 
 from migrate_v2 import __version__, cli
+from migrate_v2.settings import Settings
 
 # Options whose value is a file or a folder, for the shells that complete those.
 _FILES = ("--state", "--config", "--template")
 _FOLDERS = ("--dest",)
-_WORDS = {"--engine": ("cli",)}
+_WORDS = {"--engine": get_args(Settings.model_fields["engine"].annotation)}
 
 
 @dataclass(frozen=True, slots=True)

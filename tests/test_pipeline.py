@@ -137,6 +137,7 @@ def test_waiting_goes_on_until_glacier_is_back_and_only_if_asked_to(
     assert glacier.rounds == rounds_left
     assert ended == codes
     assert any(isinstance(e, Waiting) for e in events) is wait
+    assert [e.code for e in events if isinstance(e, Failed)] == codes, "who waits has not failed"
 
 
 def test_what_time_does_not_cure_is_not_waited_for() -> None:

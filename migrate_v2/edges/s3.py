@@ -185,7 +185,6 @@ class BucketFacts:
     region: str
     versioning: str  # "", "Enabled", "Suspended"
     mfa_delete: bool
-    object_lock: bool
     uploads: int | None  # in-progress multipart uploads; None where the question was refused
 
 
@@ -428,17 +427,13 @@ class S3:
         client = self._for(bucket)
         region = self.region_of(bucket)
         versioning, mfa_delete = self.versioning(bucket)
-        lock = False
-        with _asking_in_vain(f"the lock of {bucket}"):
-            answer = client.get_object_lock_configuration(Bucket=bucket, **self._owner())
-            lock = answer.get("ObjectLockConfiguration", {}).get("ObjectLockEnabled") == "Enabled"
         uploads: int | None = None
         with _asking_in_vain(f"the uploads of {bucket}"):
             uploads = sum(
                 len(page.get("Uploads", []))
                 for page in client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, **self._owner())
             )
-        return BucketFacts(region, versioning, mfa_delete, lock, uploads)
+        return BucketFacts(region, versioning, mfa_delete, uploads)
 
     # -- listing
 

@@ -99,6 +99,13 @@ def network(versions: Sequence[ObjectVersion], s3: S3, *, seconds: float = SECON
     return Network(latency, single.bytes, parallel, rates, slow, received)
 
 
+def line_speed(versions: Sequence[ObjectVersion], measured: Network) -> float | None:
+    """Bytes a second of the line to S3; None where only small objects were there to measure by, which tell of requests."""
+    if measured.single is None or max((v.size for v in versions), default=0) < MiB:
+        return None
+    return max(measured.single, *measured.parallel.values())
+
+
 @dataclass(frozen=True, slots=True)
 class _Rate:
     bytes: float

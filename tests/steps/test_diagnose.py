@@ -141,3 +141,30 @@ def test_without_state_file_bucket_or_destination(
     document = json.loads(capfd.readouterr().out)
     assert document["bottleneck"] == "unknown" and document["machine"]["cores"] >= 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_diagnose_leaves_the_speed_of_the_line_to_plan(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(diagnose.network.__kwdefaults__, "seconds", 0.2)
+    monkeypatch.chdir(tmp_path)
+    for bucket, size in (("small", 1000), ("large", 3 << 20)):
+        job.bucket = bucket
+        job.server.bucket(bucket)
+        job.server.put(bucket, "k", b"x" * size)
+        job.scan()
+
+    def plan() -> dict[str, Any]:
+        capfd.readouterr()
+        assert cli.main(["--state", str(tmp_path / "state.db"), "--json", "plan", "large"]) == 0
+        told: dict[str, Any] = json.loads(capfd.readouterr().out)
+        return told["time"]
+
+    assert plan()["throughput_bytes_per_second"] is None
+    for bucket, known in (("small", False), ("large", True)):
+        assert cli.main(["--state", str(tmp_path / "state.db"), "--json", "diagnose", bucket]) == 0
+        s3 = json.loads(capfd.readouterr().out.splitlines()[-1])["s3"]
+        speed = plan()["throughput_bytes_per_second"]
+        assert (speed is not None) is known
+        if known:
+            assert speed == pytest.approx(max(s3["single"], *s3["parallel"].values()), rel=0.001)

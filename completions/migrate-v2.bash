@@ -18,11 +18,11 @@ _migrate_v2() {
     done
     case $command in
         plan) options='--dest --state --config --engine --profile --region --endpoint-url --wait --quick --throughput --deadline --egress-waiver --refresh-prices --prices --html --json -q --quiet -v --verbose -h --help --version' verbs='' names=buckets ;;
-        migrate) options='--dest --state --config --engine --profile --region --endpoint-url --wait --force-space --json -q --quiet -v --verbose -h --help --version' verbs='' names=buckets ;;
+        migrate) options='--dest --state --config --engine --profile --region --endpoint-url --wait --force-space --accept-changes --json -q --quiet -v --verbose -h --help --version' verbs='' names=buckets ;;
         scan) options='--dest --state --config --engine --profile --region --endpoint-url --rescan --json -q --quiet -v --verbose -h --help --version' verbs='' names=buckets ;;
-        restore) options='--dest --state --config --engine --profile --region --endpoint-url --wait --batch --manifest-only --upgrade --json -q --quiet -v --verbose -h --help --version' verbs='' names=buckets ;;
-        sync) options='--dest --state --config --engine --profile --region --endpoint-url --json -q --quiet -v --verbose -h --help --version' verbs='' names=buckets ;;
-        verify) options='--dest --state --config --engine --profile --region --endpoint-url --refetch --offline --json -q --quiet -v --verbose -h --help --version' verbs='' names=buckets ;;
+        restore) options='--dest --state --config --engine --profile --region --endpoint-url --wait --accept-changes --batch --manifest-only --upgrade --json -q --quiet -v --verbose -h --help --version' verbs='' names=buckets ;;
+        sync) options='--dest --state --config --engine --profile --region --endpoint-url --accept-changes --json -q --quiet -v --verbose -h --help --version' verbs='' names=buckets ;;
+        verify) options='--dest --state --config --engine --profile --region --endpoint-url --accept-changes --refetch --offline --json -q --quiet -v --verbose -h --help --version' verbs='' names=buckets ;;
         confirm-delete) options='--dest --state --config --engine --profile --region --endpoint-url --dry-run --confirm --max-delete --trust-recent --allow-older-current --allow-volatile --abort-uploads --remove-bucket --json -q --quiet -v --verbose -h --help --version' verbs='' names=buckets ;;
         status) options='--dest --state --config --engine --profile --region --endpoint-url --watch --json -q --quiet -v --verbose -h --help --version' verbs='' names=buckets ;;
         policy) options='--dest --state --config --engine --profile --region --endpoint-url --dry-run --all --yes --hard --template --merge --replace --public-access-block --json -q --quiet -v --verbose -h --help --version' verbs='generate apply rollback freeze unfreeze' names=buckets ;;
@@ -36,7 +36,7 @@ _migrate_v2() {
         buckets) options='--dest --state --config --engine --profile --region --endpoint-url --json -q --quiet -v --verbose -h --help --version' verbs='' names=none ;;
         whoami) options='--dest --state --config --engine --profile --region --endpoint-url --json -q --quiet -v --verbose -h --help --version' verbs='' names=none ;;
         config) options='--dest --state --config --engine --profile --region --endpoint-url --json -q --quiet -v --verbose -h --help --version' verbs='' names=none ;;
-        *) options='--dest --state --config --engine --profile --region --endpoint-url --wait --force-space --quick --throughput --deadline --egress-waiver --refresh-prices --prices --html --batch --manifest-only --upgrade --rescan --refetch --offline --dry-run --confirm --max-delete --trust-recent --allow-older-current --allow-volatile --abort-uploads --cause --write --recount --remove-bucket --all --yes --hard --template --merge --replace --public-access-block --watch --json -q --quiet -v --verbose -h --help --version' ;;
+        *) options='--dest --state --config --engine --profile --region --endpoint-url --wait --force-space --accept-changes --quick --throughput --deadline --egress-waiver --refresh-prices --prices --html --batch --manifest-only --upgrade --rescan --refetch --offline --dry-run --confirm --max-delete --trust-recent --allow-older-current --allow-volatile --abort-uploads --cause --write --recount --remove-bucket --all --yes --hard --template --merge --replace --public-access-block --watch --json -q --quiet -v --verbose -h --help --version' ;;
     esac
     if [[ $word == -* ]]; then
         mapfile -t COMPREPLY < <(compgen -W "$options" -- "$word")

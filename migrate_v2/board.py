@@ -41,14 +41,20 @@ def bucket_lines(
     """One bucket. `fancy` has blocks for bars; `evidence` is how many objects each kind of witness proved, where known."""
     elapsed = f"{_words(s.phase)}, {span(s.elapsed_seconds)} since it was first listed"
     yield Line(_fit(f"{show(s.bucket)}: {elapsed}", width), "bold")
-    yield from _amounts(s.states, s.objects, s.bytes, width, fancy)
+    yield from _amounts(s.states, s.gone.total, s.objects, s.bytes, width, fancy)
     more = [
         _part("unprovable", s.unprovable, "kept in S3"),
-        _part("kept", s.kept, "by a setting, or gone from S3"),
+        _part("kept", s.kept, "by a setting"),
         f"{s.delete_markers:,} delete markers" if s.delete_markers else "",
         f"{s.uploads:,} unfinished uploads" if s.uploads else "",
     ]
     yield from _told("left there", [part for part in more if part], width)
+    kinds = [
+        _part("never fetched", s.gone.never_fetched, "nothing is left of them"),
+        _part("only copies", s.gone.only_copy, "verified"),
+        _part("unproved only copies", s.gone.unproved_only_copy, "nothing proves them"),
+    ]
+    yield from _told("left here", [part for part in kinds if part], width)
     yield from _glacier(s.glacier.to_request, s.glacier.restoring, s.glacier.restored, width)
     yield from _told("classes", _classes(s.storage_classes), width)
     if evidence:
@@ -62,8 +68,8 @@ def bucket_lines(
 
 def one_line(s: Standing, width: int, *, fancy: bool = True) -> Line:
     """One bucket among many: how much of it needs nothing any more."""
-    done = s.verified.bytes + s.deleted.bytes + s.unprovable.bytes + s.kept.bytes
-    objects = s.verified.objects + s.deleted.objects + s.unprovable.objects + s.kept.objects
+    finished = (s.verified, s.deleted, s.unprovable, s.kept, s.gone.total)
+    done, objects = sum(part.bytes for part in finished), sum(part.objects for part in finished)
     share = done / s.bytes if s.bytes else objects / s.objects if s.objects else 1.0
     errors = f"  {s.errors:,} errors" if s.errors else ""
     left = f"  {span(s.eta_seconds)} left" if s.eta_seconds else ""
@@ -78,7 +84,7 @@ def total_lines(t: Total, width: int, *, fancy: bool = True, free: int | None = 
     phases = ", ".join(f"{count:,} {_words(phase)}" for phase, count in t.phases.items())
     many = "1 bucket" if t.buckets == 1 else f"{t.buckets:,} buckets"
     yield Line(_fit(f"total: {many}{': ' if phases else ''}{phases}", width), "bold")
-    yield from _amounts(t.states, t.objects, t.bytes, width, fancy)
+    yield from _amounts(t.states, t.gone.total, t.objects, t.bytes, width, fancy)
     yield from _glacier(t.to_request, t.restoring, t.restored, width)
     yield from _told("classes", _classes(t.storage_classes), width)
     yield from _pace(t.session, t.overall, t.to_come, t.eta_seconds, width)
@@ -92,16 +98,23 @@ def total_lines(t: Total, width: int, *, fancy: bool = True, free: int | None = 
             yield Line(_row("", f"{human(lacks)} too little"), "red")
 
 
-def _amounts(states: Mapping[FileState, Amount], objects: int, size: int, width: int, fancy: bool) -> Iterator[Line]:
-    """One line a state that has rows: a bar of its share of the bytes, of the objects where there are no bytes."""
+def _amounts(
+    states: Mapping[FileState, Amount], gone: Amount, objects: int, size: int, width: int, fancy: bool
+) -> Iterator[Line]:
+    """One line a state that has rows: a bar of its share of the bytes, of the objects where there are no bytes.
+
+    Rows that are `gone` from S3 are in the state `error`, and have a line of their own.
+    """
     bar = 8 if width < NARROW else 24 if width >= 100 else 16
-    for state in _STATES:
-        amount = states.get(state, Amount())
+    parts = [(_SHORT.get(state, state.value), states.get(state, Amount()), _STYLES.get(state, "")) for state in _STATES]
+    label, errors, style = parts[-1]
+    parts[-1] = (label, Amount(errors.objects - gone.objects, errors.bytes - gone.bytes), style)
+    for label, amount, style in (*parts, ("gone", gone, "")):
         if not amount.objects:
             continue
         share = amount.bytes / size if size else amount.objects / objects
         figures = f"{_percent(share):>5}  {amount.objects:>11,}  {human(amount.bytes):>7}"
-        yield Line(_row(_SHORT.get(state, state.value), f"{_bar(share, bar, fancy)} {figures}"), _STYLES.get(state, ""))
+        yield Line(_row(label, f"{_bar(share, bar, fancy)} {figures}"), style)
 
 
 def _percent(share: float) -> str:

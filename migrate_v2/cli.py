@@ -3,11 +3,12 @@
 Usage:
   migrate-v2 [options] plan [--quick] [--wait] [--throughput=SPEED] [--deadline=DATE] [--egress-waiver]
                             [--refresh-prices] [--prices=FILE] [--html=FILE] [<bucket>...]
-  migrate-v2 [options] migrate [--wait] [--force-space] [<bucket>...]
+  migrate-v2 [options] migrate [--wait] [--force-space] [--accept-changes] [<bucket>...]
   migrate-v2 [options] scan [--rescan] [<bucket>...]
-  migrate-v2 [options] (restore | glacier) [--wait] [--batch] [--manifest-only] [--upgrade=TIER] [<bucket>...]
-  migrate-v2 [options] sync [<bucket>...]
-  migrate-v2 [options] verify [--refetch] [--offline] [<bucket>...]
+  migrate-v2 [options] (restore | glacier) [--wait] [--batch] [--manifest-only] [--upgrade=TIER] [--accept-changes]
+                                           [<bucket>...]
+  migrate-v2 [options] sync [--accept-changes] [<bucket>...]
+  migrate-v2 [options] verify [--refetch] [--offline] [--accept-changes] [<bucket>...]
   migrate-v2 [options] confirm-delete [--dry-run] [--confirm=TOKEN] [--max-delete=N] [--trust-recent=DURATION]
                                       [--allow-older-current] [--allow-volatile] [--abort-uploads] [--remove-bucket]
                                       <name>
@@ -66,6 +67,7 @@ Options:
   --endpoint-url=URL  An endpoint other than AWS's, for all services.
   --wait              Stay until Glacier has brought everything back (on a terminal: always).
   --force-space       Begin although it does not fit on the disk.
+  --accept-changes    Go on although more of a bucket is gone or overwritten than max_change allows.
   --quick             Estimate from CloudWatch's storage metrics, without a scan.
   --throughput=SPEED  The speed of the line, such as 500Mbit/s; else as `diagnose` measured it.
   --deadline=DATE     Say whether all is done by this day, such as 2027-01-12, and what would help.
@@ -146,7 +148,7 @@ from migrate_v2.errors import INTERRUPTED, BadUsage, Failure, Refused, worst
 from migrate_v2.events import Event, Failed, PhaseEarned, Stands, Warned
 from migrate_v2.flow import batched, few_collections, in_threads
 from migrate_v2.keys import show
-from migrate_v2.model import FileState, Phase, Row
+from migrate_v2.model import FileState, GoneKind, Phase, Row
 from migrate_v2.notify import notify, worth_telling
 from migrate_v2.ownfiles import in_destination, must_be_outside, must_be_own_state
 from migrate_v2.pipeline import Draft, Events, Tools
@@ -217,6 +219,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if uses_state and not document and in_destination(chosen.state_db_path, chosen.local_base_path):
                 report.tell(Warned("", _STATE_IN_DESTINATION.format(show(str(chosen.state_db_path)))))
             with Tools(chosen, partial(_connect, arguments, chosen), os.environ) as tools:
+                tools.accepts_changes = arguments["--accept-changes"]
                 return _COMMANDS[command](arguments, tools, report)
         except Failure as failure:
             report.error(str(failure))
@@ -568,7 +571,7 @@ def _plan_lines(plan: Plan) -> list[tuple[str, str]]:
         ("account", plan.site.account or "unknown"),
         ("endpoint", plan.site.endpoint),
         ("versioning", plan.site.versioning or "never turned on"),
-        ("listed", f"{_figures(plan.listed)} = delete + keep + deleted before"),
+        ("listed", f"{_figures(plan.listed)} = delete + keep + deleted before + gone"),
         ("delete", f"{_figures((plan.objects, plan.bytes))}, {plan.markers:,} delete markers"),
         ("proved", (evidence or "nothing") + trusted),
         *((f"early {class_}", _early(early)) for class_, early in sorted(plan.early.items())),
@@ -580,8 +583,17 @@ def _plan_lines(plan: Plan) -> list[tuple[str, str]]:
         *([("hard links", f"{_figures(plan.linked)} in files of their own (adopt = copy)")] if plan.linked[0] else []),
         ("deleted before", _figures(plan.deleted)),
         *([("older versions", "a deletion may make one current")] if plan.rules.allow_older_current else []),
+        *(
+            (f"gone: {kind.value.replace('_', ' ')}", _figures(amount))
+            for kind, amount in plan.gone.items()
+            if amount[0]
+        ),
         ("token", plan.token),
     ]
+
+
+def _quantities(gone: Mapping[GoneKind, tuple[int, int]]) -> dict[str, dict[str, int]]:
+    return {kind.value: {"objects": objects, "bytes": size} for kind, (objects, size) in gone.items()}
 
 
 def _early(early: Early) -> str:
@@ -633,6 +645,7 @@ def _show_plan(plan: Plan, tools: Tools, report: Report, as_json: bool) -> None:
                         ("linked", plan.linked),
                     )
                 },
+                "gone": _quantities(plan.gone),
             }
         )
         return
@@ -820,7 +833,7 @@ def _status(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
         elif canvas and standings and (names or len(standings) <= _WHOLE or canvas[0] < _TABLE):
             report.draw(_drawn(standings, tools, *canvas, whole=bool(names) or len(standings) <= _WHOLE))
         else:
-            report.table(_STATUS_HEADERS, (_status_line(s) for s in standings), right=(*range(2, 10), 12))
+            report.table(_STATUS_HEADERS, (_status_line(s) for s in standings), right=(*range(2, 10), 12, 13))
             if canvas and standings:
                 report.draw(_pairs(total_lines(total(standings), canvas[0], fancy=canvas[1], **_room(tools))))
         if names and not arguments["--watch"]:
@@ -880,7 +893,7 @@ def _room(tools: Tools) -> _Room:
 
 
 _STATUS_HEADERS = (
-    "bucket", "phase", "objects", "size", "verified", "unprovable", "kept", "in Glacier", "errors", "deleted", "rate", "left", "pending",
+    "bucket", "phase", "objects", "size", "verified", "unprovable", "kept", "in Glacier", "errors", "deleted", "rate", "left", "pending", "gone",
 )  # fmt: skip
 
 
@@ -899,7 +912,8 @@ def _status_line(s: Standing) -> tuple[object, ...]:
         s.deleted.objects,
         f"{human(rate)}/s" if rate else "",
         span(s.eta_seconds) if s.eta_seconds else "",
-        s.pending.objects,  # last, where it moves no column that a script cuts out
+        s.pending.objects,
+        s.gone.total.objects,  # last, so that it moves no column that a script cuts out
     )
 
 
@@ -937,6 +951,7 @@ def _overall(t: Total, tools: Tools) -> dict[str, Any]:
         "phases": {phase.value: count for phase, count in t.phases.items()},
         "storage_classes": {name: asdict(amount) for name, amount in t.storage_classes.items()},
         "errors": t.errors,
+        "gone": asdict(t.gone),
         "elapsed_seconds": t.elapsed_seconds,
         "throughput": {"session": t.session, "overall": t.overall},
         "eta_seconds": t.eta_seconds,
@@ -1046,9 +1061,17 @@ def _errors(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
                 }
                 for row, word in rows()
             ),
-            lambda: {"causes": [asdict(group) for group in errors.grouped(rows())]},
+            lambda: {
+                "causes": [asdict(group) for group in errors.grouped(rows())],
+                "gone": _quantities(errors.gone(buckets, tools.store)),
+            },
         )
         return 0
+    if absent := sum(objects for objects, _ in errors.gone(buckets, tools.store).values()):
+        report.say(
+            f"{absent:,} object versions are gone from S3, which is no error: `migrate-v2 status` counts them, and"
+            f" `migrate-v2 errors --cause={errors.WORD_GONE}` and evidence.jsonl list them"
+        )
     groups = errors.grouped(rows())
     if not groups:
         report.say("nothing is in error")

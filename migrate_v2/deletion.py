@@ -11,24 +11,26 @@ from itertools import chain, groupby, islice
 
 from migrate_v2.durability import about
 from migrate_v2.edges.mounts import UNKNOWN, Mount
-from migrate_v2.edges.store import Store
+from migrate_v2.edges.store import Store, Tally
 from migrate_v2.model import (
+    GONE_CAUSES,
     MFA_DELETE,
     MINIMUM_DAYS,
     NULL_MARKER,
     OLDER_VERSION_STAYS,
     VERSIONS_STAY,
-    Cause,
     DeleteMarker,
     Digest,
     Doomed,
     FileState,
+    GoneKind,
     Kept,
     ObjectVersion,
     Row,
     Rules,
     Site,
     doomed,
+    gone_kind,
     why_kept,
 )
 
@@ -46,7 +48,7 @@ class Early:
 class Plan:
     """What confirm-delete would do to one bucket, in figures; `token` stands for exactly this plan.
 
-    By objects and by bytes, listed = what is to be deleted + `stays` + `deleted`. `kept` counts delete markers too.
+    By objects and by bytes, listed = what is to be deleted + `stays` + `deleted` + `gone`. `kept` counts delete markers too.
     `resumes` is the token that was asked for, if this plan is what is left of the one that had it. `mount` is what the
     copies lie on.
     `linked` are copies that are hard links, with the bytes that files of their own need.
@@ -64,6 +66,7 @@ class Plan:
     listed: tuple[int, int]
     stays: tuple[int, int]
     deleted: tuple[int, int]
+    gone: Mapping[GoneKind, tuple[int, int]]
     linked: tuple[int, int]
     early: Mapping[str, Early]
     uploads: int
@@ -97,7 +100,7 @@ _Age = tuple[bool, datetime]
 
 
 def decide(store: Store, site: Site, rules: Rules) -> Iterator[tuple[Row | DeleteMarker, Kept | None]]:
-    """Every version and delete marker that S3 listed, in key order, with the reason why it stays; None where it goes.
+    """Every version and delete marker that S3 has, in key order, with the reason why it stays; None where it goes.
 
     Deleting a version must not make an older one current. Of one key, therefore:
 
@@ -108,10 +111,10 @@ def decide(store: Store, site: Site, rules: Rules) -> Iterator[tuple[Row | Delet
     delete marker | any version of the key stays                       | stays
     delete marker | no version of the key stays                        | goes, if its id cannot be used again
 
-    LastModified has whole seconds, so versions of the same second count as older. A version that S3 does not have any more
-    keeps nothing.
+    LastModified has whole seconds, so versions of the same second count as older. A version that is gone from S3 is not
+    among them, and keeps nothing.
     """
-    streams: list[Iterator[Row | DeleteMarker]] = [store.not_deleted(site.bucket), store.listed_markers(site.bucket)]
+    streams: list[Iterator[Row | DeleteMarker]] = [store.in_s3(site.bucket), store.listed_markers(site.bucket)]
     # The rows of a key come before its markers: heapq.merge keeps the order of the streams.
     merged = heapq.merge(*streams, key=lambda subject: subject.key.encode("utf-8", "surrogatepass"))
     for key, group in groupby(merged, key=lambda subject: subject.key):
@@ -131,7 +134,7 @@ def _oldest_staying(
 ) -> _Age | None:
     """When the oldest version was put that stays; None where all versions go."""
     for subject in subjects:
-        if isinstance(subject, Row) and subject.cause is not Cause.VANISHED and why_kept(subject, site, rules):
+        if isinstance(subject, Row) and why_kept(subject, site, rules):
             oldest = min(oldest or _age(subject), _age(subject))
     return oldest
 
@@ -222,7 +225,7 @@ def plan(
     # The kept counts, and not the rows once more: what does not add up is to be seen.
     tallies = store.tallies(site.bucket)
     past = [tally for tally in tallies if tally.state is FileState.DELETED]
-    listed, deleted = ((sum(t.objects for t in some), sum(t.bytes for t in some)) for some in (tallies, past))
+    absent = {kind: _amount(t for t in tallies if _gone(t) is kind) for kind in GoneKind}
     return Plan(
         site=site,
         rules=rules,
@@ -233,9 +236,10 @@ def plan(
         kept=kept,
         evidence=evidence,
         reasons=reasons,
-        listed=listed,
+        listed=_amount(tallies),
         stays=(staying, staying_size),
-        deleted=deleted,
+        deleted=_amount(past),
+        gone=absent,
         linked=store.linked_amount(site.bucket),
         early=early,
         uploads=aborted,
@@ -243,6 +247,20 @@ def plan(
         resumes=resumes if resumes and whole.token() == resumes else "",
         mount=mount,
     )
+
+
+def _gone(tally: Tally) -> GoneKind | None:
+    """A copy that is still to be verified is not proved."""
+    unread = tally.state is FileState.DOWNLOADED and tally.cause in GONE_CAUSES
+    return GoneKind.UNPROVED_ONLY_COPY if unread else gone_kind(tally.state, tally.verdict, tally.cause)
+
+
+def _amount(tallies: Iterable[Tally]) -> tuple[int, int]:
+    objects = size = 0
+    for tally in tallies:
+        objects += tally.objects
+        size += tally.bytes
+    return objects, size
 
 
 def _order(d: Doomed) -> tuple[bytes, int, bytes]:

@@ -65,6 +65,7 @@ class Found:
     version_id: str
     verdict: Verdict | None
     reason: str
+    gone: bool = False  # S3 does not have it any more
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,26 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
+class Quantity:
+    objects: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class GoneQuantities:
+    """Object versions that are gone from S3, by what is left of them here."""
+
+    never_fetched: Quantity = Quantity()
+    only_copy: Quantity = Quantity()
+    unproved_only_copy: Quantity = Quantity()
+
+    @property
+    def total(self) -> tuple[int, int]:
+        parts = (self.never_fetched, self.only_copy, self.unproved_only_copy)
+        return sum(part.objects for part in parts), sum(part.bytes for part in parts)
+
+
+@dataclass(frozen=True, slots=True)
 class Stands:
     """Where a bucket stands after a command, by count and bytes: listed = the sum of all the others."""
 
@@ -108,6 +129,7 @@ class Stands:
     failed: tuple[int, int]
     deleted: tuple[int, int]
     pending: tuple[int, int]
+    gone: GoneQuantities = GoneQuantities()
 
 
 Event = Noted | Warned | Started | Progress | Ended | Found | PhaseEarned | Waiting | Failed | Stands

@@ -19,6 +19,9 @@ ARCHIVED_CLASSES = ("GLACIER", "DEEP_ARCHIVE")
 VANISHED = "vanished from S3 since it was listed"
 CHANGED = "changed in S3 since it was listed"
 
+# Causes of a row in error whose object version S3 does not have any more. Such a row is gone, and has not failed.
+GONE_CAUSES = (Cause.VANISHED, Cause.SUPERSEDED)
+
 # Outcomes of deletes that S3 was asked after, because no answer had come.
 STILL_THERE = "still there"
 REPLY_LOST = "deleted; the reply was lost"
@@ -65,6 +68,14 @@ class Verdict(StrEnum):
     UNREADABLE = "unreadable"
     UNPROVABLE = "unprovable"
     KEPT = "kept"
+
+
+class GoneKind(StrEnum):
+    """What is left here of an object version that is gone from S3; the word in the JSON documents."""
+
+    NEVER_FETCHED = "never_fetched"
+    ONLY_COPY = "only_copy"  # the local copy was proved while S3 had the object, or by what S3 had listed of it
+    UNPROVED_ONLY_COPY = "unproved_only_copy"
 
 
 class Place(StrEnum):
@@ -184,6 +195,28 @@ class Row:
     def key(self) -> str:
         return self.version.key
 
+    @property
+    def gone(self) -> GoneKind | None:
+        return gone_kind(self.state, self.verdict, self.cause)
+
+
+def gone_kind(state: FileState, verdict: str | None, cause: str | None) -> GoneKind | None:
+    """The kind of a row that is gone from S3; None for any other row.
+
+    state      | cause                | verdict             | kind
+    -----------|----------------------|---------------------|---------------------------------
+    error      | vanished, superseded | none                | never_fetched
+    error      | vanished, superseded | match               | only_copy
+    error      | vanished, superseded | any other           | unproved_only_copy
+    downloaded | vanished             | none                | None: its copy is still to be verified
+    any other  | any                  | any                 | None
+    """
+    if state is not FileState.ERROR or cause not in GONE_CAUSES:
+        return None
+    if not verdict:
+        return GoneKind.NEVER_FETCHED
+    return GoneKind.ONLY_COPY if verdict == Verdict.MATCH else GoneKind.UNPROVED_ONLY_COPY
+
 
 @dataclass(frozen=True, slots=True)
 class Witness:
@@ -221,7 +254,8 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Rows of one bucket, by what is left to do with them. Errors are counted by the step they hold up."""
+    """Rows of one bucket, by what is left to do with them. Errors are counted by the step they hold up; rows that are
+    gone from S3 hold up none."""
 
     scanned: bool = False
     to_request: int = 0  # archived, not asked for

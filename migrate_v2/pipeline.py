@@ -39,6 +39,7 @@ from migrate_v2.keys import show
 from migrate_v2.model import (
     Adopt,
     FileState,
+    GoneKind,
     Phase,
     Row,
     Rules,
@@ -77,6 +78,8 @@ from migrate_v2.workload import about, worth
 CLOCK_TOLERANCE = 60.0
 # Seconds between two looks at how many processes share the machine and the bandwidth.
 SHARING = 30.0
+# So many gone or overwritten objects never stop a bucket; of more, the setting max_change decides.
+FEW_CHANGES = 100
 # A file that came down wrong is fetched again this often before a person has to look.
 ROUNDS = 3
 
@@ -95,6 +98,7 @@ class Tools:
         # Buckets, for each copy is read for it: while Glacier is waited for they are migrated again and again.
         self.asked_again: set[str] = set()
         self.waits = False  # this process stays until Glacier is back
+        self.accepts_changes = False  # --accept-changes
         self._counted, self._among = -SHARING, 1
         self._found: Callable[[], awscli.Aws] | None = None
         self._open = ExitStack()
@@ -519,13 +523,14 @@ def _verify(
     untold: Verdict | None = None,
     all_of_it: bool = False,
     unanswered: list[int] | None = None,
-) -> Generator[Event, None, Counter[Verdict]]:
-    """Passes on what verify tells, but for findings that are `untold`, and counts its findings by verdict.
+) -> Generator[Event, None, Counter[Verdict | None]]:
+    """Passes on what verify tells, but for findings that are `untold`, and counts its findings by verdict; None: a copy
+    that nothing proves, of what is gone from S3.
 
     `all_of_it`: `rows` are all that have a local copy, so that no older reading counts any more. `unanswered` collects how
     many rows were left as they were, because S3 gave no usable answer.
     """
-    found: Counter[Verdict] = Counter()
+    found: Counter[Verdict | None] = Counter()
     _same_bucket(bucket, tools)
     events = verify(
         bucket,
@@ -550,8 +555,8 @@ def _verify(
 
     for event in all_events():
         if isinstance(event, Found) and event.verdict is not None:
-            found[event.verdict] += 1
-            if event.verdict is untold:
+            found[None if event.gone else event.verdict] += 1
+            if event.verdict is untold and not event.gone:
                 continue
         yield event
     before, now = tools.store.recall(f"clock {bucket}"), clock_reading()
@@ -595,6 +600,25 @@ def _amount(bucket: str, tools: Tools, *states: FileState, verdict: str | None =
     return sum(t.objects for t in picked), sum(t.bytes for t in picked)
 
 
+def _copies(bucket: str, tools: Tools) -> tuple[int, int]:
+    """Local copies, of what is deleted or gone from S3 too."""
+    gone = tools.store.gone(bucket)
+    parts = (
+        _amount(bucket, tools, FileState.DOWNLOADED, FileState.VERIFIED, FileState.DELETED),
+        gone[GoneKind.ONLY_COPY],
+        gone[GoneKind.UNPROVED_ONLY_COPY],
+    )
+    return sum(objects for objects, _ in parts), sum(size for _, size in parts)
+
+
+def _gone(bucket: str, tools: Tools) -> int:
+    return sum(objects for objects, _ in tools.store.gone(bucket).values())
+
+
+def _unproved_only_copies(bucket: str, tools: Tools) -> int:
+    return tools.store.gone(bucket)[GoneKind.UNPROVED_ONLY_COPY][0]
+
+
 def _begin(bucket: str, tools: Tools, *, destination: bool = True) -> Events:
     """What is known, and what has to be known, before anything is done to a bucket."""
     if destination:
@@ -618,14 +642,54 @@ def _begin(bucket: str, tools: Tools, *, destination: bool = True) -> Events:
     yield from settle(bucket, tools.store, tools.s3)
 
 
-def _ensure_scanned(bucket: str, tools: Tools, *, rescan: bool = False, destination: bool = True) -> Events:
+def _changes_to_accept(bucket: str, tools: Tools) -> str:
+    """What is to be said of a listing that shows more changes than the setting max_change allows; "" for any other.
+
+    Changes are counted since the last listing that was accepted: an object that is gone stays gone in the next listing.
+    The first listing of a bucket has none before it, also where an older toolkit knew the bucket.
+    """
+    row = held_row(bucket, tools)
+    changes, allowed = row.gone_since + row.changed_since, tools.settings.max_change
+    if not row.accepted_scan or changes <= FEW_CHANGES or 100 * changes <= allowed * row.known_rows:
+        return ""
+    return (
+        f"of {row.known_rows:,} object versions of {bucket}, {row.gone_since:,} are gone and {row.changed_since:,} overwritten"
+        f" since the last listing, more than {allowed} % (max_change). A lifecycle rule, ransomware, another bucket that was"
+        " created under this name, or a policy that narrows the listing may be behind it: find out which"
+    )
+
+
+def _brake(bucket: str, tools: Tools, *, acts: bool) -> Events:
+    """Refused: to act upon a listing with too many changes, unless the operator accepts them."""
+    row = held_row(bucket, tools)
+    if not row.scan_complete or row.accepted_scan == row.scan:
+        return
+    text = _changes_to_accept(bucket, tools)
+    if text and not acts:
+        yield Warned(bucket, f"{text}. `migrate` stops at this bucket without --accept-changes")
+        return
+    if text and not tools.accepts_changes:
+        tools.store.set_phase(bucket, phase_of(tools.store.counts(bucket)))
+        raise Refused(
+            f"{text}. Nothing was fetched or restored; `migrate-v2 migrate --accept-changes {bucket}` goes on"
+        )
+    if text:
+        yield Warned(bucket, f"{text}. The changes are accepted (--accept-changes)")
+    tools.store.accept_listing(bucket, by_operator=text != "")
+
+
+def _ensure_scanned(
+    bucket: str, tools: Tools, *, rescan: bool = False, destination: bool = True, acts: bool = True
+) -> Events:
+    """Lists the bucket where it has to be listed. `acts`: the caller acts upon the listing, and is stopped by max_change."""
     yield from _begin(bucket, tools, destination=destination)
     held = tools.store.bucket(bucket)
     if held is not None and held.scan_complete and not held.account and tools.store.left_in_s3(bucket):
         rescan = rescan or tools.s3.identity().account != ""
-    if rescan or held is None or not held.scan_complete:
+    if rescan or held is None or not held.scan_complete or held.unconfirmed:
         yield from _scan(bucket, tools)
     choose(bucket, tools.store, noncurrent=tools.settings.noncurrent)
+    yield from _brake(bucket, tools, acts=acts)
     if destination:
         yield from _adopt(bucket, tools)
         yield from _advance(bucket, tools)
@@ -667,8 +731,9 @@ def scan_bucket(bucket: str, tools: Tools, *, rescan: bool = False) -> Events:
         if held is not None and held.scan_complete and not rescan:
             yield Noted(bucket, f"was listed at {held.scanned_at}; --rescan lists it again")
             return
-        yield from _ensure_scanned(bucket, tools, rescan=True, destination=False)
+        yield from _ensure_scanned(bucket, tools, rescan=True, destination=False, acts=False)
         yield stands(held_row(bucket, tools), tools.store)
+        _must_be_confirmed(bucket, tools)
 
 
 def manifests_only(bucket: str, tools: Tools, *, folder: Path) -> Events:
@@ -736,7 +801,7 @@ def verify_bucket(bucket: str, tools: Tools, *, refetch: bool = False) -> Events
     """Reads all local copies again, verified and deleted ones too; with `refetch` also, from S3, what nothing else proves."""
     with tools.locked(bucket):
         yield from _ensure_scanned(bucket, tools)
-        objects, size = _amount(bucket, tools, FileState.DOWNLOADED, FileState.VERIFIED, FileState.DELETED)
+        objects, size = _copies(bucket, tools)
         copies = tools.store.with_local_copy(bucket)
         untold = Verdict.UNPROVABLE if refetch else None
         unanswered: list[int] = []
@@ -757,6 +822,8 @@ def verify_bucket(bucket: str, tools: Tools, *, refetch: bool = False) -> Events
             raise Differs(
                 f"{differing:,} local copies in {bucket} are not what S3 has; `migrate` fetches them again where S3 has them"
             )
+        if wrong := found[None]:
+            raise Differs(_unproved_text(bucket, wrong))
         _conclude(bucket, tools)
         if unread := found[Verdict.UNREADABLE]:
             raise Failure(f"{unread:,} local copies in {bucket} cannot be read")
@@ -766,11 +833,19 @@ def verify_bucket(bucket: str, tools: Tools, *, refetch: bool = False) -> Events
             )
 
 
+def _unproved_text(bucket: str, count: int) -> str:
+    return (
+        f"nothing proves {count:,} local copies of objects that are gone from {bucket}; they stay where they are, and"
+        f" {keys.SIDE}/{bucket}/evidence.jsonl lists them (unproved_only_copy): compare them with a backup"
+    )
+
+
 def migrate_bucket(bucket: str, tools: Tools, *, force_space: bool = False) -> Events:
     """Everything up to proof, from wherever the bucket stands; asks Glacier and does not wait for it."""
     _must_stand_alone(bucket, tools)
     yield from _warn_of_volatile(tools)
     with tools.locked(bucket) as (folder, lock_fds):
+        unproved = _unproved_only_copies(bucket, tools)
         yield from _ensure_scanned(bucket, tools)
         if again := tools.store.try_again(bucket):
             yield Noted(bucket, f"trying {again:,} failed objects again")
@@ -782,7 +857,7 @@ def migrate_bucket(bucket: str, tools: Tools, *, force_space: bool = False) -> E
         yield from preflight(bucket, tools.store, tools.disk, force=force_space)
         rescanned = False
         for round_ in range(1, ROUNDS + 1):
-            found: Counter[Verdict] = Counter()
+            found: Counter[Verdict | None] = Counter()
             came_back = True
             while came_back:
                 yield from _bring(bucket, tools, folder, lock_fds)
@@ -799,10 +874,13 @@ def migrate_bucket(bucket: str, tools: Tools, *, force_space: bool = False) -> E
                     yield from _keep_configuration(bucket, tools)
                 except Unreachable as failure:  # confirm-delete asks again, and stops where there is no answer
                     yield Warned(bucket, str(failure))
+            gone = _gone(bucket, tools)
             described = yield from _describe(bucket, tools)
+            if _gone(bucket, tools) != gone:
+                yield from _advance(bucket, tools)
             if described and held_row(bucket, tools).phase in (Phase.DELETING, Phase.COMPLETE):
                 yield from describe_step.list_metadata(bucket, tools.store, tools.disk)
-            if not rescanned and tools.store.any_changed(bucket):
+            if not rescanned and (tools.store.any_changed(bucket) or tools.store.any_doubtful(bucket)):
                 rescanned = True
                 yield Noted(bucket, "some objects have changed in S3 since they were listed; listing it again")
                 yield from _ensure_scanned(bucket, tools, rescan=True)
@@ -815,7 +893,18 @@ def migrate_bucket(bucket: str, tools: Tools, *, force_space: bool = False) -> E
                 raise Differs(f"{differing:,} objects of {bucket} came down wrong {ROUNDS} times")
             yield Noted(bucket, f"{differing:,} local copies are not what S3 has; fetching them again")
         yield stands(held_row(bucket, tools), tools.store)
+        if (more := _unproved_only_copies(bucket, tools) - unproved) > 0:
+            raise Differs(_unproved_text(bucket, more))
         _conclude(bucket, tools)
+
+
+def _must_be_confirmed(bucket: str, tools: Tools) -> None:
+    if unconfirmed := held_row(bucket, tools).unconfirmed:
+        raise Failure(
+            f"{unconfirmed:,} object versions of {bucket} are not listed any more, and S3 does not say whether they are gone:"
+            " grant s3:GetObject and s3:GetObjectVersion on this bucket, or wait until S3 answers, and run the same command"
+            " again"
+        )
 
 
 def _conclude_restore(bucket: str, tools: Tools) -> None:
@@ -826,6 +915,7 @@ def _conclude_restore(bucket: str, tools: Tools) -> None:
         raise Failure(
             f"{counts.fetch_errors:,} objects of {bucket} are in error; `migrate-v2 errors {bucket}` says why, and what to do"
         )
+    _must_be_confirmed(bucket, tools)
 
 
 def _conclude(bucket: str, tools: Tools, *, verified: bool = True) -> None:
@@ -841,6 +931,7 @@ def _conclude(bucket: str, tools: Tools, *, verified: bool = True) -> None:
         raise Failure(f"{counts.to_fetch:,} objects of {bucket} are not fetched yet; run `migrate` for it")
     if verified and counts.to_verify:
         raise Failure(f"{counts.to_verify:,} objects of {bucket} are not verified yet; run `migrate` for it")
+    _must_be_confirmed(bucket, tools)
 
 
 # -- without AWS
@@ -1081,6 +1172,12 @@ def confirm_delete(
         if not held.scan_complete:  # an interrupted deletion was listing; what it saw is not of today
             yield from _ensure_scanned(bucket, tools)
         yield from _ensure_scanned(bucket, tools, rescan=True)
+        _must_be_confirmed(bucket, tools)
+        if unlisted := held_row(bucket, tools).unlisted:
+            raise Refused(
+                f"the listing of {bucket} left out {unlisted:,} object versions that S3 has, so nothing is deleted by it; see"
+                " whether a cache or a policy narrows it, and run the same command again"
+            )
         site = site_of(bucket, tools)
         if (
             site.versioning != held_row(bucket, tools).versioning
@@ -1238,7 +1335,7 @@ def _was_set(before: str, now: tuple[str, str, str]) -> bool:
 
 def _remove(bucket: str, tools: Tools) -> Events:
     _safe_to_delete_at(tools.s3.endpoint_of(bucket))
-    left = next(tools.store.not_deleted(bucket), None)
+    left = next(tools.store.in_s3(bucket), None)
     if left is not None or tools.store.marker_count(bucket):
         raise Refused(
             f"not all that was listed of {show(bucket)} is deleted, so the bucket is not removed; `confirm-delete --dry-run`"

@@ -225,6 +225,7 @@ def _sum(event: Stands) -> str:
     """Its own arithmetic is checked: an equals sign that is not true would be the worst line of the program."""
     names = ("verified", "unprovable", "kept", "failed", "deleted", "pending")
     parts: dict[str, tuple[int, int]] = {name: getattr(event, name) for name in names}
+    parts["gone"] = event.gone.total
     total = (sum(objects for objects, _ in parts.values()), sum(size for _, size in parts.values()))
     added = " + ".join(f"{name} {_weighed(figures)}" for name, figures in parts.items())
     if total == event.listed:

@@ -278,6 +278,17 @@ class Settings(BaseSettings):
             default="(none)",
         ),
     ] = None
+    max_change: Annotated[
+        int,
+        Field(ge=0, le=100),
+        Number,
+        About(
+            "percent of a bucket's objects that may be gone or overwritten since its last listing",
+            allowed="a whole number from 0 to 100",
+            cli="if more have changed, and more than 100 objects, work on this bucket stops with exit status 5 until"
+            " --accept-changes; 100 never stops it",
+        ),
+    ] = 5
     excluded_buckets: Annotated[
         tuple[BucketName, ...],
         BeforeValidator(_names),

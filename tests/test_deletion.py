@@ -243,6 +243,7 @@ def test_reasons_are_counted_apart_up_to_a_bound(store: Store, monkeypatch: pyte
 def listed(store: Store, bucket: str, versions: list[ObjectVersion], markers: list[DeleteMarker]) -> None:
     row = store.begin_scan(bucket, account="1", region="", endpoint="", versioning="Enabled", uploads=0)
     store.add_listed(bucket, row.scan, versions, markers, None)
+    store.mark_missing_gone(bucket, row.scan)
     store.end_scan(bucket, row.scan)
 
 

@@ -236,7 +236,7 @@ def test_every_event_has_its_sentence() -> None:
         "logs-2019: 12 objects (4.0 GB) are not back from Glacier yet; next look in 5 min",
         "logs-2019: failed, exit status 1: Access Denied",
         "logs-2019: verifying ... listed 1,204 (4.0 GB) = verified 1,200 (3.9 GB) + unprovable 1 (100 MB)"
-        " + kept 0 + failed 3 + deleted 0 + pending 0",
+        " + kept 0 + failed 3 + deleted 0 + pending 0 + gone 0",
     ]
     assert {type(event) for event in EVENTS} == set(Event.__args__)  # a new event needs its line above
 

@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from enum import Enum
 from queue import Empty, Full, Queue, SimpleQueue
 from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, Any, Self
@@ -169,6 +170,14 @@ class Refusal(Failure):
 
 class SizeDiffers(Refusal):
     """{}"""
+
+
+class Presence(Enum):
+    """What a HEAD of one version's identity says of it."""
+
+    THERE = "there"
+    CHANGED = "changed"  # another object has this identity
+    GONE = "gone"
 
 
 @dataclass(frozen=True, slots=True)
@@ -663,6 +672,39 @@ class S3:
         if found == etag:
             return True
         return False if version_id == "null" else None
+
+    def presence(self, version: ObjectVersion, *, by_id: bool) -> Presence:
+        """Whether S3 has exactly this version, by one HEAD. Raises Denied, Refusal or Unreachable where it does not say.
+
+        `by_id`: the bucket is or was versioned; see is_there(). A HEAD cannot tell a missing object from a missing bucket:
+        that the bucket is there has to be asked besides.
+        """
+        named = version.version_id if by_id else ""
+        arguments: dict[str, Any] = {"Bucket": version.bucket, "Key": version.key, **self._owner()}
+        if named:
+            arguments["VersionId"] = named
+        try:
+            answer: Mapping[str, Any] = self._for(version.bucket).head_object(**arguments)
+        except ClientError as error:
+            answered, of_marker = _marker_headers(error)
+            # A delete marker can take over the id `null`, and no other one.
+            if _status(error) == 404 or (_status(error) == 405 and of_marker):
+                if names_version(named, answered) and not (of_marker and named not in ("", "null")):
+                    return Presence.GONE
+                raise Unreachable(
+                    f"unexpected response for {show(version.key)}: it is about another version"
+                ) from error
+            raise _explained(error, show(version.key)) from error
+        except (*_BROKEN, OSError) as error:
+            raise _explained(error, show(version.key)) from error
+        etag = bare_etag(answer.get("ETag", ""))
+        if not etag or not names_version(named, answer.get("VersionId")):
+            raise Unreachable(f"unexpected response for {show(version.key)}: it does not name this version")
+        if etag == version.etag:
+            return Presence.THERE
+        if named not in ("", "null"):
+            raise Unreachable(f"unexpected response for {show(version.key)}: another ETag for the same version id")
+        return Presence.CHANGED
 
     def uploads(self, bucket: str) -> Iterator[tuple[str, str, datetime]]:
         """(key, upload id, when it was begun) of every multipart upload that was not completed."""
@@ -2010,6 +2052,10 @@ def _explained(error: Exception, what: str, of: ObjectVersion | None = None) -> 
                 f"S3 refuses these credentials ({code}): renew them, e.g. `aws sso login`, and run the same again"
             )
         if of is not None:
+            if code == "NoSuchBucket":  # no word on the object
+                return Unreachable(
+                    f"bucket {show(of.bucket)} is not there (NoSuchBucket); is the endpoint the right one?"
+                )
             if failure := _absent(error, of):
                 return failure
             if code == "InvalidObjectState":

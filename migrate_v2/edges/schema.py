@@ -386,6 +386,7 @@ def m004_causes(db: Database) -> None:
             WHERE bucket = OLD.bucket AND path = OLD.local_path;
         END
     """)
+    _gone_rows(db)
     # Stored counters are kept by cause, too.
     for event in ("insert", "delete", "update"):
         db.execute(f"DROP TRIGGER files_{event}")
@@ -425,3 +426,39 @@ def m004_causes(db: Database) -> None:
         differs = " OR ".join(f"OLD.{column} IS NOT NEW.{column}" for column in counted)
         condition = f"WHEN {differs}" if event == "update" else ""
         db.execute(f"CREATE TRIGGER files_{event} AFTER {when} ON files {condition} BEGIN {changes} END")
+    _changes_between_listings(db)
+
+
+def _gone_rows(db: Database) -> None:
+    """Rows that are gone from S3: what is left of them is told by the verdict (model.gone_kind)."""
+    bits = "(SELECT sum(json_extract(value, '$.bits')) FROM json_each(files.evidence))"
+    db.execute(f"""
+        UPDATE files SET state = 'error',
+            verdict = CASE WHEN sha256 IS NULL THEN NULL WHEN ifnull({bits}, 0) >= 64 THEN 'match' ELSE 'unprovable' END
+        WHERE cause = 'vanished'
+    """)
+    db.execute("""
+        CREATE INDEX files_gone ON files (bucket, state, verdict) WHERE cause IN ('vanished', 'superseded')
+    """)
+
+
+def _changes_between_listings(db: Database) -> None:
+    """How much has changed since a listing that was accepted, so that a listing of a disaster is not acted upon."""
+    for column in ("unlisted", "unconfirmed", "accepted_scan", "known_rows", "gone_since", "changed_since"):
+        db.execute(f"ALTER TABLE bucket_status ADD COLUMN {column} INTEGER NOT NULL DEFAULT 0")
+    db.execute("""
+        UPDATE bucket_status SET accepted_scan = CASE WHEN scan_complete THEN scan ELSE max(scan - 1, 0) END, known_rows = (
+            SELECT ifnull(sum(objects), 0) FROM tallies t WHERE t.bucket = bucket_status.bucket AND t.state <> 'deleted'
+            AND t.cause NOT IN ('vanished', 'superseded'))
+        WHERE scan > 0
+    """)
+    # Another object under the same identity. Rows of an older toolkit get theirs from the first listing; a row that was
+    # gone already has been counted as that; and a verified row becomes `superseded` instead, which is counted as gone.
+    db.execute("""
+        CREATE TRIGGER files_changed AFTER UPDATE OF etag, size, last_modified ON files
+        WHEN (OLD.etag IS NOT NEW.etag OR OLD.size IS NOT NEW.size OR OLD.last_modified IS NOT NEW.last_modified)
+            AND OLD.version_id <> '+unknown' AND ifnull(OLD.cause, '') NOT IN ('vanished', 'superseded')
+        BEGIN
+            UPDATE bucket_status SET changed_since = changed_since + 1 WHERE bucket = NEW.bucket;
+        END
+    """)

@@ -31,6 +31,7 @@ from migrate_v2.flow import batched
 from migrate_v2.keys import show
 from migrate_v2.model import (
     ARCHIVED_CLASSES,
+    GONE_CAUSES,
     STILL_THERE,
     VANISHED,
     Answer,
@@ -39,6 +40,7 @@ from migrate_v2.model import (
     DeleteMarker,
     FileIdentity,
     FileState,
+    GoneKind,
     Kept,
     ObjectVersion,
     Phase,
@@ -46,6 +48,7 @@ from migrate_v2.model import (
     Row,
     Verdict,
     Witness,
+    gone_kind,
 )
 from migrate_v2.tuning import SIZES
 
@@ -80,6 +83,14 @@ class BucketRow:
     created_at: str
     completed_at: str
     restores_seen_at: str = ""  # when Glacier was last asked how far it is
+    # Rows that the last complete listing left out, by what a HEAD of each said: S3 has them; S3 does not say.
+    unlisted: int = 0
+    unconfirmed: int = 0
+    # What has changed between the accepted listing and the last complete one; see pipeline's max_change.
+    accepted_scan: int = 0
+    known_rows: int = 0
+    gone_since: int = 0
+    changed_since: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,6 +300,11 @@ def evidence_of(text: str | None) -> tuple[Witness, ...]:
         )
         for w in json.loads(text or "[]")
     )
+
+
+def _one_of(words: Iterable[str]) -> str:
+    """For SQL's IN."""
+    return ", ".join(f"'{word}'" for word in words)
 
 
 # In the order of ObjectVersion.
@@ -543,6 +559,12 @@ class Store:
             created_at=r["created_at"],
             completed_at=r["completed_at"] or "",
             restores_seen_at=r["restores_seen_at"] or "",
+            unlisted=r["unlisted"],
+            unconfirmed=r["unconfirmed"],
+            accepted_scan=r["accepted_scan"],
+            known_rows=r["known_rows"],
+            gone_since=r["gone_since"],
+            changed_since=r["changed_since"],
         )
 
     def set_phase(self, bucket: str, phase: Phase) -> None:
@@ -614,6 +636,15 @@ class Store:
             for r in self._conn.execute("SELECT * FROM tallies WHERE bucket = ? AND objects > 0", (bucket,))
         ]
 
+    def gone(self, bucket: str) -> dict[GoneKind, tuple[int, int]]:
+        """(objects, bytes) that are gone from S3, by what is left of them here."""
+        found = dict.fromkeys(GoneKind, (0, 0))
+        for tally in self.tallies(bucket):
+            if kind := gone_kind(tally.state, tally.verdict, tally.cause):
+                objects, size = found[kind]
+                found[kind] = (objects + tally.objects, size + tally.bytes)
+        return found
+
     def recount(self) -> list[Recount]:
         """Every row counted, beside the counts that are kept; of one moment."""
         counted: dict[tuple[str, str, str, int, str, str], list[int]] = {}
@@ -656,7 +687,8 @@ class Store:
         return "" if found == ["ok"] else "; ".join(found)
 
     def left_in_s3(self, bucket: str) -> bool:
-        return any(tally.state is not FileState.DELETED for tally in self.tallies(bucket))
+        """Whether S3 has any of the listed versions, as far as is known."""
+        return any(t.state is not FileState.DELETED and t.cause not in GONE_CAUSES for t in self.tallies(bucket))
 
     def counts(self, bucket: str) -> Counts:
         """What is left to do, by counting; markers are looked for only when everything else is done."""
@@ -744,11 +776,12 @@ class Store:
 
     def holds_only_copies(self, bucket: str) -> bool:
         """Are there local copies of what S3 does not hold any more: deleted by us, being deleted, or by others?"""
+        gone = f"SELECT 1 FROM files o INDEXED BY files_gone WHERE bucket = :bucket AND {_GONE}"
         sql = (
             # By the index on the state: SQLite would walk through the whole bucket, and a scan asks with every page.
             "SELECT EXISTS (SELECT 1 FROM files o INDEXED BY files_state WHERE bucket = :bucket AND state = 'deleted')"
-            " OR EXISTS (SELECT 1 FROM files o INDEXED BY files_state WHERE bucket = :bucket AND state = 'error'"
-            f" AND {_ONLY_COPY}) OR EXISTS (SELECT 1 FROM in_doubt WHERE bucket = :bucket)"
+            f" OR EXISTS ({gone} AND state = 'downloaded') OR EXISTS ({gone} AND state = 'error' AND verdict IS NOT NULL)"
+            " OR EXISTS (SELECT 1 FROM in_doubt WHERE bucket = :bucket)"
             f" OR EXISTS (SELECT 1 FROM ledger l JOIN files o USING (bucket, key, version_id) WHERE {_LATE}"
             f" AND l.bucket = :bucket AND {_PROVED})"
         )
@@ -786,9 +819,8 @@ class Store:
                 arguments,
             )
 
-    def end_scan(self, bucket: str, scan: int) -> int:
-        """Closes the listing; what it did not show has vanished. Returns how many versions vanished with it."""
-        moment = now()
+    def settle_older(self, bucket: str, scan: int) -> None:
+        """Ends the merging of rows of an older toolkit: all that S3 lists has been listed."""
         with self._writing():
             if self.recall(_unmerged(bucket)):
                 self._conn.execute(
@@ -798,23 +830,71 @@ class Store:
                 )
                 self._conn.execute("DELETE FROM migration_metadata WHERE key = ?", (_unmerged(bucket),))
                 self._remember(_unadopted(bucket), "local copies of the older toolkit wait for a look")
-            where = "bucket = :bucket AND scan < :scan AND state <> 'deleted'"
-            arguments = {"bucket": bucket, "scan": scan, "now": moment, "vanished": VANISHED}
-            vanished = self._conn.execute(
-                f"UPDATE files SET state = CASE WHEN verdict = 'kept' THEN state ELSE 'error' END, reason = :vanished,"
-                f" cause = 'vanished', verdict = CASE WHEN verdict = 'kept' THEN verdict END, updated_at = :now"
-                f" WHERE {where} AND cause IS NOT 'vanished'",
-                arguments,
-            ).rowcount
+
+    def count_missing(self, bucket: str, scan: int) -> int:
+        """Rows that this listing did not show, of those that S3 is not known to have lost."""
+        return int(self._conn.execute(f"SELECT count(*) FROM files o WHERE {_MISSING}", (bucket, scan)).fetchone()[0])
+
+    def missing(self, bucket: str, scan: int) -> Iterator[ObjectVersion]:
+        """The rows of count_missing(), in key order."""
+        for version, _ in self._versions(bucket, f"scan < ? AND {_IN_S3.replace('o.', 'files.')}", scan):
+            yield version
+
+    def some_missing(self, bucket: str, scan: int, count: int) -> list[ObjectVersion]:
+        """Some rows of count_missing(), chosen at random."""
+        sql = f"SELECT {_LISTED} FROM files o WHERE {_MISSING} ORDER BY random() LIMIT ?"
+        return [_version(tuple(r)) for r in self._conn.execute(sql, (bucket, scan, count))]
+
+    def mark_gone(self, bucket: str, versions: Sequence[ObjectVersion]) -> None:
+        """S3 does not have these any more. Evidence and copies stay; a copy that was fetched is still to be verified."""
+        if not versions:
+            return
+        moment = now()
+        with self._writing():
+            self._conn.executemany(
+                f"UPDATE files AS o SET {_MARK_GONE}, updated_at = ? WHERE bucket = ? AND key = ? AND version_id = ? AND {_IN_S3}",
+                ((VANISHED, moment, *_identity(version)) for version in versions),
+            )
+            self._remember(_stale_lists(bucket), moment)
+
+    def mark_missing_gone(self, bucket: str, scan: int) -> None:
+        """As mark_gone(), of all that this listing did not show."""
+        moment = now()
+        with self._writing():
+            self._conn.execute(
+                f"UPDATE files AS o SET {_MARK_GONE}, updated_at = ? WHERE {_MISSING}", (VANISHED, moment, bucket, scan)
+            )
+            self._remember(_stale_lists(bucket), moment)
+
+    def end_scan(self, bucket: str, scan: int, *, unlisted: int = 0, unconfirmed: int = 0) -> None:
+        """Closes the listing. So many rows that it did not show are in S3 all the same, or S3 does not say whether they are."""
+        moment = now()
+        with self._writing():
             self._conn.execute(
                 "DELETE FROM delete_markers WHERE bucket = ? AND scan < ? AND state = 'listed'", (bucket, scan)
             )
             self._conn.execute(
                 "UPDATE bucket_status SET scan_complete = 1, scan_key_marker = NULL, scan_version_marker = NULL,"
-                " scanned_at = ?, updated_at = ? WHERE bucket = ?",
-                (moment, moment, bucket),
+                " unlisted = :unlisted, unconfirmed = :unconfirmed, gone_since = (SELECT count(*) FROM files o"
+                f" INDEXED BY files_gone WHERE o.bucket = :bucket AND {_GONE} AND o.scan >= bucket_status.accepted_scan),"
+                " scanned_at = :now, updated_at = :now WHERE bucket = :bucket",
+                {"bucket": bucket, "unlisted": unlisted, "unconfirmed": unconfirmed, "now": moment},
             )
-        return vanished
+
+    def accept_listing(self, bucket: str, *, by_operator: bool = False) -> None:
+        """What changed up to the last complete listing is as it should be; from now on changes are counted anew."""
+        held = self.bucket(bucket)
+        assert held is not None
+        with self._writing():
+            self._conn.execute(
+                "UPDATE bucket_status SET accepted_scan = scan, gone_since = 0, changed_since = 0,"
+                f" known_rows = (SELECT ifnull(sum(objects), 0) FROM tallies o WHERE o.bucket = :bucket AND {_IN_S3})"
+                " WHERE bucket = :bucket",
+                {"bucket": bucket},
+            )
+            if by_operator:
+                figures = {"at": now(), "gone": held.gone_since, "changed": held.changed_since, "of": held.known_rows}
+                self._remember(f"accepted changes {bucket}", json.dumps(figures))
 
     # -- what an older toolkit knew
 
@@ -997,7 +1077,7 @@ class Store:
                 self._conn.execute(
                     f"UPDATE files SET state = 'downloaded', {unread} WHERE bucket = :bucket AND local_path = :path"
                     " AND key = (SELECT key FROM linked_copies WHERE bucket = :bucket AND path = :path)"
-                    " AND state IN ('downloaded', 'verified')",
+                    f" AND state IN ('downloaded', 'verified') AND {_IN_S3.replace('o.', 'files.')}",
                     {"bucket": bucket, "path": path},
                 )
                 self._conn.execute("DELETE FROM linked_copies WHERE bucket = ? AND path = ?", (bucket, path))
@@ -1083,13 +1163,26 @@ class Store:
         sql = "SELECT EXISTS (SELECT 1 FROM files WHERE bucket = ? AND state = 'error' AND cause = 'changed')"
         return bool(self._conn.execute(sql, (bucket,)).fetchone()[0])
 
+    def any_doubtful(self, bucket: str) -> bool:
+        """Are there rows that were found to be gone from S3 by their key alone, where the key may name another version now?
+
+        In a bucket with versions a current `null` version is asked for by its key. A newer version or a delete marker
+        above it since the listing answers in its place.
+        """
+        sql = (
+            "SELECT EXISTS (SELECT 1 FROM files o INDEXED BY files_gone JOIN bucket_status b ON b.bucket = o.bucket"
+            f" WHERE o.bucket = ? AND {_GONE} AND o.version_id = 'null' AND o.is_latest AND o.scan = b.scan"
+            " AND b.versioning <> '')"
+        )
+        return bool(self._conn.execute(sql, (bucket,)).fetchone()[0])
+
     def try_again(self, bucket: str) -> int:
         """Puts failed rows back to where they failed; how many. What has vanished or changed waits for a new listing."""
         with self._writing():
             return self._conn.execute(
                 "UPDATE files SET state = CASE WHEN place IS NOT NULL AND verdict = 'unreadable' THEN 'downloaded'"
                 " ELSE 'discovered' END, verdict = NULL, reason = NULL, cause = NULL, updated_at = ?"
-                " WHERE bucket = ? AND state = 'error' AND ifnull(cause, '') NOT IN ('vanished', 'changed')",
+                f" WHERE bucket = ? AND state = 'error' AND ifnull(cause, '') NOT IN ({_one_of((*GONE_CAUSES, Cause.CHANGED))})",
                 (now(), bucket),
             ).rowcount
 
@@ -1174,7 +1267,8 @@ class Store:
                 self._conn.execute(
                     "UPDATE bucket_status SET phase = 'scanning', scan = scan + 1, scan_complete = 0,"
                     " scan_key_marker = NULL, scan_version_marker = NULL, scanned_at = NULL, fetched_bytes = 0,"
-                    " fetch_seconds = 0, session = NULL, completed_at = NULL, updated_at = ? WHERE bucket = ?",
+                    " fetch_seconds = 0, session = NULL, completed_at = NULL, accepted_scan = 0, known_rows = 0, unlisted = 0,"
+                    " unconfirmed = 0, updated_at = ? WHERE bucket = ?",
                     (now(), bucket),
                 )
             else:
@@ -1199,17 +1293,18 @@ class Store:
     def every(self, bucket: str) -> Iterator[Row]:
         return self.rows(bucket, "1")
 
-    def not_deleted(self, bucket: str) -> Iterator[Row]:
-        return self.rows(bucket, "state <> 'deleted'")
+    def in_s3(self, bucket: str) -> Iterator[Row]:
+        """Rows of versions that S3 has, as far as is known."""
+        return self.rows(bucket, _IN_S3.replace("o.", "files."))
 
     def versions_of(self, bucket: str, key: str) -> Iterator[Row]:
-        return self.rows(bucket, "key = ? AND state <> 'deleted'", key)
+        """Rows of the versions of one key that S3 has, as far as is known."""
+        return self.rows(bucket, f"key = ? AND {_IN_S3.replace('o.', 'files.')}", key)
 
     def has_other_versions(self, version: ObjectVersion) -> bool:
         """Does S3 have other versions of this key, as far as is known?"""
         sql = (
-            "SELECT EXISTS (SELECT 1 FROM files WHERE bucket = ? AND key = ? AND version_id <> ? AND state <> 'deleted'"
-            " AND cause IS NOT 'vanished')"
+            f"SELECT EXISTS (SELECT 1 FROM files o WHERE o.bucket = ? AND o.key = ? AND o.version_id <> ? AND {_IN_S3})"
         )
         return bool(self._conn.execute(sql, _identity(version)).fetchone()[0])
 
@@ -1230,7 +1325,7 @@ class Store:
         sql = (
             "SELECT key, version_id, size, etag, storage_class, substr(last_modified, 1, 10), is_latest, state,"
             " ifnull(verdict, ''), ifnull(cause, ''), archived, ifnull(place, ''), ifnull(local_path, ''), described"
-            f" FROM files WHERE bucket = ? AND (key, version_id) > (?, ?) AND +state <> 'deleted'"
+            f" FROM files o WHERE bucket = ? AND (key, version_id) > (?, ?) AND {_IN_S3.replace('o.state', '+o.state')}"
             f" ORDER BY key, version_id LIMIT {PAGE}"
         )
         while True:
@@ -1681,7 +1776,7 @@ class Store:
         return found
 
     def lists_are_stale(self, bucket: str) -> bool:
-        """Have copies got other paths since the lists beside the data were written?"""
+        """Have copies got other paths, or objects gone from S3, since the lists beside the data were written?"""
         return self.recall(_stale_lists(bucket)) != ""
 
     def lists_are_current(self, bucket: str) -> None:
@@ -2076,17 +2171,34 @@ _LINKED = (
 )
 _ON_THE_WAY = "('glacier_restore_requested', 'glacier_restoring')"
 _TO_COME = "('discovered', 'glacier_restore_requested', 'glacier_restoring', 'downloading')"
-# A copy that was proved, of a version that S3 does not hold any more; renamed rows ("null+deleted-...") are of these.
-_ONLY_COPY = "(o.state = 'deleted' OR (o.state = 'error' AND o.cause = 'vanished' AND o.sha256 IS NOT NULL))"
+# Gone from S3; as the index files_gone has it. A copy that was fetched and not verified keeps its row `downloaded` until
+# it has been read.
+_GONE = f"o.cause IN ({_one_of(GONE_CAUSES)})"
+_IN_S3 = f"o.state <> 'deleted' AND NOT ifnull({_GONE}, 0)"
+_MISSING = f"o.bucket = ? AND o.scan < ? AND {_IN_S3}"
+# A local copy of a version that S3 does not hold any more; renamed rows ("null+deleted-...") are of these.
+_ONLY_COPY = (
+    f"(o.state = 'deleted' OR ({_GONE} AND (o.state = 'downloaded' OR (o.state = 'error' AND o.verdict IS NOT NULL))))"
+)
+# state      | verdict        | place   | becomes
+# -----------|----------------|---------|-----------------------------------------------
+# verified   | match          | any     | error, match: an only copy
+# downloaded | none           | any     | downloaded, none: its copy is still to be verified
+# downloaded | unprovable     | any     | error, unprovable: an unproved only copy
+# error      | unreadable     | a place | error, unreadable: an unproved only copy
+# any other  | any            | any     | error, none: never fetched
+_MARK_GONE = """verdict = CASE WHEN state = 'verified' THEN 'match' WHEN state = 'downloaded' THEN verdict
+        WHEN state = 'error' AND place IS NOT NULL AND verdict IN ('unreadable', 'differs') THEN verdict END,
+    state = CASE WHEN state = 'downloaded' AND verdict IS NULL THEN state ELSE 'error' END,
+    cause = 'vanished', reason = ?"""
 # Outcomes after which a delete may still have been carried out, as the index ledger_late has it; and rows with a proved copy.
 _LATE = f"l.outcome = '{STILL_THERE}'"
 _PROVED = "o.state IN ('downloaded', 'verified') AND o.sha256 IS NOT NULL"
 _SETTLED = f"(o.state IN ('downloaded', 'verified') OR {_ONLY_COPY})"
 # Markers with nothing beneath them. The id `null` goes only while versioning pins it.
-_LOOSE_MARKERS = """SELECT m.* FROM delete_markers m JOIN bucket_status b ON b.bucket = m.bucket
+_LOOSE_MARKERS = f"""SELECT m.* FROM delete_markers m JOIN bucket_status b ON b.bucket = m.bucket
     WHERE m.bucket = :bucket AND m.state = 'listed' AND (m.version_id <> 'null' OR b.versioning = 'Enabled')
-    AND NOT EXISTS (SELECT 1 FROM files f WHERE f.bucket = m.bucket AND f.key = m.key AND f.state <> 'deleted'
-        AND f.cause IS NOT 'vanished')"""
+    AND NOT EXISTS (SELECT 1 FROM files o WHERE o.bucket = m.bucket AND o.key = m.key AND {_IN_S3})"""
 
 
 # What stands for the id of a version until S3 has listed it; no id of S3's has a "+".
@@ -2182,6 +2294,8 @@ def _left_to_do(tally: Tally) -> str | None:
             return "to_verify"
         case FileState.VERIFIED, _:
             return "verified"
+        case FileState.ERROR, _ if gone_kind(tally.state, tally.verdict, tally.cause):
+            return None
         case FileState.ERROR, (Verdict.UNREADABLE | Verdict.DIFFERS):
             return "verify_errors"
         case FileState.ERROR, _:

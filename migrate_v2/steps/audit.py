@@ -324,5 +324,7 @@ def _amount(summary: dict[str, Any], name: str) -> tuple[int | None, int]:
 
 
 def _expected(summary: dict[str, Any]) -> tuple[int, int]:
+    gone = summary.get("gone")
     amounts = [_amount(summary, name) for name in ("verified", "unprovable", "deleted")]
+    amounts += [_amount(gone, name) for name in ("only_copy", "unproved_only_copy") if isinstance(gone, dict)]
     return sum(objects or 0 for objects, _ in amounts), sum(size for _, size in amounts)

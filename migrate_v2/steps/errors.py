@@ -9,11 +9,11 @@ from migrate_v2.edges.store import Store
 from migrate_v2.events import Event, Noted
 from migrate_v2.flow import batched
 from migrate_v2.keys import show
-from migrate_v2.model import Cause, FileState, Row
+from migrate_v2.model import Cause, FileState, GoneKind, Row
 
 # What to do about each cause, in the order in which `errors` shows them.
 ADVICE = {
-    "vanished": "S3 does not list it any more; `retry-errors` looks once more, and a local copy that was read stays",
+    "vanished": "it is gone from S3, and has not failed; `retry-errors --cause=vanished` lists the bucket again",
     "changed": "it was overwritten while it was fetched; `migrate` lists the bucket again and fetches what is there now",
     "denied": "the identity lacks a permission (s3:GetObject, s3:GetObjectVersion, kms:Decrypt, s3:RestoreObject), or"
     " `expected_bucket_owner` is another account",
@@ -26,8 +26,9 @@ ADVICE = {
     "other": "see the reason; `migrate` tries it again",
 }
 WORDS = tuple(ADVICE)
+WORD_GONE = "vanished"
 # Words of the command line that are not those of the state file.
-_WORD = {Cause.OBSTACLE: "in the way", Cause.CHECKSUM_DENIED: "denied"}
+_WORD = {Cause.OBSTACLE: "in the way", Cause.CHECKSUM_DENIED: "denied", Cause.SUPERSEDED: WORD_GONE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +48,24 @@ def cause_of(row: Row) -> str:
 
 
 def failed(buckets: Iterable[str], store: Store, only: str | None = None) -> Iterator[tuple[Row, str]]:
-    """Every row in error with its cause, in the order of bucket and key; of one cause if `only` names it."""
+    """Every row in error with its cause, in the order of bucket and key; of one cause if `only` names it.
+
+    Rows that are gone from S3 have not failed: they are left out unless `only` is "vanished".
+    """
     for bucket in buckets:
         for row in store.in_state(bucket, FileState.ERROR):
             cause = cause_of(row)
-            if only in (None, cause):
+            if only == cause if row.gone else only in (None, cause):
                 yield row, cause
+
+
+def gone(buckets: Iterable[str], store: Store) -> dict[GoneKind, tuple[int, int]]:
+    """(objects, bytes) that are gone from S3, of several buckets."""
+    found = dict.fromkeys(GoneKind, (0, 0))
+    for bucket in buckets:
+        for kind, (objects, size) in store.gone(bucket).items():
+            found[kind] = (found[kind][0] + objects, found[kind][1] + size)
+    return found
 
 
 def grouped(rows: Iterable[tuple[Row, str]]) -> list[Group]:
@@ -67,30 +80,26 @@ def grouped(rows: Iterable[tuple[Row, str]]) -> list[Group]:
 
 
 def retry(bucket: str, store: Store, only: str | None, *, rows_per_commit: int) -> Iterator[Event]:
-    """Puts rows in error back to be tried. What has vanished or changed waits for a new listing, which is asked for too.
+    """Puts rows in error back to be tried. What has changed waits for a new listing, which is asked for too.
 
-    The row of a version that vanished after its copy was read stays: it is what keeps that copy from being written over.
+    What is gone from S3 has not failed, and stays as it is; for the cause "vanished" the bucket is listed again, and what
+    is there again is a row to do again.
     """
-    back = listing = staying = 0
+    back = 0
+    listing = False
+    if only == WORD_GONE:
+        absent = sum(objects for objects, _ in store.gone(bucket).values())
+        listing = absent > 0
+        if listing:
+            yield Noted(bucket, f"{absent:,} object versions are gone from S3; the next `migrate` looks for them again")
     for batch in batched(failed([bucket], store, only), rows_per_commit):
-        again = []
-        for row, _ in batch:
-            lost = row.cause in (Cause.VANISHED, Cause.CHANGED)
-            if lost and row.sha256:
-                staying += 1
-                continue
-            listing += lost
-            again.append(row.version)
+        again = [row for row, _ in batch if not row.gone]
+        listing = listing or any(row.cause is Cause.CHANGED for row in again)
         back += len(again)
-        store.put_back(again)
-    if listing or staying:
+        store.put_back(row.version for row in again)
+    if listing:
         store.list_anew(bucket)
     if back:
         yield Noted(bucket, f"{back:,} failed objects are to be tried again; `migrate {show(bucket)}` does it")
-    if staying:
-        yield Noted(
-            bucket,
-            f"{staying:,} objects vanished from S3 after their copies were read: they stay as they are, and are looked for again",
-        )
-    if not back and not staying:
+    elif not listing:
         yield Noted(bucket, "nothing is in error" if only is None else f"nothing is in error for the cause `{only}`")

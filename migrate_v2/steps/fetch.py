@@ -92,7 +92,7 @@ def fetch(
     began = time.monotonic()
     yield Started(bucket, "fetch", total_objects, total_bytes)
     meter = _Meter(Limit(bandwidth))
-    objects = unanswered = in_a_row = 0
+    objects = unanswered = in_a_row = gone = 0
     wrong, first_wrong = 0, WrongVersion("")
 
     def bring(row: Row, stop: Flag) -> Failure | None:
@@ -141,10 +141,15 @@ def fetch(
         store.restore_gone(archived)
         store.change(broken)
         for change in broken:
-            yield Found(bucket, change.version.key, change.version.version_id, change.verdict, change.reason)
+            if change.cause is Cause.VANISHED:
+                gone += 1
+            else:
+                yield Found(bucket, change.version.key, change.version.version_id, change.verdict, change.reason)
     _tidy(bucket, store, disk)
     if wrong:
         yield Warned(bucket, WrongVersion.summary(wrong, first_wrong))
+    if gone:
+        yield Warned(bucket, f"{gone:,} object versions were gone from S3 before they were fetched")
     if unanswered:
         yield Warned(bucket, f"S3 gave no proper answer for {unanswered:,} objects; the next run asks again")
     seconds = time.monotonic() - began
@@ -163,7 +168,7 @@ def _tidy(bucket: str, store: Store, disk: Disk) -> None:
         store.left_to_fetch(bucket),
         store.left_to_request(bucket),
         store.asked_for(bucket),
-        (row for row in store.in_state(bucket, FileState.ERROR) if row.cause not in (Cause.VANISHED, Cause.CHANGED)),
+        (row for row in store.in_state(bucket, FileState.ERROR) if not row.gone and row.cause is not Cause.CHANGED),
     )
     if loose:
         for row in wanted:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +16,7 @@ from migrate_v2.edges.disk import Disk
 from migrate_v2.edges.store import Store, evidence_document, now
 from migrate_v2.events import Event, Noted, Stands
 from migrate_v2.keys import CERTIFICATE, SIDE
-from migrate_v2.model import Cause, FileState, Place, Row
+from migrate_v2.model import FileState, GoneKind, Place, Row
 
 _PROVED = (FileState.VERIFIED, FileState.DELETED)
 _COPIED = (FileState.DOWNLOADED, FileState.VERIFIED, FileState.DELETED)
@@ -45,7 +46,7 @@ def manifest(bucket: str, store: Store, disk: Disk, stands: Stands) -> Iterator[
     ):
         for row in store.every(bucket):
             lines.write(json.dumps(_evidence_of(row), ensure_ascii=True) + "\n")
-            if row.state in _PROVED and row.witnesses:
+            if _proved(row) and row.witnesses:
                 kind = kinds.setdefault(row.witnesses[0].kind, {"objects": 0, "bytes": 0})
                 kind["objects"] += 1
                 kind["bytes"] += row.version.size
@@ -56,7 +57,7 @@ def manifest(bucket: str, store: Store, disk: Disk, stands: Stands) -> Iterator[
                 line = json.dumps(entry, ensure_ascii=True) + "\n"
                 places.write(line)
                 mapped.update(line.encode())
-            if row.place is not Place.FOLDER and row.sha256 and (row.state in _PROVED or row.cause is Cause.VANISHED):
+            if row.place is not Place.FOLDER and row.sha256 and _proved(row):
                 sums.write(_checksum_line(row.sha256, row.path))
                 listed += 1
         if not listed:  # `sha256sum -c` fails for a list of nothing, which is all that there is of an empty bucket
@@ -67,8 +68,12 @@ def manifest(bucket: str, store: Store, disk: Disk, stands: Stands) -> Iterator[
 
 def _has_copy(row: Row) -> bool:
     """As the store's with_local_copy()."""
-    vanished = row.state is FileState.ERROR and row.cause is Cause.VANISHED and row.sha256 != ""
-    return row.place is not None and (row.state in _COPIED or vanished)
+    left = row.gone not in (None, GoneKind.NEVER_FETCHED)
+    return row.place is not None and (row.state in _COPIED or left)
+
+
+def _proved(row: Row) -> bool:
+    return row.state in _PROVED or row.gone is GoneKind.ONLY_COPY
 
 
 def _evidence_of(row: Row) -> dict[str, object]:
@@ -85,6 +90,8 @@ def _evidence_of(row: Row) -> dict[str, object]:
         "state": row.state,
         "verdict": row.verdict,
         "reason": row.reason,
+        "cause": row.cause or "",
+        "gone": row.gone or "",  # "only_copy": S3 does not have it any more
         "witnesses": evidence_document(row.witnesses),
         "verified_at": _begun(row.read_run) if row.sha256 else "",
     }
@@ -100,7 +107,7 @@ def _begun(run: str) -> str:
 
 
 def _summary(bucket: str, store: Store, disk: Disk, stands: Stands, kinds: dict[str, dict[str, int]]) -> None:
-    """listed = verified + unprovable + kept + failed + deleted + pending, by objects and by bytes."""
+    """listed = verified + unprovable + kept + failed + deleted + pending + gone, by objects and by bytes."""
     held = store.bucket(bucket)
     assert held is not None
     amounts = {name: getattr(stands, name) for name in _CLASSES}
@@ -114,6 +121,7 @@ def _summary(bucket: str, store: Store, disk: Disk, stands: Stands, kinds: dict[
         "written_at": now(),
         "migrate_v2": __version__,
         **{name: {"objects": objects, "bytes": size} for name, (objects, size) in amounts.items()},
+        "gone": asdict(stands.gone),
         "evidence": kinds,
         "delete_markers": store.marker_count(bucket),
         "uploads": held.uploads,

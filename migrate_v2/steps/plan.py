@@ -129,10 +129,8 @@ def _counted(
     today = asking.now.astimezone(UTC).date()
     block = asking.room.block if asking.room else 4096
     above: list[str] = []
-    seen = unfit = 0
-    for item, place in _placed(held.bucket, store, asking):
-        if item.cause == Cause.VANISHED:
-            continue
+    unfit = 0
+    for seen, (item, place) in enumerate(_placed(held.bucket, store, asking), 1):
         census.add_stored(item.storage_class, item.size, item.is_latest, date.fromisoformat(item.day), today)
         census.current += item.is_latest
         unfit += item.is_latest and place is Place.SIDE
@@ -149,7 +147,6 @@ def _counted(
                 # In byte order all keys of one folder follow each other.
                 census.folders += sum(1 for at in range(len(folders)) if above[: at + 1] != folders[: at + 1])
                 above = folders
-        seen += 1
         if len(sample) < SAMPLES:
             sample.append(item)
         elif (at := chance.randrange(seen)) < SAMPLES:

@@ -15,7 +15,7 @@ from migrate_v2.edges.store import Change, Store
 from migrate_v2.errors import Failure
 from migrate_v2.events import Ended, Event, Found, Noted, Progress, Started, Warned
 from migrate_v2.flow import batched, in_threads
-from migrate_v2.model import ARCHIVED_CLASSES, CHANGED, VANISHED, Answer, FileState, Head, ObjectVersion, Row
+from migrate_v2.model import ARCHIVED_CLASSES, CHANGED, VANISHED, Answer, Cause, FileState, Head, ObjectVersion, Row
 
 _THREADS = 32
 # Requests between two commits: what a kill leaves to be asked about.
@@ -140,8 +140,7 @@ def _told(
     for version, is_back, _ in known:
         if is_back:
             back.add(version.size)
-    for change in broken:
-        yield Found(bucket, change.version.key, change.version.version_id, change.verdict, change.reason)
+    yield from _not_restored(bucket, broken)
 
 
 def look_into_tiering(bucket: str, store: Store, s3: S3, *, rows_per_commit: int) -> Iterator[Event]:
@@ -164,8 +163,7 @@ def look_into_tiering(bucket: str, store: Store, s3: S3, *, rows_per_commit: int
         store.tier_seen(tiers)
         store.change(broken)
         archived += sum(tier != "" for _, tier in tiers)
-        for change in broken:
-            yield Found(bucket, change.version.key, change.version.version_id, change.verdict, change.reason)
+        yield from _not_restored(bucket, broken)
     if archived:
         yield Noted(bucket, f"{archived:,} objects of INTELLIGENT_TIERING are in an archive tier")
 
@@ -364,8 +362,7 @@ def _ask(
         store.restore_answered(answers)
         store.restore_gone(refused)
         store.change(broken)
-    for change in broken:
-        yield Found(bucket, change.version.key, change.version.version_id, change.verdict, change.reason)
+    yield from _not_restored(bucket, broken)
     if silent and not answers:
         raise silent[-1]
     if silent:
@@ -513,3 +510,12 @@ def _weight(size: float) -> str:
 def _failed(row: Row, failure: Failure) -> Change:
     reason = {Gone: VANISHED, Moved: CHANGED}.get(type(failure), str(failure))
     return Change(row.version, FileState.ERROR, None, reason, failure.cause)
+
+
+def _not_restored(bucket: str, broken: Sequence[Change]) -> Iterator[Event]:
+    gone = sum(change.cause is Cause.VANISHED for change in broken)
+    if gone:
+        yield Warned(bucket, f"{gone:,} object versions were gone from S3 before they were restored")
+    for change in broken:
+        if change.cause is not Cause.VANISHED:
+            yield Found(bucket, change.version.key, change.version.version_id, change.verdict, change.reason)

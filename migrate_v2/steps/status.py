@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 
 from migrate_v2 import conveyor
 from migrate_v2.edges.store import BucketRow, Restoring, Store, Tally
-from migrate_v2.events import Stands
-from migrate_v2.model import ARCHIVED_CLASSES, FileState, Phase, Verdict
+from migrate_v2.events import GoneQuantities, Quantity, Stands
+from migrate_v2.model import ARCHIVED_CLASSES, FileState, GoneKind, Phase, Verdict, gone_kind
 from migrate_v2.prices import UNKNOWN, PriceBook
 from migrate_v2.workload import about, worth
 
@@ -26,6 +26,28 @@ class Amount:
     @property
     def pair(self) -> tuple[int, int]:
         return self.objects, self.bytes
+
+
+@dataclass(slots=True)
+class Gone:
+    """What is gone from S3, by what is left of it here; see model.GoneKind."""
+
+    never_fetched: Amount = field(default_factory=Amount)
+    only_copy: Amount = field(default_factory=Amount)
+    unproved_only_copy: Amount = field(default_factory=Amount)
+
+    def of(self, kind: GoneKind) -> Amount:
+        amount: Amount = getattr(self, kind.value)
+        return amount
+
+    @property
+    def total(self) -> Amount:
+        parts = [self.of(kind) for kind in GoneKind]
+        return Amount(sum(part.objects for part in parts), sum(part.bytes for part in parts))
+
+    @property
+    def quantities(self) -> GoneQuantities:
+        return GoneQuantities(**{kind.value: Quantity(*self.of(kind).pair) for kind in GoneKind})
 
 
 @dataclass(slots=True)
@@ -80,7 +102,7 @@ class Throughput:
 
 @dataclass(slots=True)
 class Standing:
-    """One bucket. `listed` = verified + unprovable + kept + failed + deleted + pending, by objects and by bytes."""
+    """One bucket. `listed` = verified + unprovable + kept + failed + deleted + pending + gone, by objects and by bytes."""
 
     bucket: str
     phase: Phase
@@ -99,6 +121,7 @@ class Standing:
     failed: Amount
     deleted: Amount
     pending: Amount
+    gone: Gone
     delete_markers: int
     uploads: int | None
     account: str
@@ -121,12 +144,13 @@ def standing(held: BucketRow, store: Store, session: str, book: PriceBook = UNKN
     classes: dict[str, Amount] = {}
     backlog: dict[str, Amount] = {}
     glacier = Glacier()
+    gone = Gone()
     total, verified, unprovable, kept, failed, deleted, pending, to_come = (Amount() for _ in range(8))
     for tally in store.tallies(held.bucket):
         total.add(tally)
         states[tally.state].add(tally)
         classes.setdefault(tally.storage_class, Amount()).add(tally)
-        part, comes = _part(tally, verified, unprovable, kept, failed, deleted, pending)
+        part, comes = _part(tally, verified, unprovable, kept, failed, deleted, pending, gone)
         part.add(tally)
         if comes:
             to_come.add(tally)
@@ -147,7 +171,7 @@ def standing(held: BucketRow, store: Store, session: str, book: PriceBook = UNKN
         states=states,
         storage_classes=classes,
         glacier=glacier,
-        errors=states[FileState.ERROR].objects,
+        errors=failed.objects,
         elapsed_seconds=(end - datetime.fromisoformat(held.created_at)).total_seconds(),
         throughput=speed,
         eta_seconds=0.0 if not to_come.objects else to_come.bytes / rate if rate else None,
@@ -157,6 +181,7 @@ def standing(held: BucketRow, store: Store, session: str, book: PriceBook = UNKN
         failed=failed,
         deleted=deleted,
         pending=pending,
+        gone=gone,
         delete_markers=store.marker_count(held.bucket),
         uploads=held.uploads,
         account=held.account,
@@ -183,6 +208,7 @@ class Total:
     objects: int = 0
     bytes: int = 0
     errors: int = 0
+    gone: Gone = field(default_factory=Gone)
     phases: dict[Phase, int] = field(default_factory=dict)
     states: dict[FileState, Amount] = field(default_factory=dict)
     storage_classes: dict[str, Amount] = field(default_factory=dict)
@@ -204,6 +230,8 @@ def total(standings: Iterable[Standing]) -> Total:
         t.objects += s.objects
         t.bytes += s.bytes
         t.errors += s.errors
+        for kind in GoneKind:
+            _sum(t.gone.of(kind), s.gone.of(kind))
         t.phases[s.phase] = t.phases.get(s.phase, 0) + 1
         t.elapsed_seconds = max(t.elapsed_seconds, s.elapsed_seconds)
         for state, amount in s.states.items():
@@ -306,13 +334,23 @@ def stands_of(s: Standing) -> Stands:
         s.failed.pair,
         s.deleted.pair,
         s.pending.pair,
+        s.gone.quantities,
     )
 
 
 def _part(
-    tally: Tally, verified: Amount, unprovable: Amount, kept: Amount, failed: Amount, deleted: Amount, pending: Amount
+    tally: Tally,
+    verified: Amount,
+    unprovable: Amount,
+    kept: Amount,
+    failed: Amount,
+    deleted: Amount,
+    pending: Amount,
+    gone: Gone,
 ) -> tuple[Amount, bool]:
     """Where a group of rows counts, and whether its bytes are still to come."""
+    if (kind := gone_kind(tally.state, tally.verdict, tally.cause)) is not None:
+        return gone.of(kind), False
     if tally.verdict == Verdict.KEPT:
         return kept, False
     match tally.state:

@@ -22,6 +22,7 @@ from migrate_v2.flow import Meter, in_threads
 from migrate_v2.keys import show
 from migrate_v2.model import (
     CHANGED,
+    GONE_CAUSES,
     SHA256_OF_NOTHING,
     VANISHED,
     Cause,
@@ -46,7 +47,6 @@ WORTH_READERS = 2000
 COMMIT = 10.0
 # A second reading that S3 does not answer to the end is begun anew this often.
 ATTEMPTS = 4
-_GONE = (FileState.DELETED, FileState.ERROR)  # in error, and still read: it vanished from S3
 _OPAQUE = ("aws:kms", "aws:kms:dsse", "SSE-C")
 
 
@@ -85,7 +85,8 @@ def verify(
 ) -> Generator[Event, None, int]:
     """Reads and judges the copies of `rows`. What differs goes into quarantine and back to `discovered`.
 
-    A copy of what is deleted in S3 is held to its recorded SHA-256 and stays where it is, whatever is found. With
+    A copy of what S3 does not have any more is compared with what is recorded of it, and stays where it is, whatever is
+    found. With
     `refetch`, the bytes of a block, each object is read again from S3 beside its copy: for `rows` that nothing else proves.
     Small files in great number are read by so many `readers`, processes. Returns how many rows stay as they are, because
     S3 gave no usable answer about them.
@@ -104,8 +105,10 @@ def verify(
 
     def examine(row: Row, stop: Flag, read: Read = None) -> Finding | Unreachable:
         try:
-            if row.state in _GONE:
+            if row.state is FileState.DELETED:
                 return _deleted(row, disk, meter, stop)
+            if _is_gone(row):
+                return _only_copy(row, disk, meter, stop)
             if refetch:
                 return _reread(row, disk, s3, refetch, meter, stop)
             return _judge(row, disk, s3, meter, stop, read)
@@ -115,7 +118,7 @@ def verify(
     def examine_all(some: Sequence[Row], stop: Flag) -> list[tuple[Row, Finding | Unreachable]]:
         if aside is None or len(some) == 1:
             return [(row, examine(row, stop)) for row in some]
-        plain = [row for row in some if row.place is not Place.FOLDER and row.state not in _GONE]
+        plain = [row for row in some if row.place is not Place.FOLDER and _in_s3(row)]
         read = dict(zip((row.path for row in plain), aside.read([_file(row) for row in plain]), strict=True))
         return [(row, examine(row, stop, read.get(row.path))) for row in some]
 
@@ -155,8 +158,16 @@ def verify(
                 evidence.append(entry)
                 paths.append(row.path)
                 if found.verdict is not Verdict.MATCH:
-                    why = found.reason if row.state is FileState.ERROR else entry.reason
-                    told.append(Found(bucket, row.key, row.version.version_id, found.verdict, why))
+                    told.append(
+                        Found(
+                            bucket,
+                            row.key,
+                            row.version.version_id,
+                            found.verdict,
+                            entry.reason,
+                            gone=entry.cause in GONE_CAUSES,
+                        )
+                    )
             yield Progress(bucket, verb, objects, meter.bytes, total_objects, total_bytes)
             if len(evidence) >= rows_per_commit or time.monotonic() - committed > COMMIT:
                 commit()
@@ -179,6 +190,15 @@ def verify(
     return unanswered + wrong
 
 
+def _is_gone(row: Row) -> bool:
+    """Gone from S3, by others; its copy may be still to be verified."""
+    return row.cause in GONE_CAUSES
+
+
+def _in_s3(row: Row) -> bool:
+    return row.state is not FileState.DELETED and not _is_gone(row)
+
+
 def _file(row: Row) -> File:
     witnesses = evidence_of(row) or checksums.listed(row.version)
     return File(row.path, row.version.size, tuple((witness.kind, witness.parts) for witness in witnesses))
@@ -191,8 +211,9 @@ def _judge(row: Row, disk: Disk, s3: S3, meter: Meter, stop: Flag, read: Read = 
     --------------------------|----------------|----------------------------------|-----------
     not there                 | any            | not asked                        | missing
     not a plain file          | any            | not asked                        | unreadable
-    of another size           | any            | not asked                        | differs
+    of another size           | any            | it is there, or no answer        | differs
     read                      | matches        | not asked                        | match
+    read, or of another size  | does not       | it is gone                       | gone: an unproved only copy
     read                      | does not       | something strong enough matches  | match
     read                      | does not       | something contradicts            | differs
     read                      | does not       | a second reading contradicts     | differs
@@ -215,9 +236,15 @@ def _judge(row: Row, disk: Disk, s3: S3, meter: Meter, stop: Flag, read: Read = 
         except (Obstacle, Changed, DiskError) as failure:
             return Finding(Verdict.UNREADABLE, str(failure), cause=Cause.UNREADABLE)
     if measured.size != version.size:
-        return Finding(
-            Verdict.DIFFERS, f"the file has {measured.size:,} bytes, the object {version.size:,}", measured.sha256
-        )
+        reason = f"the file has {measured.size:,} bytes, the object {version.size:,}"
+        # The copy of an object that is gone is not moved away: it may be all that is left of it.
+        try:
+            s3.head(version)
+        except Gone:
+            return _found_gone(row, witnesses, measured, identity)
+        except (Moved, Denied, Refusal, Archived, Unreachable):
+            pass
+        return Finding(Verdict.DIFFERS, reason, measured.sha256)
     matched = checksums.matched(witnesses, measured)
     if checksums.enough(matched):
         return Finding(Verdict.MATCH, "", measured.sha256, matched, identity)
@@ -232,10 +259,7 @@ def _judge(row: Row, disk: Disk, s3: S3, meter: Meter, stop: Flag, read: Read = 
                 sizes = s3.part_sizes(version, count, every=every)
             more = checksums.headed(head, sizes, parts)
         except Gone:
-            # Its hash goes into the row: the copy is all there is now, and the row is what protects it.
-            return Finding(
-                Verdict.UNREADABLE, VANISHED, measured.sha256, identity=identity, in_s3=False, cause=Cause.VANISHED
-            )
+            return _found_gone(row, witnesses, measured, identity)
         except Moved:
             return Finding(Verdict.UNREADABLE, CHANGED, in_s3=False, cause=Cause.CHANGED)
         except (Denied, Refusal, Archived) as failure:
@@ -305,6 +329,7 @@ def _reread(row: Row, disk: Disk, s3: S3, block_size: int, meter: Meter, stop: F
     read                 | nothing (denied, archived)   | unprovable
     read                 | nothing: it has another one  | error: changed
     read                 | another size than was listed | error: refused
+    read                 | nothing: it is gone          | gone: an unproved only copy
     """
     version = row.version
     for last in (False, True):
@@ -316,7 +341,13 @@ def _reread(row: Row, disk: Disk, s3: S3, block_size: int, meter: Meter, stop: F
             return Finding(Verdict.UNREADABLE, str(failure), cause=Cause.UNREADABLE)
         except Gone:
             return Finding(
-                Verdict.UNREADABLE, VANISHED, row.sha256, identity=row.identity, in_s3=False, cause=Cause.VANISHED
+                Verdict.UNPROVABLE,
+                "nothing that S3 reported of it proves the local copy",
+                row.sha256,
+                row.witnesses,
+                row.identity,
+                in_s3=False,
+                cause=Cause.VANISHED,
             )
         except Moved:
             return Finding(Verdict.UNREADABLE, CHANGED, in_s3=False, cause=Cause.CHANGED)
@@ -407,6 +438,60 @@ def _deleted(row: Row, disk: Disk, meter: Meter, stop: Flag) -> Finding:
     return replace(_kept_as_was(row, Verdict.MATCH, ""), identity=identity)
 
 
+def _only_copy(row: Row, disk: Disk, meter: Meter, stop: Flag) -> Finding:
+    """Compares the copy of an object that is gone from S3 with what is recorded of the object.
+
+    copy is ...    | recorded                             | verdict
+    ---------------|--------------------------------------|-----------
+    not there      | anything                             | missing
+    cannot be read | anything                             | unreadable
+    read           | evidence, and its SHA-256 is equal   | match
+    read           | evidence, and its SHA-256 is not     | differs
+    read           | no evidence, the listed ETag matches | match
+    read           | no evidence, the size is another one | differs
+    read           | nothing that matches                 | unprovable
+    """
+    recorded = evidence_of(row)
+    proved = row.sha256 != "" and checksums.enough(recorded)
+    witnesses = () if proved else (*recorded, *checksums.listed(row.version))
+    try:
+        measured, identity = _read(row, disk, witnesses, meter, stop)
+    except FileNotFoundError:
+        return _kept_as_was(row, Verdict.MISSING, "the local copy is not there")
+    except (Obstacle, Changed, DiskError) as failure:
+        return _kept_as_was(row, Verdict.UNREADABLE, str(failure))
+    if proved:
+        if measured.sha256 != row.sha256:
+            return _kept_as_was(row, Verdict.DIFFERS, "the local copy is not what was verified")
+        return replace(_kept_as_was(row, Verdict.MATCH, ""), identity=identity)
+    matched = checksums.matched(witnesses, measured) if measured.size == row.version.size else ()
+    if checksums.enough(matched):
+        return Finding(Verdict.MATCH, "", measured.sha256, matched, identity)
+    verdict, reason = _mismatch(row, witnesses, measured)
+    return Finding(verdict, reason, measured.sha256, matched, identity)
+
+
+def _mismatch(row: Row, witnesses: Iterable[Witness], measured: checksums.Measured) -> tuple[Verdict, str]:
+    """What is to be said of a copy that nothing matches, where S3 cannot be asked any more."""
+    if measured.size != row.version.size:
+        return Verdict.DIFFERS, f"the file has {measured.size:,} bytes, the object had {row.version.size:,}"
+    if checksums.contradicted(witnesses, measured):
+        return Verdict.DIFFERS, "the local copy is not what S3 had"
+    return Verdict.UNPROVABLE, "nothing that S3 reported of it proves the local copy"
+
+
+def _found_gone(
+    row: Row, witnesses: Iterable[Witness], measured: checksums.Measured, identity: FileIdentity | None
+) -> Finding:
+    """A copy that nothing matches, of an object that turned out to be gone from S3: the copy may be all that is left."""
+    if row.sha256 and checksums.enough(evidence_of(row)):  # what it was once proved by stays on record
+        finding = _kept_as_was(row, Verdict.DIFFERS, "the local copy is not what was verified")
+    else:
+        verdict, reason = _mismatch(row, witnesses, measured)
+        finding = Finding(verdict, reason, measured.sha256, checksums.matched(witnesses, measured), identity)
+    return replace(finding, in_s3=False, cause=Cause.VANISHED)
+
+
 def _first_look(row: Row, measured: checksums.Measured, identity: FileIdentity | None) -> Finding:
     """An older toolkit deleted it, and left nothing but size and ETag to hold its copy to; from now on there is a hash."""
     witnesses = checksums.listed(row.version)
@@ -471,10 +556,19 @@ def _conclusion(row: Row, found: Finding, disk: Disk) -> Evidence:
     match found.verdict:
         case _ if row.state is FileState.DELETED:
             state = FileState.DELETED
-        case _ if row.state is FileState.ERROR:
-            # What vanished stays so, whatever its copy is found to be: the row is what protects that copy.
+        case _ if _is_gone(row) or found.cause is Cause.VANISHED:
+            # Whatever its copy is found to be, it stays where it is: the row is what protects that copy.
+            cause = row.cause if _is_gone(row) else Cause.VANISHED
+            reason = f"{VANISHED}; {reason}" if reason else VANISHED
             return Evidence(
-                row.version, row.state, None, row.reason, row.sha256, row.witnesses, row.identity, row.cause
+                row.version,
+                FileState.ERROR,
+                verdict,
+                reason,
+                found.sha256,
+                found.witnesses,
+                found.identity,
+                cause,
             )
         case Verdict.UNPROVABLE:
             state = FileState.DOWNLOADED

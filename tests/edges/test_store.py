@@ -54,7 +54,10 @@ def store(tmp_path: Path) -> Iterator[Store]:
 def scan(store: Store, versions: list[ObjectVersion], markers: list[DeleteMarker] | None = None) -> int:
     held = store.begin_scan("bucket", account="1", region="r", endpoint="e", versioning="", uploads=0)
     store.add_listed("bucket", held.scan, versions, markers or [], None)
-    return store.end_scan("bucket", held.scan)
+    missing = store.count_missing("bucket", held.scan)
+    store.mark_missing_gone("bucket", held.scan)
+    store.end_scan("bucket", held.scan)
+    return missing
 
 
 def rows(store: Store) -> dict[tuple[str, str], Row]:

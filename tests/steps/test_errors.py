@@ -12,11 +12,11 @@ import pytest
 
 from migrate_v2 import cli
 from migrate_v2.edges.disk import Changed, Obstacle, _disk_error
-from migrate_v2.edges.s3 import Archived, Denied, Gone, Moved, Refusal
+from migrate_v2.edges.s3 import Archived, Denied, Moved, Refusal
 from migrate_v2.edges.store import Change
 from migrate_v2.errors import Failure, Refused
 from migrate_v2.events import Noted
-from migrate_v2.model import Cause, Doomed, FileState, Verdict
+from migrate_v2.model import Cause, Doomed, FileState, GoneKind, Verdict
 from migrate_v2.steps import errors
 from tests.steps.conftest import Job
 
@@ -41,20 +41,19 @@ def causes(job: Job, only: str | None = None) -> dict[str, str]:
 
 def test_causes_of_what_really_goes_wrong(job: Job) -> None:
     broken(job)
-    assert causes(job) == {
-        "denied": "denied", "vanishes": "vanished", "changes": "changed", "blocked": "in the way",
-    }  # fmt: skip
+    assert causes(job) == {"denied": "denied", "changes": "changed", "blocked": "in the way"}
+    assert causes(job, "vanished") == {"vanishes": "vanished"}, "what is gone has not failed"
+    assert errors.gone(["b"], job.store)[GoneKind.NEVER_FETCHED] == (1, 5)
     assert causes(job, "denied") == {"denied": "denied"}
     groups = errors.grouped(errors.failed(["b"], job.store))
     assert [(g.cause, g.objects, g.bytes) for g in groups] == [
-        ("vanished", 1, 5), ("changed", 1, 5), ("denied", 1, 5), ("in the way", 1, 5),
+        ("changed", 1, 5), ("denied", 1, 5), ("in the way", 1, 5),
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("failure", "cause"),
     [
-        (Gone("k"), "vanished"),
         (Moved("k"), "changed"),
         (Denied("no"), "denied"),
         (Archived("k"), "archived"),
@@ -80,7 +79,7 @@ def test_retry_puts_back_and_has_the_bucket_listed_where_that_is_what_it_takes(j
     assert job.store.counts("b").scanned
     assert isinstance(told[0], Noted) and told[0].text.startswith("1 failed")
     list(errors.retry("b", job.store, None, rows_per_commit=2))
-    assert set(job.states().values()) == {FileState.DISCOVERED, FileState.VERIFIED}
+    assert {key for key, state in job.states().items() if state is FileState.ERROR} == {"vanishes"}
     assert not job.store.counts("b").scanned
     job.scan()
     assert job.row("vanishes").cause is Cause.VANISHED and job.row("changes").state is FileState.DISCOVERED
@@ -88,12 +87,28 @@ def test_retry_puts_back_and_has_the_bucket_listed_where_that_is_what_it_takes(j
     assert isinstance(told_, Noted) and "`disk`" in told_.text
 
 
+def test_retry_of_vanished_lists_the_bucket_again_and_changes_no_row(job: Job) -> None:
+    stored = job.server.put("b", "k", b"12345")
+    job.scan()
+    job.server.remove("b", "k")
+    job.scan()
+    list(errors.retry("b", job.store, None, rows_per_commit=2))
+    assert job.store.counts("b").scanned
+    list(errors.retry("b", job.store, "vanished", rows_per_commit=2))
+    assert not job.store.counts("b").scanned and job.row("k").gone is GoneKind.NEVER_FETCHED
+    with job.server.lock:
+        job.server.buckets["b"].objects["k"] = [stored]
+        job.server.buckets["b"].keys.append("k")
+    job.scan()
+    assert job.row("k").state is FileState.DISCOVERED
+
+
 def test_a_row_that_protects_an_only_copy_is_not_put_back(job: Job) -> None:
     job.server.put("b", "k", b"12345")
     job.bring()
     job.s3._client("us-east-1").delete_object(Bucket="b", Key="k")
     job.scan()
-    assert job.row("k").cause is Cause.VANISHED and job.row("k").sha256
+    assert job.row("k").gone is GoneKind.ONLY_COPY and job.row("k").sha256
     list(errors.retry("b", job.store, None, rows_per_commit=2))
     assert job.row("k").state is FileState.ERROR and job.store.holds_only_copies("b")
 
@@ -132,7 +147,11 @@ def command(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: py
 
 
 def test_errors_as_data(job: Job, command: Any) -> None:
-    assert json.loads(command("--json", "errors")[1]) == {"errors": [], "causes": []}
+    assert json.loads(command("--json", "errors")[1]) == {
+        "errors": [],
+        "causes": [],
+        "gone": {kind: {"objects": 0, "bytes": 0} for kind in GoneKind},
+    }
     for number in range(3):
         job.server.put("bbb", f"k{number}\n", b"12")
     job.scan()

@@ -14,7 +14,7 @@ from migrate_v2 import cli, prices
 from migrate_v2.conveyor import Link
 from migrate_v2.deletion import plan
 from migrate_v2.edges.s3 import Restorer
-from migrate_v2.model import FileState, phase_of
+from migrate_v2.model import FileState, GoneKind, phase_of
 from migrate_v2.report import sentence
 from migrate_v2.steps import restore as restore_step
 from migrate_v2.steps.manifest import manifest
@@ -34,20 +34,29 @@ def told(job: Job, session: str = "run-1") -> Standing:
 def assert_it_adds_up(job: Job) -> Standing:
     s = told(job)
     rows = job.rows()
-    parts = (s.verified, s.unprovable, s.kept, s.failed, s.deleted, s.pending)
+    parts = (s.verified, s.unprovable, s.kept, s.failed, s.deleted, s.pending, s.gone.total)
     assert s.objects == sum(part.objects for part in parts) == len(rows)
     assert s.bytes == sum(part.bytes for part in parts) == sum(row.version.size for row in rows)
     for state in FileState:
         of_state = [row.version.size for row in rows if row.state is state]
         assert s.states[state].pair == (len(of_state), sum(of_state))
     assert sum(a.objects for a in s.storage_classes.values()) == len(rows)
-    assert s.errors == s.states[FileState.ERROR].objects
+    assert s.errors == s.states[FileState.ERROR].objects - s.gone.total.objects
     held = job.store.bucket("b")
     assert held
     event = stands(held, job.store)
     assert event.listed == (s.objects, s.bytes) and event.phase == s.phase
     assert event.listed[0] == sum(
-        pair[0] for pair in (event.verified, event.unprovable, event.kept, event.failed, event.deleted, event.pending)
+        pair[0]
+        for pair in (
+            event.verified,
+            event.unprovable,
+            event.kept,
+            event.failed,
+            event.deleted,
+            event.pending,
+            event.gone.total,
+        )
     )
     return s
 
@@ -124,7 +133,8 @@ def test_through_a_whole_migration(job: Job) -> None:
     assert s.glacier.restored.objects == 0 and s.eta_seconds == 0.0
     job.delete()
     s = assert_it_adds_up(job)
-    assert (s.deleted.objects, s.verified.objects, s.kept.objects, s.unprovable.objects) == (4, 0, 1, 1)
+    # The version above the one that is kept stays, too.
+    assert (s.deleted.objects, s.verified.objects, s.kept.objects, s.unprovable.objects) == (3, 1, 1, 1)
 
 
 def test_a_finished_bucket_stops_its_clock(job: Job) -> None:
@@ -201,14 +211,21 @@ def test_every_kind_at_once_adds_up_wherever_it_is_told(job: Job) -> None:
         "verified": (3, 4 + 8 + 32),
         "unprovable": (1, 16),
         "kept": (2, 2 + 4096),
-        "failed": (3, 64 + 512 + 2048),
+        "failed": (2, 64 + 512),
         "deleted": (1, 1),
         "pending": (4, 128 + 256 + 1024 + 8192),
     }
     for name, (objects, size) in wanted.items():
         assert shown[name] == summary[name] == {"objects": objects, "bytes": size}, name
         assert getattr(event, name) == (objects, size)
-    whole = {unit: sum(amount[at] for amount in wanted.values()) for at, unit in enumerate(("objects", "bytes"))}
+    gone = {kind.value: {"objects": 0, "bytes": 0} for kind in GoneKind}
+    gone["only_copy"] = {"objects": 1, "bytes": 2048}
+    assert shown["gone"] == summary["gone"] == gone
+    assert event.gone.total == (1, 2048)
+    whole = {
+        unit: sum(amount[at] for amount in (*wanted.values(), event.gone.total))
+        for at, unit in enumerate(("objects", "bytes"))
+    }
     assert (
         whole
         == summary["listed"]
@@ -222,10 +239,12 @@ def test_every_kind_at_once_adds_up_wherever_it_is_told(job: Job) -> None:
     lines = (job.disk.base / ".migrate-v2/b/evidence.jsonl").read_text().splitlines()
     assert sum(json.loads(line)["size"] for line in lines) == 16383 and len(lines) == 14
     assert " = " in sentence(event) and "contradicts" not in sentence(event)
-    planned = plan(job.store, job.site())
+    planned = plan(job.store, job.site(), job.rules)
     assert planned.listed == (14, 16383) and planned.deleted == (1, 1)
-    assert (planned.objects, planned.bytes) == wanted["verified"]
-    assert planned.stays == (14 - 3 - 1, 16383 - 44 - 1)
+    newer = 4  # bytes of the version above the one that is kept: it stays too
+    assert (planned.objects, planned.bytes) == (wanted["verified"][0] - 1, wanted["verified"][1] - newer)
+    assert planned.gone[GoneKind.ONLY_COPY] == (1, 2048)
+    assert planned.stays == (14 - 2 - 1 - 1, 16383 - 40 - 1 - 2048)
     assert planned.evidence["refetch"] == 1
 
 

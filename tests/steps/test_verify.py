@@ -13,7 +13,7 @@ import pytest
 
 from migrate_v2.edges.s3 import Unreachable
 from migrate_v2.events import Ended, Event, Warned
-from migrate_v2.model import CHANGED, VANISHED, Cause, FileState, Place, Verdict, Witness
+from migrate_v2.model import Cause, FileState, GoneKind, Place, Verdict, Witness
 from migrate_v2.steps import verify as verify_step
 from migrate_v2.steps.verify import verify
 from tests.conftest import sha256
@@ -348,8 +348,13 @@ def test_swapped_and_merged_files_are_told_apart(job: Job) -> None:
 
 
 @pytest.mark.parametrize("versioning", ["", "Enabled"])
-@pytest.mark.parametrize(("event", "reason"), [("overwritten", CHANGED), ("removed", VANISHED)])
-def test_what_s3_holds_by_now_may_be_another_object(job: Job, versioning: str, event: str, reason: str) -> None:
+@pytest.mark.parametrize(
+    ("event", "verdict", "cause"),
+    [("overwritten", None, Cause.CHANGED), ("removed", Verdict.UNPROVABLE, Cause.VANISHED)],
+)
+def test_what_s3_holds_by_now_may_be_another_object(
+    job: Job, versioning: str, event: str, verdict: Verdict | None, cause: Cause
+) -> None:
     job.server.buckets["b"].versioning = versioning
     version_id = job.server.put("b", "k", BODY, etag="kms").version_id
     for step in (job.scan, job.place, job.fetch):
@@ -363,7 +368,7 @@ def test_what_s3_holds_by_now_may_be_another_object(job: Job, versioning: str, e
     if versioning and event == "overwritten":  # by its id the old one is there, and proved
         assert told == {} and row.state is FileState.VERIFIED
         return
-    assert (row.state, row.verdict, row.reason) == (FileState.ERROR, None, reason)
+    assert (row.state, row.verdict, row.cause) == (FileState.ERROR, verdict, cause)
     assert job.path("k").read_bytes() == BODY, "it stays"
 
 
@@ -611,8 +616,13 @@ def test_what_s3_does_not_let_be_read_stays_unprovable_with_both_reasons(job: Jo
         assert "does not let it be read a second time" in row.reason and why in row.reason
 
 
-@pytest.mark.parametrize(("event", "reason"), [("overwritten", CHANGED), ("removed", VANISHED)])
-def test_a_second_reading_of_another_object_proves_nothing(job: Job, event: str, reason: str) -> None:
+@pytest.mark.parametrize(
+    ("event", "verdict", "cause"),
+    [("overwritten", None, Cause.CHANGED), ("removed", Verdict.UNPROVABLE, Cause.VANISHED)],
+)
+def test_a_second_reading_of_another_object_proves_nothing(
+    job: Job, event: str, verdict: Verdict | None, cause: Cause
+) -> None:
     job.server.put("b", "k", BODY, etag="kms", checksums=())
     job.bring()
     job.server.remove("b", "k")
@@ -620,7 +630,7 @@ def test_a_second_reading_of_another_object_proves_nothing(job: Job, event: str,
         job.server.put("b", "k", BODY, etag="kms", checksums=())
     reread(job)
     row = job.row("k")
-    assert (row.state, row.verdict, row.reason, row.witnesses) == (FileState.ERROR, None, reason, ())
+    assert (row.state, row.verdict, row.cause, row.witnesses) == (FileState.ERROR, verdict, cause, ())
     assert job.path("k").read_bytes() == BODY, "it stays"
 
 
@@ -655,8 +665,17 @@ def test_p4_what_others_deleted_stays_the_only_copy_whatever_verify_finds(job: J
     job.scan()
     job.verify_again("run-2")
     row = job.row("k")
-    assert (row.state, row.reason, bool(row.sha256)) == (FileState.ERROR, VANISHED, True)
+    assert (row.gone, bool(row.sha256)) == (GoneKind.ONLY_COPY, True)
     assert job.store.holds_only_copies("b")
+    body, path = job.path("k").read_bytes(), job.path("k")
+    for damaged in (body[:-1] + b"!", b"shorter"):
+        path.write_bytes(damaged)
+        assert found(job.verify_again("run-3"))["k"][0] is Verdict.DIFFERS
+        assert job.row("k").gone is GoneKind.UNPROVED_ONLY_COPY and path.read_bytes() == damaged
+    path.unlink()
+    assert found(job.verify_again("run-4"))["k"][0] is Verdict.MISSING
+    path.write_bytes(body)  # from a backup
+    assert found(job.verify_again("run-5")) == {} and job.row("k").gone is GoneKind.ONLY_COPY
 
 
 def test_what_matched_once_contradicts_later_although_s3_says_nothing(job: Job) -> None:

@@ -134,11 +134,9 @@ def _identities_by_hash(rows: Sequence[Row], disk: Disk) -> list[FileIdentity | 
     A copy with the bytes that were verified has the identity that was recorded: inode and ctime may differ without an
     edit on such file systems (FUSE numbers its inodes anew, exFAT forgets ctimes).
     """
-    digests: dict[str, str] = {}
     files = [row for row in rows if row.place is not Place.FOLDER]
-    for answer in in_threads(partial(_digest, disk), files, threads=_THREADS):
-        if answer is not None:
-            digests[answer[0].path] = answer[1]
+    answers = in_threads(partial(_digest, disk), files, threads=_THREADS)
+    digests = {row.path: digest for row, digest in filter(None, answers)}
     found = _identities(rows, disk)
     for index, (row, identity) in enumerate(zip(rows, found, strict=True)):
         if identity is not None and digests[row.path] == row.sha256:

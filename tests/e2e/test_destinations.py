@@ -103,10 +103,11 @@ def test_nested_destinations_of_before_are_told_and_lose_nothing(made: World) ->
     made.done("migrate", "data", env=outer)
     elsewhere.rename(made.home / "data" / "new")
     inner = into(made.home / "data" / "new", str(made.state))
-    made.server.put("data", "new/photos/1.jpg", OUTER * 2)
+    for name in ("1.jpg", "2.jpg"):
+        made.server.put("data", f"new/photos/{name}", OUTER * 2)
     made.done("scan", "--rescan", "data", env=outer)
     assert made.run("migrate", "data", env=outer).code == 5  # it would write into the folder that was moved there
-    assert (made.home / "data/new/photos/1.jpg").read_bytes() == INNER
+    assert {path.name: path.read_bytes() for path in (made.home / "data/new/photos").iterdir()} == {"1.jpg": INNER}
     assert made.run("migrate", "photos", env=inner).code == 5
     for argv in (("verify", "photos"), ("verify", "--offline", "photos"), ("status", "photos")):
         made.done(*argv, env=inner)

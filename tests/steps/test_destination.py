@@ -6,17 +6,20 @@ import os
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
 
+from migrate_v2 import deletion
 from migrate_v2.durability import Durability
 from migrate_v2.edges import disk as disk_module
 from migrate_v2.edges.disk import Disk, Landing
 from migrate_v2.edges.mounts import Mount
 from migrate_v2.edges.store import Evidence, Store
 from migrate_v2.errors import Refused
-from migrate_v2.model import FileIdentity, FileState, ObjectVersion
+from migrate_v2.model import FileIdentity, FileState, ObjectVersion, Rules
+from migrate_v2.steps import delete as delete_step
 from tests.steps.conftest import Job
 
 FUSE = Mount("fuse.bindfs", Durability.DAEMON)
@@ -245,3 +248,59 @@ def test_missing_or_truncated_copy_stops_deletion_where_edits_do_not_show(blind:
     with pytest.raises(Refused):
         list(blind.deleting())
     assert blind.server.deletes == []
+
+
+def test_interrupted_hash_is_not_the_copys(blind: Job) -> None:
+    blind.server.put("b", "a", b"1")
+    blind.bring()
+    stop = Event()
+    assert delete_step._digest(blind.disk, blind.row("a"), stop) == blind.row("a").sha256
+    stop.set()
+    assert delete_step._digest(blind.disk, blind.row("a"), stop) == ""
+
+
+# -- what the plan says of it
+
+
+@pytest.mark.parametrize(("mount", "needs"), [(FUSE, True), (Mount("ext4", Durability.LASTING), False)])
+def test_plan_names_what_the_copies_rest_on(job: Job, mount: Mount, needs: bool) -> None:
+    empty = deletion.plan(job.store, job.site(), Rules(), mount=mount)
+    assert not empty.needs_allow_volatile
+    job.server.put("b", "a", b"1")
+    job.bring()
+    plan = deletion.plan(job.store, job.site(), Rules(), mount=mount)
+    assert plan.needs_allow_volatile is needs and bool(plan.rests_on) is needs
+    assert (
+        plan.token == deletion.plan(job.store, job.site(), Rules()).token
+    )  # of what goes, not of where the copies lie
+
+
+# -- one destination inside another one
+
+
+def test_nothing_is_written_to_or_moved_out_of_an_inner_destination(job: Job) -> None:
+    with Disk.open(job.disk.base / "b" / "inner") as inner, inner.writing("c/k") as sink:
+        inner.claim(None)
+        sink.write(b"1")
+    assert job.disk.inner_destination("b", deep=True) == "b/inner"
+    assert job.disk.inner_destination("b", deep=False) == ""
+    with pytest.raises(Refused):
+        job.disk.quarantine("b/inner/c/k", "b")
+    with pytest.raises(Refused), job.disk.writing("b/inner/c/new"):
+        pass
+    with job.disk.writing("b/beside") as sink:
+        sink.write(b"2")
+    assert sorted(path.name for path in (job.disk.base / "b/inner/c").iterdir()) == ["k"]
+
+
+def test_outer_destination_is_found_through_a_symbolic_link(job: Job, tmp_path: Path) -> None:
+    job.disk.claim(None)
+    job.disk.make_folder(".migrate-v2/b")
+    job.disk.make_folder("b/deep")
+    (tmp_path / "link").symlink_to(job.disk.base / "b" / "deep")
+    for path in (job.disk.base / "b", job.disk.base / "b/deep/new", tmp_path / "link" / "new"):
+        with Disk.open(path) as inner:
+            assert inner.outer_destination() == Path(os.path.realpath(job.disk.base))
+    for path in (job.disk.base, job.disk.base / "other" / "new", tmp_path / "elsewhere"):
+        with Disk.open(path) as apart:
+            assert apart.outer_destination() is None

@@ -701,6 +701,7 @@ def _adopt(bucket: str, tools: Tools) -> Events:
     """Takes over what an older toolkit left, and gives hard links of earlier runs files of their own."""
     how = Adopt(tools.settings.adopt)
     if tools.store.may_adopt(bucket):
+        _must_stand_alone(bucket, tools)
         yield from adopt_step.adopt(
             bucket,
             tools.store,

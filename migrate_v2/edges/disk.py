@@ -1099,6 +1099,7 @@ class Disk:
         """
         if self.look(path) is None:
             return None
+        self._refuse_inner(path.rpartition("/")[0])
         self.look(to)
         try:
             new_folder, name = self._above(to, make=True)

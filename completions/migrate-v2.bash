@@ -9,7 +9,7 @@ _migrate_v2() {
         --dest) mapfile -t COMPREPLY < <(compgen -d -- "$word"); return ;;
         --state|--config|--template) mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;
         --engine) mapfile -t COMPREPLY < <(compgen -W 'cli native' -- "$word"); return ;;
-        --dest|--state|--config|--engine|--profile|--region|--endpoint-url|--throughput|--deadline|--prices|--html|--upgrade|--confirm|--max-delete|--trust-recent|--cause|--template) return ;;
+        --dest|--state|--config|--engine|--profile|--region|--endpoint-url|--throughput|--deadline|--prices|--html|--upgrade|--confirm|--max-delete|--trust-recent|--upload-age|--cause|--template) return ;;
     esac
     for ((i = 1; i < COMP_CWORD; i++)); do
         case " plan migrate scan restore sync verify confirm-delete status policy check-state backup-state errors retry-errors reset diagnose upgrade-db buckets whoami config " in
@@ -23,7 +23,7 @@ _migrate_v2() {
         restore) options='--dest --state --config --engine --profile --region --endpoint-url --wait --accept-changes --batch --manifest-only --upgrade --json -q --quiet -v --verbose -h --help --version' verbs='' names=buckets ;;
         sync) options='--dest --state --config --engine --profile --region --endpoint-url --accept-changes --json -q --quiet -v --verbose -h --help --version' verbs='' names=buckets ;;
         verify) options='--dest --state --config --engine --profile --region --endpoint-url --accept-changes --refetch --offline --json -q --quiet -v --verbose -h --help --version' verbs='' names=buckets ;;
-        confirm-delete) options='--dest --state --config --engine --profile --region --endpoint-url --dry-run --confirm --max-delete --trust-recent --allow-older-current --allow-volatile --abort-uploads --remove-bucket --json -q --quiet -v --verbose -h --help --version' verbs='' names=buckets ;;
+        confirm-delete) options='--dest --state --config --engine --profile --region --endpoint-url --dry-run --confirm --max-delete --trust-recent --allow-older-current --allow-volatile --abort-uploads --upload-age --remove-bucket --json -q --quiet -v --verbose -h --help --version' verbs='' names=buckets ;;
         status) options='--dest --state --config --engine --profile --region --endpoint-url --watch --json -q --quiet -v --verbose -h --help --version' verbs='' names=buckets ;;
         policy) options='--dest --state --config --engine --profile --region --endpoint-url --dry-run --all --yes --hard --template --merge --replace --public-access-block --json -q --quiet -v --verbose -h --help --version' verbs='generate apply rollback freeze unfreeze' names=buckets ;;
         check-state) options='--dest --state --config --engine --profile --region --endpoint-url --recount --json -q --quiet -v --verbose -h --help --version' verbs='' names=none ;;
@@ -36,7 +36,7 @@ _migrate_v2() {
         buckets) options='--dest --state --config --engine --profile --region --endpoint-url --json -q --quiet -v --verbose -h --help --version' verbs='' names=none ;;
         whoami) options='--dest --state --config --engine --profile --region --endpoint-url --json -q --quiet -v --verbose -h --help --version' verbs='' names=none ;;
         config) options='--dest --state --config --engine --profile --region --endpoint-url --json -q --quiet -v --verbose -h --help --version' verbs='' names=none ;;
-        *) options='--dest --state --config --engine --profile --region --endpoint-url --wait --force-space --accept-changes --quick --throughput --deadline --egress-waiver --refresh-prices --prices --html --batch --manifest-only --upgrade --rescan --refetch --offline --dry-run --confirm --max-delete --trust-recent --allow-older-current --allow-volatile --abort-uploads --cause --write --recount --remove-bucket --all --yes --hard --template --merge --replace --public-access-block --watch --json -q --quiet -v --verbose -h --help --version' ;;
+        *) options='--dest --state --config --engine --profile --region --endpoint-url --wait --force-space --accept-changes --quick --throughput --deadline --egress-waiver --refresh-prices --prices --html --batch --manifest-only --upgrade --rescan --refetch --offline --dry-run --confirm --max-delete --trust-recent --allow-older-current --allow-volatile --abort-uploads --upload-age --cause --write --recount --remove-bucket --all --yes --hard --template --merge --replace --public-access-block --watch --json -q --quiet -v --verbose -h --help --version' ;;
     esac
     if [[ $word == -* ]]; then
         mapfile -t COMPREPLY < <(compgen -W "$options" -- "$word")

@@ -49,6 +49,7 @@ complete -c migrate-v2 -n '__fish_seen_subcommand_from confirm-delete' -l trust-
 complete -c migrate-v2 -n '__fish_seen_subcommand_from confirm-delete' -l allow-older-current -d 'Delete a version also where an older version of its key stays and becomes the current one.'
 complete -c migrate-v2 -n '__fish_seen_subcommand_from confirm-delete' -l allow-volatile -d 'Delete although the copies may not last: they lie in memory, in a container\'s layer, or on FUSE.'
 complete -c migrate-v2 -n '__fish_seen_subcommand_from confirm-delete' -l abort-uploads -d 'Abort the multipart uploads that were never completed, too: nobody can read their parts.'
+complete -c migrate-v2 -n '__fish_seen_subcommand_from confirm-delete' -l upload-age -r -d 'With --abort-uploads: abort those that began longer ago than this, such as 90m; 24h where not given.'
 complete -c migrate-v2 -n '__fish_seen_subcommand_from errors retry-errors' -l cause -r -d 'Only what failed for this cause, one of those that `errors` names.'
 complete -c migrate-v2 -n '__fish_seen_subcommand_from diagnose' -l write -d 'Put the settings that it advises into the settings file; what stands there stays.'
 complete -c migrate-v2 -n '__fish_seen_subcommand_from check-state' -l recount -d 'Count the rows and keep what that gives.'

@@ -10,8 +10,8 @@ Usage:
   migrate-v2 [options] sync [--accept-changes] [<bucket>...]
   migrate-v2 [options] verify [--refetch] [--offline] [--accept-changes] [<bucket>...]
   migrate-v2 [options] confirm-delete [--dry-run] [--confirm=TOKEN] [--max-delete=N] [--trust-recent=DURATION]
-                                      [--allow-older-current] [--allow-volatile] [--abort-uploads] [--remove-bucket]
-                                      <name>
+                                      [--allow-older-current] [--allow-volatile] [--abort-uploads]
+                                      [--upload-age=DURATION] [--remove-bucket] <name>
   migrate-v2 [options] status [--watch] [<bucket>...]
   migrate-v2 [options] policy generate [--hard] [--template=FILE] [--all | <bucket>...]
   migrate-v2 [options] policy apply [--dry-run] [--merge | --replace] [--public-access-block] [--yes] [--all | <bucket>...]
@@ -90,6 +90,8 @@ Options:
                       Delete a version also where an older version of its key stays and becomes the current one.
   --allow-volatile    Delete although the copies may not last: they lie in memory, in a container's layer, or on FUSE.
   --abort-uploads     Abort the multipart uploads that were never completed, too: nobody can read their parts.
+  --upload-age=DURATION
+                      With --abort-uploads: abort those that began longer ago than this, such as 90m; 24h where not given.
   --cause=CAUSE       Only what failed for this cause, one of those that `errors` names.
   --write             Put the settings that it advises into the settings file; what stands there stays.
   --recount           Count the rows and keep what that gives.
@@ -148,7 +150,7 @@ from migrate_v2.errors import INTERRUPTED, BadUsage, Failure, Refused, worst
 from migrate_v2.events import Event, Failed, PhaseEarned, Stands, Warned
 from migrate_v2.flow import batched, few_collections, in_threads
 from migrate_v2.keys import show
-from migrate_v2.model import FileState, GoneKind, Phase, Row
+from migrate_v2.model import UPLOAD_RECENT, FileState, GoneKind, Phase, Row
 from migrate_v2.notify import notify, worth_telling
 from migrate_v2.ownfiles import in_destination, must_be_outside, must_be_own_state
 from migrate_v2.pipeline import Draft, Events, Tools
@@ -502,6 +504,7 @@ def _confirm_delete(arguments: Mapping[str, Any], tools: Tools, report: Report) 
     dry_run, token, remove = arguments["--dry-run"], arguments["--confirm"], arguments["--remove-bucket"]
     at_most = settings.count("--max-delete", arguments["--max-delete"])
     trust = settings.duration("--trust-recent", arguments["--trust-recent"])
+    upload_age = settings.duration("--upload-age", arguments["--upload-age"]) or pipeline.UPLOAD_AGE
     if not dry_run and token is None and not sys.stdin.isatty():
         raise Refused("this is not a terminal: give --confirm=TOKEN with the token of `confirm-delete --dry-run`")
     if not tools.settings.state_db_path.exists():
@@ -543,6 +546,7 @@ def _confirm_delete(arguments: Mapping[str, Any], tools: Tools, report: Report) 
                 token=token or "",
                 remove_bucket=remove,
                 abort_uploads=arguments["--abort-uploads"],
+                upload_age=upload_age,
                 at_most=at_most,
                 trust=trust,
                 allow_older_current=arguments["--allow-older-current"],
@@ -576,6 +580,8 @@ def _plan_lines(plan: Plan) -> list[tuple[str, str]]:
         ("proved", (evidence or "nothing") + trusted),
         *((f"early {class_}", _early(early)) for class_, early in sorted(plan.early.items())),
         *([("abort", f"{plan.uploads:,} unfinished multipart uploads")] if plan.uploads else []),
+        *(("abort", f"{upload.key}, begun {upload.initiated:%Y-%m-%d %H:%M} UTC") for upload in plan.uploads_named),
+        *([("keep", f"{plan.uploads_recent:,} uploads: {UPLOAD_RECENT.text}")] if plan.uploads_recent else []),
         *([("destination", f"on {plan.rests_on}")] if plan.rests_on else []),
         ("keep", _figures(plan.stays) + f", {plan.kept - plan.stays[0]:,} delete markers"),
         *(("because", f"{count:,}: {reason}") for reason, count in reasons[:_REASONS]),
@@ -629,6 +635,16 @@ def _show_plan(plan: Plan, tools: Tools, report: Report, as_json: bool) -> None:
                     for class_, early in plan.early.items()
                 },
                 "abort_uploads": plan.uploads,
+                "uploads": [
+                    {
+                        "key": upload.key,
+                        "upload_id": upload.upload_id,
+                        "initiated": upload.initiated.isoformat(),
+                        "abort": stays is None,
+                        "cause": stays.cause.value if stays else None,
+                    }
+                    for upload, stays in deletion.decide_uploads(tools.store, plan.site, plan.rules)
+                ],
                 "allow_older_current": plan.rules.allow_older_current,
                 "trust_recent_seconds": None if plan.trust is None else int(plan.trust.total_seconds()),
                 "destination": {

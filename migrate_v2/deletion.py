@@ -11,13 +11,12 @@ from itertools import chain, groupby, islice
 
 from migrate_v2.durability import about
 from migrate_v2.edges.mounts import UNKNOWN, Mount
-from migrate_v2.edges.store import Store, Tally
+from migrate_v2.edges.store import Store, Tally, Upload
 from migrate_v2.model import (
     GONE_CAUSES,
-    MFA_DELETE,
     MINIMUM_DAYS,
-    NULL_MARKER,
     OLDER_VERSION_STAYS,
+    UPLOAD_RECENT,
     VERSIONS_STAY,
     DeleteMarker,
     Digest,
@@ -32,6 +31,7 @@ from migrate_v2.model import (
     doomed,
     gone_kind,
     why_kept,
+    why_marker_kept,
 )
 
 
@@ -70,6 +70,8 @@ class Plan:
     linked: tuple[int, int]
     early: Mapping[str, Early]
     uploads: int
+    uploads_recent: int  # of those that stay because they began a short time ago
+    uploads_named: tuple[Upload, ...]  # the first of those that are aborted
     trust: timedelta | None
     resumes: str
     mount: Mount = UNKNOWN
@@ -91,6 +93,8 @@ class Plan:
 # So many reasons are counted apart; there may be one of its own for each object.
 REASONS = 1000
 OTHER_REASONS = "other reasons"
+# Uploads that a plan names in its text; its JSON has all of them.
+UPLOADS_NAMED = 3
 
 
 # Versions of one key that are held in memory; a key with more of them is read twice instead.
@@ -148,13 +152,9 @@ def _decided(subject: Row | DeleteMarker, site: Site, rules: Rules, oldest: _Age
         kept = why_kept(subject, site, rules)
         newer = oldest is not None and _age(subject) >= oldest
         return OLDER_VERSION_STAYS if kept is None and newer and not rules.allow_older_current else kept
-    if site.mfa_delete:
-        return MFA_DELETE
     if oldest is not None:
         return VERSIONS_STAY
-    if subject.version_id == "null" and site.versioning != "Enabled":
-        return NULL_MARKER
-    return None
+    return why_marker_kept(subject, site, rules)
 
 
 def to_delete(store: Store, site: Site, rules: Rules, *, current: bool | None = None) -> Iterator[Row]:
@@ -169,12 +169,11 @@ def plan(
     site: Site,
     rules: Rules,
     *,
-    uploads: bool = False,
     trust: timedelta | None = None,
     resumes: str = "",
     mount: Mount = UNKNOWN,
 ) -> Plan:
-    """The plan as the rows are now, with the abortion of all listed `uploads` if that is asked for.
+    """The plan as the rows are now, with the abortion of listed uploads where the rules ask for that.
 
     What was deleted under the token `resumes`, and what would be now: if that together is the plan of this token, then it
     is still good, for the rest.
@@ -213,14 +212,20 @@ def plan(
             each_.deletes(doomed(subject))
     for before in gone.before(None):
         whole.deletes(before)
-    for upload in store.uploads(site.bucket) if uploads else ():
+    recent = 0
+    named: list[Upload] = []
+    for upload, stays in decide_uploads(store, site, rules):
+        if stays:  # not part of the digest: an upload that begins after the plan was shown changes nothing of it
+            recent += 1
+            continue
         aborted += 1
-        named = Doomed(upload.key, upload.upload_id, "upload")
-        for before in aborts.before(_order(named)):
+        named += [upload] if aborted <= UPLOADS_NAMED else []
+        target = Doomed(upload.key, upload.upload_id, "upload")
+        for before in aborts.before(_order(target)):
             whole.deletes(before)
         for each_ in (digest, whole):
-            each_.deletes(named)
-    for before in aborts.before(None) if uploads else ():
+            each_.deletes(target)
+    for before in aborts.before(None) if rules.uploads_before else ():
         whole.deletes(before)
     # The kept counts, and not the rows once more: what does not add up is to be seen.
     tallies = store.tallies(site.bucket)
@@ -243,6 +248,8 @@ def plan(
         linked=store.linked_amount(site.bucket),
         early=early,
         uploads=aborted,
+        uploads_recent=recent,
+        uploads_named=tuple(named),
         trust=trust,
         resumes=resumes if resumes and whole.token() == resumes else "",
         mount=mount,
@@ -293,6 +300,14 @@ def _add_early(early: dict[str, Early], version: ObjectVersion, now: datetime) -
     if days and (until := version.last_modified + timedelta(days)) > now:
         before = early.get(version.storage_class, Early(0, 0, until))
         early[version.storage_class] = Early(before.objects + 1, before.bytes + version.size, max(before.until, until))
+
+
+def decide_uploads(store: Store, site: Site, rules: Rules) -> Iterator[tuple[Upload, Kept | None]]:
+    """The listed multipart uploads, with the reason why one stays; none where the rules do not ask to abort any."""
+    before = rules.uploads_before
+    if before is not None:
+        for upload in store.uploads(site.bucket):
+            yield upload, None if upload.initiated < before else UPLOAD_RECENT
 
 
 def kept(store: Store, site: Site, rules: Rules) -> Iterator[tuple[str, str, Kept]]:

@@ -319,6 +319,32 @@ def uptime() -> float:
 
 
 @dataclass(frozen=True, slots=True)
+class Moment:
+    """A moment by two clocks: the Date header of S3's answer (None: it had none), and the uptime since a start of the machine."""
+
+    date: datetime | None
+    boot: str
+    uptime: float
+
+
+# Seconds that S3 may need to apply a change of versioning everywhere (AWS, "Using versioning in S3 buckets").
+VERSIONING_SETTLES = 900.0
+
+
+def elapsed(since: Moment | None, now: Moment) -> float:
+    """Seconds from one moment to the other, by the clock that shows fewer; -1 where the machine was started in between.
+
+    Waits that decide a deletion are measured with it: either clock may be wrong.
+    """
+    if since is None or since.boot != now.boot:
+        return -1.0
+    by_uptime = now.uptime - since.uptime
+    if since.date is None or now.date is None:
+        return by_uptime
+    return min(by_uptime, (now.date - since.date).total_seconds())
+
+
+@dataclass(frozen=True, slots=True)
 class Proof:
     """Leave to delete exactly one version or delete marker, until it expires. Nothing makes one but prove()."""
 
@@ -367,6 +393,8 @@ class Rules:
 
     keep_noncurrent: bool = False  # the setting `noncurrent` is `keep` now
     allow_older_current: bool = False  # a deletion may make an older version current
+    null_settled: bool = False  # versioning has been Enabled long enough to rely on: no PUT takes the id `null` over
+    uploads_before: datetime | None = None  # uploads that began earlier are aborted; None: no uploads are
 
 
 NONCURRENT = Kept(Cause.NONCURRENT, "an old version, and the setting noncurrent is keep")
@@ -381,6 +409,12 @@ LINKED = Kept(
 MFA_DELETE = Kept(Cause.MFA_DELETE, "MFA delete is on for this bucket")
 NULL_MARKER = Kept(
     Cause.NULL_ID, "a null delete marker while versioning is not enabled: its id may be reused at any time"
+)
+UPLOAD_RECENT = Kept(Cause.UPLOAD_RECENT, "the upload began a short time ago and may be under way")
+NEW_VERSIONING = Kept(
+    Cause.VERSIONING_NEW,
+    "its version id is null, and versioning was turned on a short time ago: until S3 applies that everywhere, another object"
+    " may take the id over; run the same command again later",
 )
 
 
@@ -407,6 +441,7 @@ def why_kept(row: Row, site: Site, rules: Rules) -> Kept | None:
     verified | match   | strong   | any, S3 holds it                                     | the lock, the hold, the replication
     verified | match   | strong   | null, current or not, versioning Suspended, not last | a PUT may reuse the id
     verified | match   | strong   | null without ETag, not versioned                     | nothing to pin it by
+    verified | match   | strong   | null, versioning Enabled a short time ago            | a PUT may take the id over
     verified | match   | strong   | otherwise                                            | None
     """
     if row.state is not FileState.VERIFIED or row.verdict is not Verdict.MATCH:
@@ -435,6 +470,19 @@ def why_kept(row: Row, site: Site, rules: Rules) -> Kept | None:
             )
         if not row.version.etag:
             return Kept(Cause.NO_ETAG, "S3 reports no ETag to pin the deletion to")
+    if row.version.version_id == "null" and site.versioning == "Enabled" and not rules.null_settled:
+        return NEW_VERSIONING
+    return None
+
+
+def why_marker_kept(marker: DeleteMarker, site: Site, rules: Rules) -> Kept | None:
+    """Why this delete marker stays although no version of its key does; None if it may be deleted."""
+    if site.mfa_delete:
+        return MFA_DELETE
+    if marker.version_id == "null" and site.versioning != "Enabled":
+        return NULL_MARKER
+    if marker.version_id == "null" and not rules.null_settled:
+        return NEW_VERSIONING
     return None
 
 
@@ -461,12 +509,10 @@ def prove(
     """
     expires = uptime() + LIFETIME
     if isinstance(subject, DeleteMarker):
-        if site.mfa_delete:
-            return MFA_DELETE.text
         if left_beneath:
             return "a delete marker above versions that are still there"
-        if subject.version_id == "null" and site.versioning != "Enabled":
-            return NULL_MARKER.text
+        if kept := why_marker_kept(subject, site, rules):
+            return kept.text
         return _sealed(site, subject.key, subject.version_id, "marker", "", 0, "", (), "", None, run, expires)
     if subject.version.bucket != site.bucket:
         return "another bucket's version"

@@ -21,14 +21,14 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from migrate_v2 import __version__, conveyor, deletion, keys, policy, prices, tuning
+from migrate_v2 import __version__, conveyor, deletion, keys, model, policy, prices, tuning
 from migrate_v2.anchor import same_history
 from migrate_v2.durability import about as about_durability
 from migrate_v2.durability import holds_state_file
 from migrate_v2.edges import awscli
 from migrate_v2.edges.credentials import CredentialServer
 from migrate_v2.edges.crt import Engine
-from migrate_v2.edges.disk import Disk, Lock, clock_reading, destination_around, holders, machine
+from migrate_v2.edges.disk import Disk, Lock, boot_id, clock_reading, destination_around, holders, machine
 from migrate_v2.edges.mounts import mount_at
 from migrate_v2.edges.s3 import S3, Deleter, PolicySetter, Restorer, Unreachable
 from migrate_v2.edges.s3control import BatchRestorer
@@ -40,13 +40,16 @@ from migrate_v2.model import (
     Adopt,
     FileState,
     GoneKind,
+    Moment,
     Phase,
     Row,
     Rules,
     Site,
     Verdict,
+    elapsed,
     phase_of,
     recently,
+    uptime,
     why_kept,
 )
 from migrate_v2.ownfiles import must_be_outside, must_not_be_state
@@ -1110,7 +1113,7 @@ def _in_glacier(bucket: str, tools: Tools) -> bool:
 
 
 def site_of(bucket: str, tools: Tools) -> Site:
-    versioning, mfa_delete = tools.s3.versioning(bucket)
+    versioning, mfa_delete, _ = tools.s3.versioning(bucket)
     return Site(tools.s3.identity().account, tools.s3.endpoint_of(bucket), bucket, versioning, mfa_delete)
 
 
@@ -1128,6 +1131,9 @@ def _safe_to_delete_at(endpoint: str) -> None:
         )
 
 
+# Multipart uploads are aborted if they began longer ago than this; a younger one may be under way.
+UPLOAD_AGE = timedelta(hours=24)
+
 _NOT_RECORDED = {
     "none": "content headers, user metadata, tags, ACLs and annotations are",
     "head": "ACLs and annotations are",
@@ -1142,6 +1148,7 @@ def confirm_delete(
     token: str = "",
     remove_bucket: bool = False,
     abort_uploads: bool = False,
+    upload_age: timedelta = UPLOAD_AGE,
     at_most: int | None = None,
     trust: timedelta | None = None,
     allow_older_current: bool = False,
@@ -1152,9 +1159,10 @@ def confirm_delete(
 
     `consent` shows the plan; it returns the words in which it was agreed to, "" for a dry run, and raises Refused where it
     was not. `token` is that of the plan that the operator has seen, if any: what is left of an interrupted one goes on
-    under it. `at_most` so many versions and markers go; copies read within `trust` are not read again. With
-    `allow_older_current` a version may go although an older one stays and becomes current by that; with `allow_volatile`
-    the copies may lie where they may not last. A `dry_run` shows the plan where the deletion itself would be refused.
+    under it. Uploads are aborted that are older than `upload_age`. `at_most` so many versions and markers go; copies read
+    within `trust` are not read again. With `allow_older_current` a version may go although an older one stays and becomes
+    current by that; with `allow_volatile` the copies may lie where they may not last. A `dry_run` shows the plan where the
+    deletion itself would be refused.
     """
     held = tools.store.bucket(bucket)  # before the lock, which makes a folder of that name
     if held is None or not held.scanned_at:
@@ -1192,18 +1200,24 @@ def confirm_delete(
             rows_per_commit=tools.settings.db_batch_commit_size,
             total_objects=_amount(bucket, tools, FileState.VERIFIED)[0],
         )
+        now = Moment(tools.s3.versioning(bucket).date, boot_id(), uptime())
         if abort_uploads:
+            if now.date is None:
+                raise Refused(
+                    f"{site.endpoint} sends no Date, so nobody knows how old the uploads in {show(bucket)} are; do without"
+                    " --abort-uploads"
+                )
             tools.store.list_uploads(bucket, (Upload(*upload) for upload in tools.s3.uploads(bucket)))
 
         rules = Rules(
             keep_noncurrent=tools.settings.noncurrent == "keep",
             allow_older_current=allow_older_current,
+            null_settled=elapsed(tools.store.enabled_since(bucket), now) >= model.VERSIONING_SETTLES,
+            uploads_before=now.date - upload_age if abort_uploads and now.date else None,
         )
 
         def planned_now() -> deletion.Plan:
-            return deletion.plan(
-                tools.store, site, rules, uploads=abort_uploads, trust=trust, resumes=token, mount=tools.disk.mount
-            )
+            return deletion.plan(tools.store, site, rules, trust=trust, resumes=token, mount=tools.disk.mount)
 
         planned = planned_now()
         if planned.objects and (lost := _NOT_RECORDED.get(tools.settings.metadata)):
@@ -1273,7 +1287,9 @@ def confirm_delete(
             )
             left_over = max(0, planned.objects + planned.markers - at_most) if at_most is not None else 0
             if abort_uploads and not left_over:
-                yield from delete_step.abort_uploads(tools.store, tools.disk, Deleter(tools.s3), bucket, token=under)
+                yield from delete_step.abort_uploads(
+                    tools.store, tools.disk, Deleter(tools.s3), site, rules, token=under
+                )
             # What S3 lists afterwards is the last word: it shows what was put meanwhile, and a delete that did not take.
             yield from _scan(bucket, tools)
             yield from _advance(bucket, tools, anew=True)

@@ -35,7 +35,8 @@ from migrate_v2.steps import delete as delete_step
 
 WHEN = datetime(2020, 1, 2, 3, 4, 5, tzinfo=UTC)
 MD5 = Witness("md5-etag", "5d41402abc4b2a76b9719d911017c592", 128)
-RULES = Rules()
+RULES = Rules(null_settled=True)
+ABORTING = replace(RULES, uploads_before=datetime.max.replace(tzinfo=UTC))
 ENABLED = Site("1", "https://s3.amazonaws.com", "bucket", "Enabled")
 
 
@@ -189,23 +190,44 @@ def test_uploads_are_of_the_plan_only_if_that_is_asked_for(store: Store) -> None
     without = deletion.plan(store, ENABLED, RULES)
     store.list_uploads("bucket", [Upload("k", "id", WHEN), Upload("k", "id2", WHEN)])
     assert deletion.plan(store, ENABLED, RULES) == without
-    planned = deletion.plan(store, ENABLED, RULES, uploads=True)
+    planned = deletion.plan(store, ENABLED, ABORTING)
     assert planned.uploads == 2 and planned.token != without.token
     store.list_uploads("bucket", [Upload("k", "id", WHEN)])
-    assert deletion.plan(store, ENABLED, RULES, uploads=True).token != planned.token
+    assert deletion.plan(store, ENABLED, ABORTING).token != planned.token
 
 
 @pytest.mark.parametrize("first", ["id1", "id2"])
 def test_p3_a_plan_of_which_some_uploads_are_aborted_goes_on_under_its_token(store: Store, first: str) -> None:
     both = [Upload("k", "id1", WHEN), Upload("k", "id2", WHEN)]
     store.list_uploads("bucket", both)
-    token = deletion.plan(store, ENABLED, RULES, uploads=True).token
+    token = deletion.plan(store, ENABLED, ABORTING).token
     (intent,) = store.ledger.intend("bucket", [Doomed("k", first, "upload")], token)
     store.concluded("bucket", [(intent, "aborted", True)])
     store.list_uploads("bucket", [upload for upload in both if upload.upload_id != first])
-    left = deletion.plan(store, ENABLED, RULES, uploads=True, resumes=token)
+    left = deletion.plan(store, ENABLED, ABORTING, resumes=token)
     assert left.uploads == 1 and left.token != token and left.agrees(token)
-    assert not deletion.plan(store, ENABLED, RULES, uploads=True).agrees(token), "without being asked for"
+    assert not deletion.plan(store, ENABLED, ABORTING).agrees(token), "without being asked for"
+
+
+def test_only_uploads_older_than_the_minimum_age_are_aborted(store: Store) -> None:
+    store.list_uploads("bucket", [Upload("k", "old", at(0)), Upload("k", "same", at(10)), Upload("k", "new", at(11))])
+    rules = replace(RULES, uploads_before=at(10))
+    planned = deletion.plan(store, ENABLED, rules)
+    assert (planned.uploads, planned.uploads_recent) == (1, 2)
+    assert [upload.upload_id for upload in planned.uploads_named] == ["old"]
+    kept = {upload.upload_id: stays and stays.cause for upload, stays in deletion.decide_uploads(store, ENABLED, rules)}
+    assert kept == {"old": None, "same": Cause.UPLOAD_RECENT, "new": Cause.UPLOAD_RECENT}
+    # An upload that begins after the plan was shown changes nothing of it.
+    store.list_uploads("bucket", [Upload("k", "old", at(0))])
+    assert deletion.plan(store, ENABLED, rules).token == planned.token
+    assert list(deletion.decide_uploads(store, ENABLED, RULES)) == []
+
+
+def test_null_ids_stay_until_versioning_has_settled(store: Store) -> None:
+    new = replace(RULES, null_settled=False)
+    found = {name: kept.cause for name, kept in causes(store, ENABLED, new).items() if kept and name[1] == "null"}
+    assert found == {("c", "null"): Cause.VERSIONING_NEW, ("e", "null"): Cause.VERSIONING_NEW}
+    assert not any(name[1] == "null" and kept for name, kept in causes(store, ENABLED).items())
 
 
 def test_a_plan_says_why_what_stays_and_what_is_billed_on(store: Store) -> None:

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import pickle
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
@@ -20,6 +20,7 @@ from migrate_v2.model import (
     Digest,
     FileIdentity,
     FileState,
+    Moment,
     ObjectVersion,
     Phase,
     Place,
@@ -30,6 +31,7 @@ from migrate_v2.model import (
     Verdict,
     Witness,
     doomed,
+    elapsed,
     phase_of,
     prove,
     strong,
@@ -56,7 +58,7 @@ ROW = Row(
     "run",
     sealed=True,
 )
-RULES = Rules()
+RULES = Rules(null_settled=True)
 ENABLED = Site("1", "https://s3", "bucket", "Enabled")
 SUSPENDED = replace(ENABLED, versioning="Suspended")
 NEVER = replace(ENABLED, versioning="")
@@ -257,3 +259,29 @@ def test_p3_the_token_is_of_identities_and_hashes_and_not_of_times() -> None:
 )
 def test_no_two_plans_run_together_into_one_token(a: list[tuple[str, str, str]], b: list[tuple[str, str, str]]) -> None:
     assert (token([], a) == token([], b)) is (a == b)
+
+
+BOOT = Moment(WHEN, "boot", 1000.0)
+
+
+@pytest.mark.parametrize(
+    ("since", "now", "seconds"),
+    [
+        (BOOT, Moment(WHEN + timedelta(seconds=60), "boot", 1050.0), 50.0),
+        (BOOT, Moment(WHEN + timedelta(seconds=40), "boot", 1050.0), 40.0),
+        (BOOT, Moment(WHEN - timedelta(seconds=40), "boot", 1050.0), -40.0),
+        (BOOT, Moment(WHEN + timedelta(days=9), "another boot", 1050.0), -1.0),
+        (BOOT, Moment(None, "boot", 1050.0), 50.0),
+        (replace(BOOT, date=None), Moment(WHEN, "boot", 1050.0), 50.0),
+        (None, BOOT, -1.0),
+    ],
+)
+def test_elapsed_is_by_the_clock_that_shows_fewer_seconds(since: Moment | None, now: Moment, seconds: float) -> None:
+    assert elapsed(since, now) == seconds
+
+
+@pytest.mark.parametrize("subject", [NULL, DeleteMarker("bucket", "k", "null", True, WHEN)])
+def test_p2_null_is_not_proved_soon_after_versioning_was_turned_on(subject: Row | DeleteMarker) -> None:
+    new = replace(RULES, null_settled=False)
+    assert not isinstance(prove(subject, ENABLED, "run", new, identity=IDENTITY, left_beneath=0), Proof)
+    assert isinstance(prove(subject, ENABLED, "run", RULES, identity=IDENTITY, left_beneath=0), Proof)

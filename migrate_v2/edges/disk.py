@@ -1975,11 +1975,15 @@ def machine() -> Machine:
 
 def clock_reading() -> tuple[str, str, str]:
     """This start of the machine, seconds since 1970 by its clock, and seconds since it was started: as text."""
+    return boot_id(), f"{time.time():.3f}", f"{uptime():.3f}"
+
+
+def boot_id() -> str:
+    """Which start of the machine this is."""
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
     except OSError:  # not Linux
-        boot = f"{psutil.boot_time():.0f}"
-    return boot, f"{time.time():.3f}", f"{uptime():.3f}"
+        return f"{psutil.boot_time():.0f}"
 
 
 def activity(pid: int) -> tuple[float, int]:

@@ -14,13 +14,13 @@ import time
 import uuid
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from enum import Enum
 from queue import Empty, Full, Queue, SimpleQueue
 from threading import Event, Lock, Thread
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from urllib.parse import urlsplit
 from xml.etree import ElementTree
 
@@ -195,6 +195,14 @@ class BucketFacts:
     versioning: str  # "", "Enabled", "Suspended"
     mfa_delete: bool
     uploads: int | None  # in-progress multipart uploads; None where the question was refused
+    # S3's own time when it reported the versioning; None where it does not say.
+    date: datetime | None = field(default=None, compare=False)
+
+
+class Versioning(NamedTuple):
+    status: str  # "", "Enabled" or "Suspended"
+    mfa_delete: bool
+    date: datetime | None  # S3's own time, from the Date header of the answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -425,24 +433,24 @@ class S3:
             self._regions[bucket] = region or self.region or "us-east-1"
         return self._regions[bucket]
 
-    def versioning(self, bucket: str) -> tuple[str, bool]:
-        """("", "Enabled" or "Suspended"; is MFA delete on). An endpoint without versions is one that never had any."""
+    def versioning(self, bucket: str) -> Versioning:
+        """An endpoint without versions is one that never had any."""
         answer: Mapping[str, Any] = {}
         with _explaining(f"the versioning of bucket {bucket}", absent=NOT_IMPLEMENTED):
             answer = self._for(bucket).get_bucket_versioning(Bucket=bucket, **self._owner())
-        return answer.get("Status", ""), answer.get("MFADelete") == "Enabled"
+        return Versioning(answer.get("Status", ""), answer.get("MFADelete") == "Enabled", _date(answer))
 
     def facts(self, bucket: str) -> BucketFacts:
         client = self._for(bucket)
         region = self.region_of(bucket)
-        versioning, mfa_delete = self.versioning(bucket)
+        versioning, mfa_delete, date = self.versioning(bucket)
         uploads: int | None = None
         with _asking_in_vain(f"the uploads of {bucket}"):
             uploads = sum(
                 len(page.get("Uploads", []))
                 for page in client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, **self._owner())
             )
-        return BucketFacts(region, versioning, mfa_delete, uploads)
+        return BucketFacts(region, versioning, mfa_delete, uploads, date)
 
     # -- listing
 
@@ -1751,6 +1759,15 @@ def _version(bucket: str, entry: Mapping[str, Any]) -> ObjectVersion:
     )
 
 
+def _date(answer: Mapping[str, Any]) -> datetime | None:
+    """The Date header of an answer; None where it has none that can be read."""
+    text = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")
+    try:
+        return parsedate_to_datetime(text).astimezone(UTC)
+    except ValueError:
+        return None
+
+
 def _utc(moment: datetime) -> datetime:
     return moment if moment.tzinfo is UTC else moment.astimezone(UTC)
 
@@ -1840,9 +1857,9 @@ def _read_list(response_dict: Any, customized_response_dict: Any, **_: object) -
     except (ValueError, TypeError, KeyError):  # nothing that S3 writes: botocore says what
         customized_response_dict.clear()
         return
-    for field in fields.values():
-        if not customized_response_dict[field]:
-            del customized_response_dict[field]
+    for name in fields.values():
+        if not customized_response_dict[name]:
+            del customized_response_dict[name]
     root[:] = rest
     response_dict["body"] = ElementTree.tostring(root)
 

@@ -359,6 +359,11 @@ def m004_causes(db: Database) -> None:
         UPDATE files SET state = 'downloaded', verdict = NULL
         WHERE state = 'verified' AND size = 0 AND etag NOT IN ({_one_of([*ETAGS_OF_NOTHING])})
     """)
+    # When versioning was first seen to be Enabled, by S3's Date header and by this machine's uptime since the start that
+    # the boot id names; NULL while it is not Enabled.
+    db.execute("ALTER TABLE bucket_status ADD COLUMN enabled_date TEXT")
+    db.execute("ALTER TABLE bucket_status ADD COLUMN enabled_boot TEXT")
+    db.execute("ALTER TABLE bucket_status ADD COLUMN enabled_uptime REAL")
     # The path that the local copy is about to be renamed to, until the row has the new path.
     db.execute("ALTER TABLE files ADD COLUMN moving_to TEXT")
     db.execute("CREATE INDEX files_moving ON files (bucket, key, version_id) WHERE moving_to IS NOT NULL")

@@ -42,6 +42,7 @@ from migrate_v2.model import (
     FileState,
     GoneKind,
     Kept,
+    Moment,
     ObjectVersion,
     Phase,
     Place,
@@ -717,9 +718,21 @@ class Store:
     # -- scan
 
     def begin_scan(
-        self, bucket: str, *, account: str, region: str, endpoint: str, versioning: str, uploads: int | None
+        self,
+        bucket: str,
+        *,
+        account: str,
+        region: str,
+        endpoint: str,
+        versioning: str,
+        uploads: int | None,
+        moment: Moment | None = None,
     ) -> BucketRow:
-        """Starts a new listing of the bucket, or takes up an unfinished one where it stopped."""
+        """Start a new listing of the bucket, or take up an unfinished one where it stopped.
+
+        `moment` is when S3 reported `versioning`. The first one with "Enabled" is kept while it stays so and the machine is
+        not restarted.
+        """
         with self._writing():
             self._conn.execute(
                 "INSERT INTO bucket_status (bucket, created_at, updated_at) VALUES (:bucket, :now, :now)"
@@ -739,10 +752,28 @@ class Store:
                 " updated_at = ? WHERE bucket = ?",
                 (account, region, endpoint, versioning, uploads, now(), bucket),
             )
+            seen = self.enabled_since(bucket)
+            if versioning != "Enabled":
+                self._set_enabled_since(bucket, None)
+            elif moment is not None and (seen is None or seen.boot != moment.boot):
+                self._set_enabled_since(bucket, moment)
             self._remember("started_at", now(), once=True)
             held = self.bucket(bucket)
             assert held is not None
         return held
+
+    def enabled_since(self, bucket: str) -> Moment | None:
+        """When versioning was first seen to be Enabled; None where it is not, or nobody looked."""
+        sql = "SELECT enabled_date, enabled_boot, enabled_uptime FROM bucket_status WHERE bucket = ?"
+        r = self._conn.execute(sql, (bucket,)).fetchone()
+        return Moment(_moment(r[0]), r[1], r[2]) if r and r[1] is not None else None
+
+    def _set_enabled_since(self, bucket: str, moment: Moment | None) -> None:
+        values = (_text(moment.date), moment.boot, moment.uptime) if moment else (None, None, None)
+        self._conn.execute(
+            "UPDATE bucket_status SET enabled_date = ?, enabled_boot = ?, enabled_uptime = ? WHERE bucket = ?",
+            (*values, bucket),
+        )
 
     def add_listed(
         self,

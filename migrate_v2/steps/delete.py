@@ -91,12 +91,16 @@ def delete(
     yield Ended(bucket, "delete", objects, size, time.monotonic() - began)
 
 
-def abort_uploads(store: Store, disk: Disk, deleter: Deleter, bucket: str, *, token: str) -> Iterator[Event]:
-    """Aborts the unfinished uploads that the plan of `token` names, and no other one."""
+def abort_uploads(
+    store: Store, disk: Disk, deleter: Deleter, site: Site, rules: Rules, *, token: str
+) -> Iterator[Event]:
+    """Abort the unfinished uploads that the plan of `token` names, and no other one."""
+    bucket = site.bucket
     began = time.monotonic()
     yield Started(bucket, "abort")
     uploads = 0
-    for batch in batched(store.uploads(bucket), _BY_ID):
+    decided = deletion.decide_uploads(store, site, rules)
+    for batch in batched((upload for upload, stays in decided if stays is None), _BY_ID):
         parts = [Doomed(upload.key, upload.upload_id, "upload") for upload in batch]
         _send_aborts(store, disk, deleter, bucket, parts, token)
         uploads += len(parts)

@@ -7,12 +7,13 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from threading import Event as Flag
 
+from migrate_v2.edges.disk import boot_id
 from migrate_v2.edges.s3 import S3, Denied, Presence, Refusal, Unreachable
 from migrate_v2.edges.store import UNKNOWN_VERSION, BucketRow, Store
 from migrate_v2.errors import Failure, Refused
 from migrate_v2.events import Ended, Event, Noted, Progress, Started, Warned
 from migrate_v2.flow import ahead, batched, in_threads
-from migrate_v2.model import DeleteMarker, ObjectVersion
+from migrate_v2.model import DeleteMarker, Moment, ObjectVersion, uptime
 
 # A HEAD confirms each missing row as long as there are no more of them than this, or than this part of all rows (1 %):
 # 100,000 keys are 100 listing requests, and take as long as a few thousand HEADs.
@@ -40,6 +41,7 @@ def scan(bucket: str, store: Store, s3: S3, *, rows_per_commit: int) -> Iterator
         endpoint=endpoint,
         versioning=facts.versioning,
         uploads=facts.uploads,
+        moment=Moment(facts.date, boot_id(), uptime()),
     )
     began = time.monotonic()
     yield Started(bucket, "scan")

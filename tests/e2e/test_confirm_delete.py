@@ -36,8 +36,8 @@ def home_already(run: Run, boto: S3Client, bucket: str) -> str:
     return bucket
 
 
-def planned(run: Run, bucket: str) -> dict[str, Any]:
-    ended = run("confirm-delete", "--dry-run", "--json", bucket)
+def planned(run: Run, bucket: str, env: dict[str, str | None] | None = None) -> dict[str, Any]:
+    ended = run("confirm-delete", "--dry-run", "--json", bucket, env=env)
     assert ended.returncode == 0, ended.stderr
     plan: dict[str, Any] = json.loads(ended.stdout)
     return plan
@@ -146,7 +146,8 @@ def test_a_versioned_bucket_is_emptied_and_removed(
     current = {v["Key"]: v["VersionId"] for v in versions if v["IsLatest"]}
     plain = {"before": b"a null version", "both": b"newer", "k": b"version 2"}
 
-    keep: dict[str, str | None] = {"MIGRATE_V2_NONCURRENT": "keep"}
+    settled: dict[str, str | None] = {"VERSIONING_SETTLES": "0"}
+    keep = settled | {"MIGRATE_V2_NONCURRENT": "keep"}
     assert run("migrate", bucket, env=keep).returncode == 0
     assert tree(home / bucket) == plain
     assert phase(state, bucket) == "deleting", "what is kept does not hold it back"
@@ -160,11 +161,11 @@ def test_a_versioned_bucket_is_emptied_and_removed(
     assert run("migrate", bucket).returncode == 0
     assert tree(home / bucket) == plain
     assert copies(home, bucket) | {(key, current[key]): body for key, body in plain.items()} == bodies
-    plan = planned(run, bucket)
+    plan = planned(run, bucket, settled)
     assert (plan["delete"]["objects"], plan["keep"]) == (9, [])
     assert plan["token"] != kept["token"]
     assert in_s3(boto, bucket) == everything
-    ended = run("confirm-delete", f"--confirm={plan['token']}", "--remove-bucket", bucket)
+    ended = run("confirm-delete", f"--confirm={plan['token']}", "--remove-bucket", bucket, env=settled)
     assert ended.returncode == 0, ended.stderr
     with pytest.raises(ClientError, match="NoSuchBucket"):
         in_s3(boto, bucket)
@@ -328,7 +329,8 @@ def test_unfinished_uploads_are_aborted_only_by_name(
     assert len(boto.list_multipart_uploads(Bucket=bucket)["Uploads"]) == 2 and in_s3(boto, bucket) == []
 
     oracle.uploads_may_go = True
-    asked = ("confirm-delete", "--abort-uploads", "--remove-bucket", bucket)
+    asked = ("confirm-delete", "--abort-uploads", "--upload-age=1s", "--remove-bucket", bucket)
+    time.sleep(2)  # dates have whole seconds
     assert run(*asked, f"--confirm={planned(run, bucket)['token']}").returncode == 5, "that plan aborts nothing"
     plan = json.loads(run(*asked, "--dry-run", "--json").stdout)
     assert plan["abort_uploads"] == 2 and plan["delete"]["objects"] == 0

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
 
+from migrate_v2.model import uptime
 from tests.e2e.world import World, Zygote, world
 from tests.fakes.s3server import Version
 
@@ -131,3 +135,112 @@ def test_noncurrent_keep_set_after_verification_keeps_old_versions(versioned: Wo
     assert {v.key for v in made.server.versions(made.bucket)} == {"k"}
     # The evidence of the old version stays: without the setting it goes at once.
     assert plan(made)["delete"]["objects"] == 2
+
+
+# The id `null` soon after versioning was turned on
+
+
+@pytest.fixture
+def unversioned(tmp_path: Path, zygote: Zygote) -> Iterator[World]:
+    with world(tmp_path, zygote) as made:
+        yield made
+
+
+SETTLED = {"VERSIONING_SETTLES": "0"}
+
+
+def test_null_versions_stay_until_versioning_has_settled(unversioned: World) -> None:
+    made = unversioned
+    made.put("before", b"1")
+    made.put("both", b"2")
+    made.done("migrate", made.bucket)
+    made.server.bucket(made.bucket, versioning="Enabled")
+    made.put("both", b"3")
+    made.done("scan", "--rescan", made.bucket)
+    made.done("migrate", made.bucket)
+    # By S3's clock long ago, by this machine's a few seconds.
+    made.server.advance(7200)
+    document = plan(made)
+    found = {key: cause for (key, version_id), cause in causes(document).items()}
+    assert sorted(causes(document).values()) == ["older_version_stays", "versioning_new", "versioning_new"]
+    assert found["before"] == "versioning_new" and document["delete"]["objects"] == 0
+    assert made.run("confirm-delete", f"--confirm={document['token']}", made.bucket).code == 5
+    assert made.server.deletes == []
+    document = plan(made, env=SETTLED)
+    assert (document["keep"], document["delete"]["objects"]) == ([], 3)
+    made.done("confirm-delete", f"--confirm={document['token']}", made.bucket, env=SETTLED)
+    assert made.server.versions(made.bucket) == []
+
+
+@pytest.mark.parametrize("change", ["restart", "server clock", "suspended meanwhile"])
+def test_versioning_is_not_settled_by_one_clock_alone(unversioned: World, change: str) -> None:
+    made = unversioned
+    made.put("k", b"1")
+    made.server.bucket(made.bucket, versioning="Enabled")
+    made.done("migrate", made.bucket)
+    hour = {"VERSIONING_SETTLES": "3600"}
+
+    def first_seen(**columns: Any) -> None:
+        sets = ", ".join(f"{name} = ?" for name in columns)
+        with closing(sqlite3.connect(made.state)) as state, state:
+            state.execute(f"UPDATE bucket_status SET {sets}", tuple(columns.values()))
+
+    before = (datetime.now(UTC) - timedelta(hours=2)).isoformat()
+    first_seen(enabled_date=before, enabled_uptime=uptime() - 7200)
+    if change == "restart":
+        first_seen(enabled_boot="another start of the machine")
+    elif change == "server clock":
+        made.server.advance(-5400)
+    else:
+        made.server.bucket(made.bucket, versioning="Suspended")
+        made.done("scan", "--rescan", made.bucket)
+        made.server.bucket(made.bucket, versioning="Enabled")
+    assert causes(plan(made, env=hour)) == {("k", "null"): "versioning_new"}
+
+
+def test_versioning_has_settled_once_both_clocks_say_so(unversioned: World) -> None:
+    made = unversioned
+    made.put("k", b"1")
+    made.server.bucket(made.bucket, versioning="Enabled")
+    made.done("migrate", made.bucket)
+    with closing(sqlite3.connect(made.state)) as state, state:
+        state.execute(
+            "UPDATE bucket_status SET enabled_date = ?, enabled_uptime = enabled_uptime - 7200",
+            ((datetime.now(UTC) - timedelta(hours=2)).isoformat(),),
+        )
+    document = plan(made)
+    assert document["keep"] == [] and document["delete"]["objects"] == 1
+
+
+# Uploads
+
+
+def test_abort_uploads_leaves_recent_uploads_alone(unversioned: World) -> None:
+    made = unversioned
+    made.oracle.uploads_may_go = True
+    s3 = client(made)
+    made.put("k", b"1")
+    made.done("migrate", made.bucket)
+    old = s3.create_multipart_upload(Bucket=made.bucket, Key="old")["UploadId"]
+    made.server.advance(86400 + 60)
+    young = s3.create_multipart_upload(Bucket=made.bucket, Key="young")["UploadId"]
+    document = plan(made, "--abort-uploads")
+    assert document["abort_uploads"] == 1
+    found = {upload["upload_id"]: (upload["abort"], upload["cause"]) for upload in document["uploads"]}
+    assert found == {old: (True, None), young: (False, "upload_recent")}
+    made.done("confirm-delete", "--abort-uploads", f"--confirm={document['token']}", made.bucket)
+    assert set(made.server.buckets[made.bucket].uploads) == {young}
+    made.server.advance(60)
+    document = plan(made, "--abort-uploads", "--upload-age=30s")
+    made.done("confirm-delete", "--abort-uploads", "--upload-age=30s", f"--confirm={document['token']}", made.bucket)
+    assert made.server.buckets[made.bucket].uploads == {}
+
+
+def test_abort_uploads_is_refused_where_s3_tells_no_time(unversioned: World) -> None:
+    made = unversioned
+    made.put("k", b"1")
+    made.done("migrate", made.bucket)
+    client(made).create_multipart_upload(Bucket=made.bucket, Key="upload")
+    made.server.sends_date = False
+    ran = made.run("confirm-delete", "--dry-run", "--abort-uploads", "--upload-age=1s", made.bucket)
+    assert ran.code == 5 and len(made.server.buckets[made.bucket].uploads) == 1

@@ -687,6 +687,7 @@ class S3Server:
         self.failures: list[BaseException] = []
         self.time: Callable[[], float] = time.time  # a test may stop it; advance() is on top
         self.sts = True
+        self.sends_date = True  # a Date header with each answer
         self.identities: dict[str, tuple[str, str]] = {}  # access key -> account, ARN
         self.denied_keys: set[str] = set()  # AccessDenied in S3
         self.unknown_keys: set[str] = set()  # InvalidAccessKeyId
@@ -1093,7 +1094,7 @@ class S3Server:
             self._send_badly(sock, request, response, fault)
             return request.header("connection").lower() != "close"
         keep = request.header("connection").lower() != "close"
-        _send(sock, request.method, response, keep)
+        _send(sock, request.method, response, keep, self.clock() if self.sends_date else None)
         return keep
 
     def _takes(self, fault: Fault, request: Request) -> bool:
@@ -1327,10 +1328,10 @@ def _aws_chunks(body: bytes, headers: dict[str, str]) -> bytes:
     return plain
 
 
-def _head(response: Response, keep: bool) -> bytes:
+def _head(response: Response, keep: bool, now: float | None = None) -> bytes:
     lines = [f"HTTP/1.1 {response.status} {REASONS.get(response.status, 'Unknown')}"]
     lines += [f"x-amz-request-id: {secrets.token_hex(8).upper()}", "Server: AmazonS3"]
-    lines += [f"Date: {formatdate(usegmt=True)}"]
+    lines += [] if now is None else [f"Date: {formatdate(now, usegmt=True)}"]
     lines += [f"{name}: {value}" for name, value in response.headers]
     if response.status not in (204, 304):
         length = len(response.body) if response.length is None else response.length
@@ -1340,8 +1341,8 @@ def _head(response: Response, keep: bool) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode("latin-1", "replace")
 
 
-def _send(sock: socket.socket, method: str, response: Response, keep: bool) -> None:
-    head = _head(response, keep)
+def _send(sock: socket.socket, method: str, response: Response, keep: bool, now: float | None = None) -> None:
+    head = _head(response, keep, now)
     if method == "HEAD" or not response.body:
         sock.sendall(head)
     elif len(response.body) < 2**20:

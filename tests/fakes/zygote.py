@@ -6,7 +6,8 @@ when the run has begun, {"code": ...} when it has ended, as Python gives it (-9 
 migrate_v2.cli.main in a process of its own, with its own environment, folder, streams and session, and it ends as Python
 ends. What is not as in a process that was started: the files of botocore's that all runs read are read once, and so is
 the version of the environment's own `aws`; where the job asks for haste, the waits between attempts are cut short, and
-the life of proofs where LIFETIME_OF_PROOFS (seconds) says so.
+the life of proofs where LIFETIME_OF_PROOFS (seconds) says so. A run whose environment has VERSIONING_SETTLES takes the id
+`null` for settled so many seconds after versioning was first seen to be Enabled.
 
 A fault is planted in the n-th call of a kind, counted from 1; `fired` is made just before it takes effect.
 
@@ -173,6 +174,8 @@ def begin(job: Mapping[str, Any], streams: list[int]) -> int:
         sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1)  # noqa: SIM115
         if job["hasty"]:
             hasten()
+        if seconds := os.environ.get("VERSIONING_SETTLES"):
+            model.VERSIONING_SETTLES = float(seconds)
         if job["fault"]:
             plant(Fault(**job["fault"]), job["fired"])
         code = cli.main(job["argv"])

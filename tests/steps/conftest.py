@@ -28,7 +28,7 @@ from migrate_v2.steps.verify import verify
 from tests.fakes.s3server import S3Server
 
 TOKEN = "t" * 40
-RULES = Rules()
+RULES = Rules(null_settled=True)
 
 
 @dataclass

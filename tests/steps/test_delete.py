@@ -8,7 +8,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from migrate_v2.steps import delete as delete_step
 from migrate_v2.steps.settle import settle
 from tests.fakes.oracle import Oracle, as_recorded, in_state_file
 from tests.fakes.s3server import Delete, Request, Response, S3Error, error_response
-from tests.steps.conftest import TOKEN, Job
+from tests.steps.conftest import RULES, TOKEN, Job
 
 
 @pytest.fixture
@@ -715,6 +715,8 @@ def test_p1_a_stolen_verdict_proves_nothing(job: Job) -> None:
 
 # Uploads
 
+ABORTING = replace(RULES, uploads_before=datetime.max.replace(tzinfo=UTC))
+
 
 def begun(job: Job, *keys: str) -> dict[str, str]:
     boto = boto3.client("s3", endpoint_url=job.server.url)
@@ -726,7 +728,7 @@ def listed(job: Job) -> None:
 
 
 def aborting(job: Job) -> list[Event]:
-    return list(delete_step.abort_uploads(job.store, job.disk, Deleter(job.s3), "b", token=TOKEN))
+    return list(delete_step.abort_uploads(job.store, job.disk, Deleter(job.s3), job.site(), ABORTING, token=TOKEN))
 
 
 def test_exactly_the_listed_uploads_are_aborted_and_in_the_ledger(job: Job) -> None:
@@ -885,7 +887,7 @@ def test_p3_a_plan_in_portions_goes_on_under_its_token_to_the_end(job: Job, vers
     listed(job)
 
     def planned(resumes: str = "") -> deletion.Plan:
-        return deletion.plan(job.store, job.site(), job.rules, uploads=True, resumes=resumes)
+        return deletion.plan(job.store, job.site(), ABORTING, resumes=resumes)
 
     token = planned().token
     for _ in range(3):
@@ -895,7 +897,7 @@ def test_p3_a_plan_in_portions_goes_on_under_its_token_to_the_end(job: Job, vers
         assert planned(token).agrees(token)
     some = job.server.fault({"op": "AbortMultipartUpload", "key": "w"}, "reset-before", times=1)
     with pytest.raises(Failure, match="not answered"):
-        list(delete_step.abort_uploads(job.store, job.disk, Deleter(job.s3), "b", token=token))
+        list(delete_step.abort_uploads(job.store, job.disk, Deleter(job.s3), job.site(), ABORTING, token=token))
     job.server.calm(some)
     listed(job)
     left = planned(token)

@@ -22,6 +22,7 @@ _NO_WAL = (
     "nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "afs", "9p", "ceph", "coda", "lustre", "gpfs", "beegfs", "orangefs",
     "pvfs2", "panfs", "virtiofs", "vboxsf", "prl_fs", "vmhgfs", "fuse", "fuseblk",
 )  # fmt: skip
+_EMPTY_DIR = "/volumes/kubernetes.io~empty-dir/"  # below /var/lib/kubelet/pods/UID; removed with the pod
 _IN_MEMORY = re.compile(r"(zram|ram|brd)[0-9]+")
 # https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/instance-store-volumes.html: lost when the instance is stopped.
 _INSTANCE_STORE = "Amazon EC2 NVMe Instance Storage"
@@ -33,7 +34,7 @@ class Durability(StrEnum):
     LASTING = "lasting"
     INSTANCE_STORE = "instance store"  # lost when the EC2 instance is stopped or ends
     DAEMON = "daemon"  # a process of user space decides what fsync(2) does (FUSE)
-    LAYER = "container layer"  # lost with the container
+    LAYER = "container layer"  # lost with the container: its writable layer, or a volume of its own
     MEMORY = "memory"  # lost at a reboot
 
     @property
@@ -46,18 +47,21 @@ _ABOUT = {
     Durability.LASTING: "",
     Durability.INSTANCE_STORE: "an EC2 instance store: all of it is lost when the instance is stopped",
     Durability.DAEMON: "a FUSE file system ({kind}): whether a copy survives a power cut rests on its daemon",
-    Durability.LAYER: "the writable layer of a container ({kind}): all of it is lost when the container is removed",
+    Durability.LAYER: "storage of a container that goes with it ({kind}): all of it is lost when the container is removed",
     Durability.MEMORY: "memory ({kind}): all of it is lost at a reboot",
 }
 
 
-def durability_of(kind: str, devices: dict[str, str]) -> Durability:
-    """`kind` is the type in /proc/self/mountinfo; `devices` the models of the block devices beneath, by kernel name.
+def durability_of(kind: str, root: str, devices: dict[str, str]) -> Durability:
+    """`kind` and `root` are fields of /proc/self/mountinfo: the type, and which folder of the file system is mounted.
 
-    type                     | device                 | durability
+    `devices`: the models of the block devices beneath, by kernel name.
+
+    type                     | root or device         | durability
     -------------------------|------------------------|---------------
     tmpfs, ramfs             | any                    | memory
     overlay, aufs            | any                    | container layer
+    any                      | a Kubernetes emptyDir  | container layer
     fuse, fuse.NAME          | any                    | daemon
     any other                | zram0, ram0            | memory
     any other                | an EC2 instance store  | instance store
@@ -65,7 +69,7 @@ def durability_of(kind: str, devices: dict[str, str]) -> Durability:
     """
     if kind in _MEMORY:
         return Durability.MEMORY
-    if kind in _LAYER:
+    if kind in _LAYER or _EMPTY_DIR in root:
         return Durability.LAYER
     if kind == "fuse" or kind.startswith("fuse."):
         return Durability.DAEMON

@@ -8,17 +8,15 @@ from datetime import date, datetime
 from pathlib import Path
 
 from migrate_v2 import keys, tuning
-from migrate_v2.durability import about
 from migrate_v2.edges import pricelist
 from migrate_v2.edges.disk import Vitals, machine, vitals, volume
-from migrate_v2.edges.mounts import mount_at
 from migrate_v2.edges.store import Item
 from migrate_v2.errors import Failure, Refused
 from migrate_v2.events import Event, Warned
 from migrate_v2.keys import show
 from migrate_v2.obstacles import Obstacle as InTheWay
 from migrate_v2.obstacles import obstacles
-from migrate_v2.pipeline import Tools, held_row
+from migrate_v2.pipeline import Tools, held_row, warn_of_volatile
 from migrate_v2.prices import PriceBook
 from migrate_v2.settings import SETTING
 from migrate_v2.steps import diagnose as diagnose_step
@@ -97,10 +95,7 @@ def planned(names: list[str] | None, tools: Tools, book: PriceBook, wish: Wish) 
     Refused without a finished scan of each bucket, unless it is to be `quick`.
     """
     asking = _asking(tools, wish)
-    if (base := tools.settings.local_base_path) is not None:
-        mount = mount_at(base)
-        if said := about(mount.durability, mount.kind):
-            yield Warned("", f"{show(str(base))} is on {said}")
+    yield from warn_of_volatile(tools)
     parts: list[OfBucket] = []
     found: list[InTheWay] = []
     ends = asking.now.date()

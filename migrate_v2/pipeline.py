@@ -23,8 +23,8 @@ from urllib.request import getproxies, proxy_bypass
 
 from migrate_v2 import __version__, conveyor, deletion, keys, model, policy, prices, tuning
 from migrate_v2.anchor import same_history
+from migrate_v2.durability import Durability, holds_state_file
 from migrate_v2.durability import about as about_durability
-from migrate_v2.durability import holds_state_file
 from migrate_v2.edges import awscli
 from migrate_v2.edges.credentials import CredentialServer
 from migrate_v2.edges.crt import Engine
@@ -784,11 +784,15 @@ def _must_stand_alone(bucket: str, tools: Tools) -> None:
         )
 
 
-def _warn_of_volatile(tools: Tools) -> Events:
-    mount = tools.disk.mount
-    if (said := about_durability(mount.durability, mount.kind)) and "volatile" not in tools.said:
-        tools.said.add("volatile")
-        yield Warned("", f"{show(str(tools.disk.base))} is on {said}")
+def warn_of_volatile(tools: Tools) -> Events:
+    """Of a destination and a state file that may not last; once in a run."""
+    chosen = tools.settings
+    for path in filter(None, (chosen.local_base_path, chosen.state_db_path)):
+        mount = mount_at(path)
+        warning = f"{show(str(path))} is on {about_durability(mount.durability, mount.kind)}"
+        if mount.durability is not Durability.LASTING and warning not in tools.said:
+            tools.said.add(warning)
+            yield Warned("", warning)
 
 
 def sync_bucket(bucket: str, tools: Tools) -> Events:
@@ -847,7 +851,7 @@ def _unproved_text(bucket: str, count: int) -> str:
 def migrate_bucket(bucket: str, tools: Tools, *, force_space: bool = False) -> Events:
     """Everything up to proof, from wherever the bucket stands; asks Glacier and does not wait for it."""
     _must_stand_alone(bucket, tools)
-    yield from _warn_of_volatile(tools)
+    yield from warn_of_volatile(tools)
     with tools.locked(bucket) as (folder, lock_fds):
         unproved = _unproved_only_copies(bucket, tools)
         yield from _ensure_scanned(bucket, tools)

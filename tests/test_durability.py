@@ -38,8 +38,14 @@ EBS = "Amazon Elastic Block Store"
     ],
 )
 def test_durability_of_type_and_device(kind: str, devices: dict[str, str], expected: Durability) -> None:
-    assert durability_of(kind, devices) is expected
+    assert durability_of(kind, "/", devices) is expected
     assert bool(about(expected, kind)) is (expected is not Durability.LASTING)
+
+
+def test_volume_of_a_pod_goes_with_it() -> None:
+    pods = "/var/lib/kubelet/pods/0b1e/volumes"
+    assert durability_of("ext4", f"{pods}/kubernetes.io~empty-dir/copies", {}) is Durability.LAYER
+    assert durability_of("ext4", f"{pods}/kubernetes.io~csi/pvc-1/mount", {}) is Durability.LASTING
 
 
 def test_deletion_needs_consent_where_copies_may_not_last() -> None:

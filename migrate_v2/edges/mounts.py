@@ -35,13 +35,13 @@ def mount_of(fd: int) -> Mount:
         return UNKNOWN
     if entry is None:
         return UNKNOWN
-    kind, source, device = entry
+    kind, source, root, device = entry
     if source.startswith("/"):  # the device number of a btrfs mount is not that of its disk
         with suppress(OSError, ValueError):
             facts = Path(source).stat()
             if stat.S_ISBLK(facts.st_mode):
                 device = f"{os.major(facts.st_rdev)}:{os.minor(facts.st_rdev)}"
-    return Mount(kind, durability_of(kind, models(device)))
+    return Mount(kind, durability_of(kind, root, models(device)))
 
 
 def mount_at(path: Path) -> Mount:
@@ -59,14 +59,19 @@ def mount_at(path: Path) -> Mount:
     return UNKNOWN
 
 
-def _entry(mountinfo: str, mount_id: str) -> tuple[str, str, str] | None:
-    """Type, source and device number of one mount: see proc_pid_mountinfo(5)."""
+def _entry(mountinfo: str, mount_id: str) -> tuple[str, str, str, str] | None:
+    """Type, source, root and device number of one mount: see proc_pid_mountinfo(5)."""
     for line in mountinfo.split("\n"):
         words = line.split(" ")
         if words[0] == mount_id and "-" in words:
             kind, source = words[words.index("-") + 1 :][:2]
-            return kind, re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), source), words[2]
+            return kind, _unescaped(source), _unescaped(words[3]), words[2]
     return None
+
+
+def _unescaped(text: str) -> str:
+    """Spaces, tabs, newlines and backslashes are three octal digits there."""
+    return re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), text)
 
 
 def models(device: str, sys: Path = _SYS) -> dict[str, str]:

@@ -185,6 +185,16 @@ def test_plan_warns_of_a_destination_in_memory(volatile: World) -> None:
     assert str(volatile.home) in volatile.done("plan", volatile.bucket).err
 
 
+@in_memory
+def test_migrate_warns_of_a_state_file_in_memory(made: World) -> None:
+    """Of a container often only the destination is mounted."""
+    made.put("a", b"1")
+    with tempfile.TemporaryDirectory(dir=SHM) as place:
+        state = str(Path(place) / "state.db")
+        ran = made.done("migrate", "--json", made.bucket, env={"MIGRATE_V2_STATE_DB_PATH": state})
+        assert [event for event in events(ran) if event["event"] == "warned" and state in str(event)]
+
+
 def test_a_lasting_destination_needs_no_consent(zygote: Zygote, tmp_path: Path) -> None:
     if not mount_at(tmp_path).durability.deletes_by_itself:
         pytest.skip("this machine has its tests' folders where they do not last")

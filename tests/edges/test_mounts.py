@@ -63,6 +63,10 @@ def test_mount_of_reads_the_entry_of_the_descriptor(
     monkeypatch.setattr(mounts.models, "__defaults__", (devices,))
     assert mount_of(7) == mounts.Mount("xfs", Durability.INSTANCE_STORE)
     assert mount_of(8) == UNKNOWN
+    (proc / "fdinfo" / "9").write_text("mnt_id:\t40\n")
+    with (proc / "mountinfo").open("a") as file:
+        file.write("40 25 8:1 /pods/1/volumes/kubernetes.io~empty-dir/a\\040b /copies rw - ext4 /dev/sda1 rw\n")
+    assert mount_of(9) == mounts.Mount("ext4", Durability.LAYER)
 
 
 def test_mount_at_asks_the_nearest_folder_there_is(tmp_path: Path) -> None:

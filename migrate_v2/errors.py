@@ -9,7 +9,7 @@ class Cause(StrEnum):
     """Why an object version is in error, unproved or kept in S3. Logic looks at this; the text beside it is for people."""
 
     VANISHED = "vanished"  # S3 does not have this version any more
-    SUPERSEDED = "superseded"  # overwritten in S3 after the local copy was verified
+    SUPERSEDED = "superseded"  # overwritten in S3 after the local copy was fetched
     CHANGED = "changed"  # S3 has another object under this identity than the one that was listed
     DENIED = "denied"
     ARCHIVED = "archived"

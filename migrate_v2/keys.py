@@ -159,8 +159,12 @@ _BYTES = [chr(byte) if byte in _RAW else f"={byte:02x}" for byte in range(256)]
 _KEY_BYTES = [{ord("."): ".", ord("/"): "=/"}.get(byte, text) for byte, text in enumerate(_BYTES)]
 
 
-def side_path(bucket: str, key: str, version_id: str, longest: int = 2800) -> str:
-    """`.migrate-v2/<bucket>/objects/<escaped>`, relative to the base: another one for each key and version.
+OBJECTS = "objects"
+SUPERSEDED = "superseded"  # copies whose object was overwritten in S3
+
+
+def side_path(bucket: str, key: str, version_id: str, longest: int = 2800, *, folder: str = OBJECTS) -> str:
+    """`.migrate-v2/<bucket>/<folder>/<escaped>`, relative to the base: another one for each key and version.
 
     Bytes of UTF-8 outside a-z 0-9 - _ . are `=hh`, capitals too, so no file system can merge two. A slash is `=/`, the
     version follows `=v`, and names over 120 bytes are broken by `=-/`: folders end in `=` or `=-`, files never do, so
@@ -173,7 +177,7 @@ def side_path(bucket: str, key: str, version_id: str, longest: int = 2800) -> st
     escaped = _escape(key, version_id)
     if len(escaped) > longest:
         escaped = "=sha256-" + hashlib.sha256(escaped.encode()).hexdigest()
-    return f"{SIDE}/{bucket}/objects/{escaped}"
+    return f"{SIDE}/{bucket}/{folder}/{escaped}"
 
 
 def _escape(key: str, version_id: str) -> str:
@@ -192,9 +196,9 @@ def key_of(path: str) -> tuple[str, str] | None:
     """Key and version id of a path that `side_path` made; None for the hashed form and for what it never made."""
     top, _, rest = path.partition("/")
     _, _, rest = rest.partition("/")
-    objects, _, escaped = rest.partition("/")
+    folder, _, escaped = rest.partition("/")
     key, mark, version_id = escaped.replace(_BREAK, "").partition("=v")
-    if (top, objects, mark) != (SIDE, "objects", "=v"):
+    if top != SIDE or folder not in (OBJECTS, SUPERSEDED) or mark != "=v":
         return None
     try:
         found = _unescape(key), _unescape(version_id)

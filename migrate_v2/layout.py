@@ -36,9 +36,14 @@ def place_of(version: ObjectVersion, store: Store, system: keys.FileSystem, room
 
 
 def side_place(version: ObjectVersion, store: Store) -> Placed:
-    path = keys.side_path(version.bucket, version.key, version.version_id)
+    return version, Place.SIDE, free_side_path(version, store, keys.OBJECTS), None
+
+
+def free_side_path(version: ObjectVersion, store: Store, folder: str) -> str:
+    """A path below `.migrate-v2/<bucket>/<folder>/` that no other row of this key has."""
+    path = keys.side_path(version.bucket, version.key, version.version_id, folder=folder)
     again = 1
     while store.taken(version, path):  # by the only copy of a deleted object that had this key and id before
         again += 1
-        path = keys.side_path(version.bucket, version.key, f"{version.version_id}+{again}")
-    return version, Place.SIDE, path, None
+        path = keys.side_path(version.bucket, version.key, f"{version.version_id}+{again}", folder=folder)
+    return path

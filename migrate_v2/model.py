@@ -18,6 +18,7 @@ ARCHIVED_CLASSES = ("GLACIER", "DEEP_ARCHIVE")
 # Texts for `reason`, which is for people; logic looks at `cause`.
 VANISHED = "vanished from S3 since it was listed"
 CHANGED = "changed in S3 since it was listed"
+SUPERSEDED = "overwritten in S3 since it was fetched"
 
 # Causes of a row in error whose object version S3 does not have any more. Such a row is gone, and has not failed.
 GONE_CAUSES = (Cause.VANISHED, Cause.SUPERSEDED)
@@ -208,7 +209,7 @@ def gone_kind(state: FileState, verdict: str | None, cause: str | None) -> GoneK
     error      | vanished, superseded | none                | never_fetched
     error      | vanished, superseded | match               | only_copy
     error      | vanished, superseded | any other           | unproved_only_copy
-    downloaded | vanished             | none                | None: its copy is still to be verified
+    downloaded | vanished, superseded | none                | None: its copy is still to be verified
     any other  | any                  | any                 | None
     """
     if state is not FileState.ERROR or cause not in GONE_CAUSES:

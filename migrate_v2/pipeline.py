@@ -855,6 +855,12 @@ def migrate_bucket(bucket: str, tools: Tools, *, force_space: bool = False) -> E
     with tools.locked(bucket) as (folder, lock_fds):
         unproved = _unproved_only_copies(bucket, tools)
         yield from _ensure_scanned(bucket, tools)
+        if (superseded := tools.store.superseded(bucket))[0]:
+            yield Warned(
+                bucket,
+                f"objects that were overwritten in S3 after they were fetched: {superseded[0]:,} ({superseded[1]:,} bytes);"
+                f" their former contents are kept, and {keys.SIDE}/{bucket}/evidence.jsonl lists them (superseded)",
+            )
         if again := tools.store.try_again(bucket):
             yield Noted(bucket, f"trying {again:,} failed objects again")
         if bucket not in tools.asked_again:

@@ -33,6 +33,7 @@ from migrate_v2.model import (
     ARCHIVED_CLASSES,
     GONE_CAUSES,
     STILL_THERE,
+    SUPERSEDED,
     VANISHED,
     Answer,
     Asked,
@@ -790,6 +791,7 @@ class Store:
                 self._merge_older(bucket, versions)
             if self.holds_only_copies(bucket):
                 self._keep_apart(bucket, versions, moment)
+            self._keep_overwritten(bucket, versions, moment)
             for silent in (True, False):
                 rows = (_listed(version, scan, moment) for version in versions if _silent(version) is silent)
                 self._together(_UPSERT.replace("{silent}", str(int(silent))), rows)
@@ -849,6 +851,54 @@ class Store:
                 f"UPDATE files AS o SET state = 'downloaded', verdict = NULL, reason = 'listed again', cause = NULL WHERE {named}",
                 arguments,
             )
+
+    def _keep_overwritten(self, bucket: str, versions: Sequence[ObjectVersion], moment: str) -> None:
+        """A copy whose object was overwritten may be the only copy of what S3 had: its row gets an id of its own, and keeps
+        evidence and path. The object that S3 lists gets a row of its own.
+
+        row        | verdict               | becomes
+        -----------|-----------------------|-----------------------------------------------------------------
+        verified   | match                 | error, superseded, match: an only copy
+        downloaded | none                  | downloaded, superseded: its copy is still to be verified
+        downloaded | unprovable            | error, superseded, unprovable: an unproved only copy
+        error      | unreadable, differs,  | error, superseded, with its verdict: an unproved only copy
+                   | unprovable            |
+        any other  | any                   | what it was: there is no copy, or the object is deleted already
+
+        A row whose copy contradicted what S3 had then, and that S3 lists as before, is to be verified again.
+        """
+        if not any(
+            t.state in (FileState.DOWNLOADED, FileState.VERIFIED, FileState.ERROR) for t in self.tallies(bucket)
+        ):
+            return
+        listed = [
+            (*_identity(version), version.etag, version.size, _text(version.last_modified)) for version in versions
+        ]
+        n = "WITH n (bucket, key, version_id, etag, size, last_modified) AS (VALUES {rows})"
+        differs = "(o.etag IS NOT n.etag OR o.size IS NOT n.size OR o.last_modified IS NOT n.last_modified)"
+        named = "o.bucket = n.bucket AND o.key = n.key AND o.version_id = n.version_id AND o.place IS NOT NULL"
+        self._together(
+            f"{n} UPDATE files AS o SET version_id = o.version_id || '+superseded-' || ?, is_latest = 0, cause = 'superseded',"
+            " state = CASE WHEN o.state = 'downloaded' AND o.verdict IS NULL THEN 'downloaded' ELSE 'error' END,"
+            f" reason = ?, hold = NULL, updated_at = ? FROM n WHERE {named} AND {differs} AND (o.state IN"
+            " ('downloaded', 'verified') OR (o.state = 'error' AND o.verdict IN ('unreadable', 'differs', 'unprovable')))"
+            f" AND NOT ifnull({_GONE}, 0)",
+            listed,
+            moment,
+            SUPERSEDED,
+            moment,
+        )
+        self._together(
+            f"{n} UPDATE files AS o SET state = 'downloaded', verdict = NULL, reason = NULL, cause = NULL, updated_at = ?"
+            f" FROM n WHERE {named} AND NOT {differs} AND o.state = 'error' AND o.cause = 'changed' AND o.verdict IS NOT NULL",
+            listed,
+            moment,
+        )
+
+    def superseded(self, bucket: str) -> tuple[int, int]:
+        """(objects, bytes) of copies whose object was overwritten in S3."""
+        found = [tally for tally in self.tallies(bucket) if tally.cause == Cause.SUPERSEDED]
+        return sum(tally.objects for tally in found), sum(tally.bytes for tally in found)
 
     def settle_older(self, bucket: str, scan: int) -> None:
         """Ends the merging of rows of an older toolkit: all that S3 lists has been listed."""
@@ -1233,7 +1283,9 @@ class Store:
             self._conn.executemany(
                 "UPDATE files SET state = CASE WHEN place IS NOT NULL AND verdict = 'unreadable' THEN 'downloaded'"
                 " ELSE 'discovered' END, verdict = NULL, reason = NULL, cause = NULL, updated_at = ?"
-                " WHERE bucket = ? AND key = ? AND version_id = ? AND state = 'error'",
+                " WHERE bucket = ? AND key = ? AND version_id = ? AND state = 'error'"
+                # A copy of what was overwritten waits for the listing that tells so.
+                " AND NOT (ifnull(cause, '') = 'changed' AND verdict IS NOT NULL)",
                 ((moment, *_identity(version)) for version in versions),
             )
 
@@ -1750,7 +1802,21 @@ class Store:
 
     def to_move(self, bucket: str) -> Iterator[Row]:
         """Rows whose copy lies at the path of the current object, and whose object is not the current one."""
-        return self.rows(bucket, "place = 'plain' AND is_latest = 0 AND +state IN ('downloaded', 'verified')")
+        return self.rows(
+            bucket,
+            "place = 'plain' AND is_latest = 0 AND +state IN ('downloaded', 'verified')"
+            f" AND NOT ifnull({_GONE.replace('o.', 'files.')}, 0)",
+        )
+
+    def to_set_aside(self, bucket: str, folder: str) -> Iterator[Row]:
+        """Rows with a proved copy outside this folder, whose object was overwritten. `folder` ends in a slash."""
+        return self.rows(
+            bucket,
+            "+state = 'error' AND cause = 'superseded' AND +verdict = 'match' AND place IN ('plain', 'side')"
+            " AND substr(local_path, 1, ?) <> ?",
+            len(folder),
+            folder,
+        )
 
     def moving(self, bucket: str) -> list[tuple[Row, str]]:
         """Rows whose copy was about to be renamed, and the new path: it lies at one of the two paths."""
@@ -1789,13 +1855,17 @@ class Store:
         same    | the same with the new path and ctime, and sealed again
         other   | downloaded: what lies at the new path is to be verified
         missing | discovered: the object is to be fetched
+
+        A row whose object is gone from S3 keeps its evidence, whatever lies at the new path: `verify` tells.
         """
         if move.copy is Copy.STAYED:
             return {}
+        found: dict[str, object] = {"place": Place.SIDE, "local_path": move.path, "fold": None}
+        if r["state"] == FileState.ERROR:
+            return {**found, "ctime_ns": move.ctime_ns} if move.copy is Copy.SAME else found
         if move.copy is Copy.MISSING:
             forgotten = ("verdict", "reason", "cause", *_READ, *_CLAIM)
             return {"state": FileState.DISCOVERED, **dict.fromkeys(forgotten)}
-        found: dict[str, object] = {"place": Place.SIDE, "local_path": move.path, "fold": None}
         if move.copy is Copy.OTHER:
             return {**found, "state": FileState.DOWNLOADED, **dict.fromkeys(("verdict", "reason", "cause", "mac"))}
         found["ctime_ns"] = move.ctime_ns

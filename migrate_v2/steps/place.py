@@ -12,7 +12,7 @@ from migrate_v2.edges.store import Copy, Moved, Store
 from migrate_v2.errors import Refused
 from migrate_v2.events import Event, Noted
 from migrate_v2.flow import batched
-from migrate_v2.layout import claim, path_room, place_of, side_place
+from migrate_v2.layout import claim, free_side_path, path_room, place_of, side_place
 from migrate_v2.model import NONCURRENT, FileState, Place, Row
 
 
@@ -55,17 +55,22 @@ def finish_moves(bucket: str, store: Store, disk: Disk) -> Iterator[Event]:
 
 
 def _move_former(bucket: str, store: Store, disk: Disk, rows_per_commit: int) -> Iterator[Event]:
-    """Rename copies of versions that are not current any more from the path of the key to their side path."""
-    for rows in batched(store.to_move(bucket), rows_per_commit):
-        moves = []
-        for row in rows:
-            _, _, path, _ = side_place(row.version, store)
-            # Where something is in the way the copy stays, and the current version gets a side path.
-            with suppress(Obstacle):
-                disk.quarantine(path, bucket)  # no row claims it
-                moves.append((row, path))
-        store.begin_moves((row.version, path) for row, path in moves)
-        yield from _rename(bucket, store, disk, moves)
+    """Rename copies of versions that are not current any more, and of objects that were overwritten.
+
+    They lie at the path that the current object of their key wants.
+    """
+    folder = f"{keys.SIDE}/{bucket}/{keys.SUPERSEDED}/"
+    for rows, into in ((store.to_move(bucket), keys.OBJECTS), (store.to_set_aside(bucket, folder), keys.SUPERSEDED)):
+        for some in batched(rows, rows_per_commit):
+            moves = []
+            for row in some:
+                path = free_side_path(row.version, store, into)
+                # Where something is in the way the copy stays, and the current version gets a side path.
+                with suppress(Obstacle):
+                    disk.quarantine(path, bucket)  # no row claims it
+                    moves.append((row, path))
+            store.begin_moves((row.version, path) for row, path in moves)
+            yield from _rename(bucket, store, disk, moves)
 
 
 def _rename(bucket: str, store: Store, disk: Disk, moves: Sequence[tuple[Row, str]]) -> Iterator[Event]:

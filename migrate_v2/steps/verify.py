@@ -24,6 +24,7 @@ from migrate_v2.model import (
     CHANGED,
     GONE_CAUSES,
     SHA256_OF_NOTHING,
+    SUPERSEDED,
     VANISHED,
     Cause,
     FileIdentity,
@@ -241,8 +242,10 @@ def _judge(row: Row, disk: Disk, s3: S3, meter: Meter, stop: Flag, read: Read = 
         try:
             s3.head(version)
         except Gone:
-            return _found_gone(row, witnesses, measured, identity)
-        except (Moved, Denied, Refusal, Archived, Unreachable):
+            return _found_gone(row, witnesses, measured, identity, Cause.VANISHED)
+        except Moved:
+            return _found_gone(row, witnesses, measured, identity, Cause.CHANGED)
+        except (Denied, Refusal, Archived, Unreachable):
             pass
         return Finding(Verdict.DIFFERS, reason, measured.sha256)
     matched = checksums.matched(witnesses, measured)
@@ -259,9 +262,9 @@ def _judge(row: Row, disk: Disk, s3: S3, meter: Meter, stop: Flag, read: Read = 
                 sizes = s3.part_sizes(version, count, every=every)
             more = checksums.headed(head, sizes, parts)
         except Gone:
-            return _found_gone(row, witnesses, measured, identity)
+            return _found_gone(row, witnesses, measured, identity, Cause.VANISHED)
         except Moved:
-            return Finding(Verdict.UNREADABLE, CHANGED, in_s3=False, cause=Cause.CHANGED)
+            return _found_gone(row, witnesses, measured, identity, Cause.CHANGED)
         except (Denied, Refusal, Archived) as failure:
             if checksums.contradicted(held, measured):
                 return _otherwise_than_sent(measured)
@@ -339,7 +342,7 @@ def _reread(row: Row, disk: Disk, s3: S3, block_size: int, meter: Meter, stop: F
             return Finding(Verdict.MISSING, "the file is not there")
         except (Obstacle, Changed, DiskError) as failure:
             return Finding(Verdict.UNREADABLE, str(failure), cause=Cause.UNREADABLE)
-        except Gone:
+        except (Gone, Moved) as failure:
             return Finding(
                 Verdict.UNPROVABLE,
                 "nothing that S3 reported of it proves the local copy",
@@ -347,10 +350,8 @@ def _reread(row: Row, disk: Disk, s3: S3, block_size: int, meter: Meter, stop: F
                 row.witnesses,
                 row.identity,
                 in_s3=False,
-                cause=Cause.VANISHED,
+                cause=failure.cause,
             )
-        except Moved:
-            return Finding(Verdict.UNREADABLE, CHANGED, in_s3=False, cause=Cause.CHANGED)
         except SizeDiffers as failure:
             return _size_differs(failure)
         except (Denied, Refusal, Archived) as failure:
@@ -481,15 +482,16 @@ def _mismatch(row: Row, witnesses: Iterable[Witness], measured: checksums.Measur
 
 
 def _found_gone(
-    row: Row, witnesses: Iterable[Witness], measured: checksums.Measured, identity: FileIdentity | None
+    row: Row, witnesses: Iterable[Witness], measured: checksums.Measured, identity: FileIdentity | None, cause: Cause
 ) -> Finding:
-    """A copy that nothing matches, of an object that turned out to be gone from S3: the copy may be all that is left."""
+    """A copy that nothing matches, of an object that turned out to be gone from S3 or overwritten: the copy may be all
+    that is left of it."""
     if row.sha256 and checksums.enough(evidence_of(row)):  # what it was once proved by stays on record
         finding = _kept_as_was(row, Verdict.DIFFERS, "the local copy is not what was verified")
     else:
         verdict, reason = _mismatch(row, witnesses, measured)
         finding = Finding(verdict, reason, measured.sha256, checksums.matched(witnesses, measured), identity)
-    return replace(finding, in_s3=False, cause=Cause.VANISHED)
+    return replace(finding, in_s3=False, cause=cause)
 
 
 def _first_look(row: Row, measured: checksums.Measured, identity: FileIdentity | None) -> Finding:
@@ -556,15 +558,15 @@ def _conclusion(row: Row, found: Finding, disk: Disk) -> Evidence:
     match found.verdict:
         case _ if row.state is FileState.DELETED:
             state = FileState.DELETED
-        case _ if _is_gone(row) or found.cause is Cause.VANISHED:
+        case _ if _is_gone(row) or not found.in_s3:
             # Whatever its copy is found to be, it stays where it is: the row is what protects that copy.
-            cause = row.cause if _is_gone(row) else Cause.VANISHED
-            reason = f"{VANISHED}; {reason}" if reason else VANISHED
+            cause = row.cause if _is_gone(row) else found.cause
+            what = {Cause.SUPERSEDED: SUPERSEDED, Cause.CHANGED: CHANGED}.get(cause or Cause.VANISHED, VANISHED)
             return Evidence(
                 row.version,
                 FileState.ERROR,
                 verdict,
-                reason,
+                f"{what}; {reason}" if reason else what,
                 found.sha256,
                 found.witnesses,
                 found.identity,
@@ -574,8 +576,6 @@ def _conclusion(row: Row, found: Finding, disk: Disk) -> Evidence:
             state = FileState.DOWNLOADED
         case Verdict.UNREADABLE:
             state = FileState.ERROR
-            if not found.in_s3:
-                return Evidence(row.version, state, None, reason, found.sha256, (), found.identity, found.cause)
         case Verdict.DIFFERS:
             try:
                 where = disk.quarantine(row.path, row.version.bucket)

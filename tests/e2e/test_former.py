@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,3 +90,79 @@ def test_renames_survive_a_kill(versioned: World, at: str, do: str, numbers: ran
     current = versioned.server.get(versioned.bucket, "a/newer")
     asked = {entry.query.get("versionId") for entry in versioned.server.requests if entry.op == "GetObject"}
     assert current and asked == {current.version_id}
+
+
+# -- every object is overwritten after it was verified
+
+
+BODIES = {f"files/{n}": f"the original {n}".encode() for n in range(5)} | {"x//y": b"an odd key", "a": b"", "a/b": b"z"}
+
+
+@pytest.fixture
+def encrypted(zygote: Zygote, tmp_path: Path) -> Iterator[World]:
+    """A never versioned bucket, and what somebody who wants ransom leaves of it."""
+    with world(tmp_path, zygote) as made:
+        for key, body in BODIES.items():
+            made.put(key, body)
+        made.done("migrate", made.bucket)
+        for key in BODIES:
+            made.server.put(made.bucket, key, b"encrypted " + key.encode())
+        yield made
+
+
+def superseded_evidence(made: World) -> list[dict[str, object]]:
+    text = (made.home / ".migrate-v2/bucket/evidence.jsonl").read_text()
+    return [entry for entry in map(json.loads, text.splitlines()) if entry["cause"] == "superseded"]
+
+
+def assert_originals_are_kept(made: World) -> None:
+    """By identity: evidence, manifest and `verify --offline` name a file with the SHA-256 of each original."""
+    entries = superseded_evidence(made)
+    assert {entry["key"]: entry["sha256"] for entry in entries} == {
+        key: hashlib.sha256(body).hexdigest() for key, body in BODIES.items()
+    }
+    sums = (made.home / ".migrate-v2/bucket/manifest-sha256.txt").read_text().splitlines()
+    for entry in entries:
+        path = str(entry["path"])
+        assert path.startswith(".migrate-v2/bucket/superseded/")
+        assert (made.home / path).read_bytes() == BODIES[str(entry["key"])]
+        assert f"{entry['sha256']}  {path}" in sums
+    ended = made.done("verify", "--offline", "--json", made.bucket)
+    (audited,) = [
+        event
+        for event in map(json.loads, ended.out.splitlines())
+        if event.get("verb") == "audit" and event["event"] == "ended"
+    ]
+    assert audited["objects"] == 2 * len(BODIES)
+
+
+def test_originals_of_overwritten_objects_are_kept_and_named(encrypted: World) -> None:
+    encrypted.done("scan", "--rescan", encrypted.bucket)
+    ended = encrypted.done("migrate", "--json", encrypted.bucket)
+    warned = [event for event in map(json.loads, ended.out.splitlines()) if event["event"] == "warned"]
+    assert any("superseded" in event["text"] and f"{len(BODIES):,}" in event["text"] for event in warned)
+    assert_originals_are_kept(encrypted)
+    assert not (encrypted.home / ".migrate-v2/bucket/quarantine").exists()
+    status = json.loads(encrypted.done("status", "--json", encrypted.bucket).out)
+    (bucket,) = status["buckets"]
+    assert bucket["gone"]["only_copy"]["objects"] == len(BODIES)
+    encrypted.done("confirm-delete", encrypted.token(), encrypted.bucket)
+    assert encrypted.server.versions(encrypted.bucket) == []
+    assert_originals_are_kept(encrypted)
+    encrypted.done("verify", encrypted.bucket)
+    encrypted.done("reset", f"--confirm={reset_token(encrypted)}", encrypted.bucket)
+    rows = query(encrypted.state, "SELECT count(*) FROM files WHERE cause = 'superseded'")
+    assert rows == [(len(BODIES),)]
+
+
+def reset_token(made: World) -> str:
+    return str(json.loads(made.done("reset", "--dry-run", "--json", made.bucket).out)["token"])
+
+
+@pytest.mark.parametrize("n", [4, 8, 12, 16])
+def test_originals_survive_a_kill(encrypted: World, n: int) -> None:
+    encrypted.done("scan", "--rescan", encrypted.bucket)
+    assert encrypted.run("migrate", encrypted.bucket, fault=Fault("commit", n, "kill-after")).fired
+    encrypted.nothing_is_lost()
+    encrypted.done("migrate", encrypted.bucket)
+    assert_originals_are_kept(encrypted)

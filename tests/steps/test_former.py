@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections.abc import Callable
@@ -10,8 +11,10 @@ from dataclasses import replace
 import pytest
 
 from migrate_v2.edges.disk import Disk, Obstacle
-from migrate_v2.model import FileState, Place
-from tests.steps.conftest import Job
+from migrate_v2.edges.store import Evidence
+from migrate_v2.model import Cause, FileState, GoneKind, Place, Row, Verdict
+from migrate_v2.steps import errors
+from tests.steps.conftest import Job, found
 from tests.steps.test_scan import put_marker
 
 QUARANTINE = ".migrate-v2/b/quarantine"
@@ -237,6 +240,184 @@ def test_file_put_at_the_old_path_after_a_kill_is_not_taken_for_the_copy(
 
 def killed(*_: object) -> None:
     raise Killed
+
+
+# -- objects that were overwritten, where no version of them stays in S3
+
+
+def superseded(job: Job, key: str = "k") -> Row:
+    (row,) = [row for row in job.rows() if row.key == key and row.cause is Cause.SUPERSEDED]
+    return row
+
+
+def overwritten(job: Job, key: str = "k", body: bytes = b"the second") -> None:
+    job.server.put("b", key, body)
+
+
+@pytest.mark.parametrize("key", ["k", "x//y", "a/b", "k" * 300])
+def test_copy_of_an_overwritten_object_is_kept_below_superseded(job: Job, key: str) -> None:
+    job.server.put("b", key, b"first")
+    job.bring()
+    before = job.row(key)
+    overwritten(job, key)
+    job.bring()
+    former = superseded(job, key)
+    assert (former.state, former.verdict, former.gone) == (FileState.ERROR, Verdict.MATCH, GoneKind.ONLY_COPY)
+    assert (former.sha256, former.witnesses) == (before.sha256, before.witnesses)
+    assert former.path.startswith(".migrate-v2/b/superseded/")
+    assert (job.disk.base / former.path).read_bytes() == b"first"
+    assert former.identity == job.disk.look(former.path)
+    (current,) = [row for row in job.rows() if row.cause is None]
+    assert (current.state, current.path) == (FileState.VERIFIED, before.path)
+    assert (job.disk.base / current.path).read_bytes() == b"the second"
+    assert quarantined(job) == []
+    assert job.store.only_copies("b") == 1 and job.store.superseded("b") == (1, 5)
+    job.verify_again("run-2")
+    assert superseded(job, key).verdict is Verdict.MATCH
+
+
+def test_object_overwritten_twice_leaves_two_copies(job: Job) -> None:
+    for body in (b"first", b"second!", b"the third"):
+        overwritten(job, body=body)
+        job.bring()
+    former = [row for row in job.rows() if row.cause is Cause.SUPERSEDED]
+    assert {(job.disk.base / row.path).read_bytes() for row in former} == {b"first", b"second!"}
+    assert {row.gone for row in former} == {GoneKind.ONLY_COPY}
+    job.store.forget("b")
+    assert {row.path for row in job.rows()} == {row.path for row in former}
+
+
+def test_superseded_copy_that_is_damaged_stays_where_it_is_and_verify_tells(job: Job) -> None:
+    job.server.put("b", "k", b"first")
+    job.bring()
+    overwritten(job)
+    job.bring()
+    path = job.disk.base / superseded(job).path
+    path.write_bytes(b"FIRST")
+    assert found(job.verify_again("run-2"))["k"][0] is Verdict.DIFFERS
+    row = superseded(job)
+    assert row.gone is GoneKind.UNPROVED_ONLY_COPY and path.read_bytes() == b"FIRST"
+    assert row.sha256 == hashlib.sha256(b"first").hexdigest() and quarantined(job) == []
+
+
+def test_copy_that_was_fetched_and_not_verified_keeps_its_path_when_its_object_is_overwritten(job: Job) -> None:
+    job.server.put("b", "k", b"first")
+    job.scan()
+    job.place()
+    job.fetch()
+    overwritten(job)
+    job.bring()
+    former = superseded(job)
+    assert (former.path, former.gone) == ("b/k", GoneKind.ONLY_COPY)
+    assert (job.disk.base / "b/k").read_bytes() == b"first"
+    (current,) = [row for row in job.rows() if row.cause is None]
+    assert current.state is FileState.VERIFIED and current.place is Place.SIDE
+    job.scan()
+    job.place()
+    assert (job.disk.base / superseded(job).path).read_bytes() == b"first"
+
+
+def test_unproved_copy_of_an_overwritten_object_keeps_its_path(job: Job) -> None:
+    """Its ETag proves nothing, and S3 cannot be asked any more."""
+    put_opaque(job, b"first")
+    job.scan()
+    job.place()
+    job.fetch()
+    put_opaque(job, b"the second")
+    job.bring()
+    former = superseded(job)
+    assert (former.path, former.gone) == ("b/k", GoneKind.UNPROVED_ONLY_COPY)
+    assert (job.disk.base / "b/k").read_bytes() == b"first" and quarantined(job) == []
+
+
+def test_copy_that_was_overwritten_in_s3_before_it_was_verified_is_not_lost(job: Job) -> None:
+    """Verification finds another object in S3 before a listing does."""
+    put_opaque(job, b"first")
+    job.scan()
+    job.place()
+    job.fetch()
+    put_opaque(job, b"the second")
+    job.verify()
+    row = job.row("k")
+    assert (row.state, row.cause, row.path) == (FileState.ERROR, Cause.CHANGED, "b/k") and row.sha256
+    list(errors.retry("b", job.store, None, rows_per_commit=10))
+    job.bring()
+    former = superseded(job)
+    assert (former.path, former.gone) == ("b/k", GoneKind.UNPROVED_ONLY_COPY)
+    assert (job.disk.base / "b/k").read_bytes() == b"first" and quarantined(job) == []
+    (current,) = [row for row in job.rows() if row.cause is not Cause.SUPERSEDED]
+    assert job.disk.look(current.path)
+
+
+def put_opaque(job: Job, body: bytes) -> None:
+    job.server.put("b", "k", body, etag="kms", checksums=())
+
+
+def test_copy_that_contradicted_a_wrong_answer_is_verified_again_where_the_listing_is_as_before(job: Job) -> None:
+    job.server.put("b", "k", b"first")
+    job.bring()
+    row = job.row("k")
+    changed = Evidence(
+        row.version, FileState.ERROR, Verdict.UNPROVABLE, "", row.sha256, (), row.identity, Cause.CHANGED
+    )
+    job.store.record([changed], "run")
+    gets = job.server.count("GetObject")
+    job.bring()
+    assert job.row("k").state is FileState.VERIFIED and job.server.count("GetObject") == gets
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("step", STEPS)
+def test_superseded_copy_survives_a_kill_at_each_step(
+    job: Job, monkeypatch: pytest.MonkeyPatch, step: str, after: bool
+) -> None:
+    job.server.put("b", "k", b"first")
+    job.bring()
+    overwritten(job)
+    job.scan()
+    owner: type = Disk if hasattr(Disk, step) else type(job.store)
+    real = getattr(owner, step)
+
+    def dies(*arguments: object) -> None:
+        if after:
+            real(*arguments)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, step, dies)
+        with pytest.raises(Killed):
+            job.place()
+    job.bring()
+    former = superseded(job)
+    assert former.path.startswith(".migrate-v2/b/superseded/") and former.gone is GoneKind.ONLY_COPY
+    assert (job.disk.base / former.path).read_bytes() == b"first"
+    assert (job.disk.base / "b/k").read_bytes() == b"the second" and quarantined(job) == []
+    job.verify_again("run-2")
+    assert superseded(job).verdict is Verdict.MATCH
+
+
+def test_superseded_copy_that_is_missing_does_not_claim_the_new_copy(job: Job) -> None:
+    job.server.put("b", "k", b"first")
+    job.bring()
+    (job.disk.base / "b/k").unlink()
+    overwritten(job)
+    job.bring()
+    told = job.verify_again("run-2")
+    assert found(told)["k"][0] is Verdict.MISSING
+    (current,) = [row for row in job.rows() if row.cause is None]
+    assert (current.state, current.path) == (FileState.VERIFIED, "b/k")
+
+
+def test_folder_that_was_put_again_is_no_trouble(job: Job) -> None:
+    job.server.put("b", "dir/", b"")
+    job.bring()
+    with job.server.lock:
+        job.server.buckets["b"].objects["dir/"][0].last_modified -= 60
+    job.bring()
+    assert {(row.place, row.path) for row in job.rows()} == {(Place.FOLDER, "b/dir")}
+    assert {row.state for row in job.rows()} == {FileState.ERROR, FileState.VERIFIED}
+    job.verify_again("run-2")
+    assert {row.verdict for row in job.rows()} == {Verdict.MATCH}
 
 
 def test_move_refuses_what_is_no_regular_file(job: Job) -> None:

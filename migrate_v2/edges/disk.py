@@ -53,6 +53,7 @@ _MARKER_LOCK = f"{OWN}/.base.lock"
 
 _TRIAL = re.compile(r"\.trial-[0-9a-f]{16}")  # no bucket's name begins with a dot
 _OURS = re.compile(r"\.mv2-[0-9a-f]{16}\Z")
+_QUARANTINED = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9]+-([0-9a-f]{16})(?:-|\Z)")
 _PARTIAL = re.compile(r"([0-9a-f]{64})(\.json)?")
 
 _DOUBTFUL = ':*?"<>|\\' + "".join(map(chr, range(1, 32))) + "\x7f"  # what FAT, NTFS or SMB refuse or replace
@@ -508,6 +509,8 @@ class Disk:
         self._unsettled: OSError | None = None
         self._notices_edits: bool | None = None
         self._no_destinations: set[str] = set()
+        self._tagging = threading.Lock()
+        self._tagged: dict[str, dict[str, list[str]]] = {}  # files in quarantine, by the path that they came from
 
     @classmethod
     def open(cls, base: Path, create: bool = True, *, walks: bool = False, writes: bool = True) -> Self:
@@ -1046,12 +1049,15 @@ class Disk:
         except FileNotFoundError:
             return None
 
-    def quarantine(self, path: str, bucket: str) -> str:
+    def quarantine(self, path: str, bucket: str, *, once: bool = True) -> str:
         """The file is moved out of the way, never over another one; its new path, or "" if nothing was there.
 
+        With `once`, a file that came from the same path and has the same bytes as one in quarantine is removed instead, after
+        both were read: a job that fetches the same wrong bytes every hour does not fill the disk.
         Refused where it may be a file of another destination, inside of this one or around it.
         """
-        if self.look(path) is None:
+        there = self.look(path)
+        if there is None:
             return ""
         self._refuse_inner(path.rpartition("/")[0])
         if (outer := self.outer_destination()) is not None:
@@ -1059,9 +1065,10 @@ class Disk:
         self.flush([path])
         last = path.rpartition("/")[2]
         plain = re.fullmatch(r"[A-Za-z0-9._-]{1,80}", last) and not is_temporary(last)
-        safe = last if plain else hashlib.sha256(_bytes(path)).hexdigest()[:16]
+        tag = hashlib.sha256(_bytes(path)).hexdigest()[:16]
+        safe = f"{tag}-{last}" if plain else tag
         now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-        shelter = f"{OWN}/{bucket}/quarantine"
+        shelter = _quarantine(bucket)
         self.make_folder(shelter)
         try:
             with (
@@ -1085,11 +1092,51 @@ class Disk:
                         raise
                     _flush_folder(new_folder)
                     _flush_folder(old_folder)
-                    return f"{shelter}/{label}"
+                    break
+                same = self._same_in_quarantine(bucket, new_folder, label, tag, there.size) if once else ""
+                if same:
+                    os.unlink(name, dir_fd=new_folder)
+                return f"{shelter}/{same or label}"
         except OSError as error:
             if error.errno == errno.ENOENT and self.look(path) is None:
                 return ""
             self._explain(error, path, "move away")
+
+    def _same_in_quarantine(self, bucket: str, folder: int, label: str, tag: str, size: int) -> str:
+        """The name of a file in quarantine that came from the same path and has the same bytes; "" where there is none."""
+        with self._tagging:
+            if bucket not in self._tagged:
+                self._tagged[bucket] = {}
+                for name in os.listdir(folder):
+                    if found := _QUARANTINED.match(name):
+                        self._tagged[bucket].setdefault(found[1], []).append(name)
+            names = self._tagged[bucket].setdefault(tag, [])
+            others = [name for name in names if name != label]
+            names[:] = [*others, label]
+        for other in others:
+            with suppress(OSError, Obstacle, Changed, DiskError):
+                if os.stat(other, dir_fd=folder, follow_symlinks=False).st_size == size:
+                    first, second = (self._digest(f"{_quarantine(bucket)}/{name}") for name in (other, label))
+                    if first == second:
+                        return other
+        return ""
+
+    def _digest(self, path: str) -> bytes:
+        digest = hashlib.sha256()
+        with self.reading(path, drop_cache=True) as file:
+            for block in file.blocks():
+                digest.update(block)
+        return digest.digest()
+
+    def in_quarantine(self, bucket: str) -> int:
+        """Bytes of the files in this bucket's quarantine."""
+        try:
+            with self._parent(f"{_quarantine(bucket)}/x") as (folder, _), os.scandir(folder) as entries:
+                return sum(entry.stat(follow_symlinks=False).st_size for entry in entries)
+        except FileNotFoundError:
+            return 0
+        except OSError as error:
+            self._explain(error, _quarantine(bucket), "list", "folder")
 
     def move(self, path: str, to: str) -> FileIdentity | None:
         """Rename the regular file at `path` to `to`; return its identity there, None where nothing is at `path`.
@@ -1101,6 +1148,7 @@ class Disk:
             return None
         self._refuse_inner(path.rpartition("/")[0])
         self.look(to)
+        self._refuse_inner(path.rpartition("/")[0])
         try:
             new_folder, name = self._above(to, make=True)
             try:
@@ -2050,6 +2098,10 @@ def _started(pid: int) -> float:
 def partial_name(*facts: str | int) -> str:
     """One name for the same facts, another for any others."""
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _quarantine(bucket: str) -> str:
+    return f"{OWN}/{bucket}/quarantine"
 
 
 def _partials(bucket: str) -> str:

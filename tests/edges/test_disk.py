@@ -1071,7 +1071,9 @@ def test_a_bad_file_is_moved_and_never_over_another(disk: Disk) -> None:
     for number in range(3):
         put(disk, "b/d/report.pdf", b"%d" % number)
         moved.append(disk.quarantine("b/d/report.pdf", "b"))
-    assert all(re.fullmatch(r"\.migrate-v2/b/quarantine/\d{8}T\d{6}Z-\d+-report\.pdf", path) for path in moved)
+    assert all(
+        re.fullmatch(r"\.migrate-v2/b/quarantine/\d{8}T\d{6}Z-\d+-[0-9a-f]{16}-report\.pdf", path) for path in moved
+    )
     assert [content(disk, path) for path in moved] == [b"0", b"1", b"2"]
     assert disk.look("b/d/report.pdf") is None
     assert disk.quarantine("b/d/report.pdf", "b") == ""
@@ -1081,11 +1083,12 @@ def test_a_bad_file_is_moved_and_never_over_another(disk: Disk) -> None:
 def test_a_name_that_is_taken_in_quarantine_is_left(disk: Disk, walks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "strftime", lambda *_: "NOW")
     put(disk, "b/k", b"first")
-    assert disk.quarantine("b/k", "b").endswith("/NOW-1-k")
+    first = disk.quarantine("b/k", "b")
+    assert re.fullmatch(r"\.migrate-v2/b/quarantine/NOW-1-[0-9a-f]{16}-k", first)
     put(disk, "b/k", b"second")
     with Disk.open(disk.base, walks=walks) as another:  # counts from one again
-        assert another.quarantine("b/k", "b").endswith("/NOW-2-k")
-    assert content(disk, ".migrate-v2/b/quarantine/NOW-1-k") == b"first"
+        assert another.quarantine("b/k", "b") == first.replace("NOW-1-", "NOW-2-")
+    assert content(disk, first) == b"first"
 
 
 def test_a_file_that_cannot_be_moved_is_not_said_to_be_missing(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1100,6 +1103,35 @@ def test_a_file_that_cannot_be_moved_is_not_said_to_be_missing(disk: Disk, monke
     with pytest.raises(DiskError, match="cannot move away"):
         disk.quarantine("b/k", "b")
     assert disk.look("b/k") is not None
+
+
+def test_quarantine_drops_a_second_file_of_the_same_path_and_bytes(disk: Disk, walks: bool) -> None:
+    paths = set()
+    for body in (b"wrong", b"WRONG", b"wrong", b"other!", b"WRONG"):
+        put(disk, "b/k", body)
+        paths.add(disk.quarantine("b/k", "b"))
+        assert disk.look("b/k") is None
+    put(disk, "b/other", b"wrong")  # another path, so not known to be the same
+    paths.add(disk.quarantine("b/other", "b"))
+    assert sorted(content(disk, path) for path in paths) == [b"WRONG", b"other!", b"wrong", b"wrong"]
+    with Disk.open(disk.base, walks=walks) as another:
+        put(another, "b/k", b"wrong")
+        assert another.quarantine("b/k", "b") in paths
+        put(another, "b/k", b"wrong")
+        paths.add(another.quarantine("b/k", "b", once=False))
+        assert another.in_quarantine("b") == 5 + 5 + 5 + 5 + 6
+        assert another.in_quarantine("empty") == 0
+    folder = disk.base / ".migrate-v2/b/quarantine"
+    assert {f".migrate-v2/b/quarantine/{path.name}" for path in folder.iterdir()} == paths
+
+
+def test_quarantine_keeps_a_second_file_where_the_first_cannot_be_read(disk: Disk) -> None:
+    put(disk, "b/k", b"wrong")
+    first = disk.base / disk.quarantine("b/k", "b")
+    first.unlink()
+    first.symlink_to("nowhere.")
+    put(disk, "b/k", b"wrong")
+    assert content(disk, disk.quarantine("b/k", "b")) == b"wrong"
 
 
 @pytest.mark.parametrize("name", ["a b", "é", "x" * 200, "..x\n", "k.deadbeef"])

@@ -35,6 +35,7 @@ class Cause(StrEnum):
     TAGS_CHANGED = "tags_changed"  # its tags changed while its deletion was prepared
     UPLOAD_RECENT = "upload_recent"  # a multipart upload that began a short time ago
     LINKED = "linked"  # its local copy shares the inode of a file of the operator's
+    CONTESTED = "contested"  # it came wrong too often, or its verified copy was changed or removed too often
     OTHER = "other"
 
 

@@ -6,7 +6,7 @@ import hashlib
 import secrets
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
@@ -169,6 +169,40 @@ class Answer:
     days: int | None
 
 
+# So many times the same wrong result, wrong results of any kind, or losses of a verified copy: then a person has to look.
+MOST_SAME_RESULTS = 3
+MOST_WRONG_RESULTS = 6
+MOST_LOSSES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Attempts:
+    """What came of fetching one identity, over all runs. `last_result` is the SHA-256 of what came, or a word."""
+
+    wrong_results: int = 0  # since a copy matched
+    same_results: int = 0  # of them, how many of the last ones were the same
+    last_result: str = ""
+    losses: int = 0  # times that a copy was changed or removed after it was verified
+
+    def failed(self, result: str) -> Attempts:
+        same = self.same_results + 1 if result == self.last_result else 1
+        return Attempts(self.wrong_results + 1, same, result, self.losses)
+
+    def lost(self) -> Attempts:
+        return replace(self, losses=self.losses + 1)
+
+    @property
+    def contested(self) -> bool:
+        return (
+            self.same_results >= MOST_SAME_RESULTS
+            or self.wrong_results >= MOST_WRONG_RESULTS
+            or self.losses >= MOST_LOSSES
+        )
+
+
+NO_ATTEMPTS = Attempts()
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One row of `files`: a version, where its copy lives, and what is known of it."""
@@ -191,6 +225,7 @@ class Row:
     cause: Cause | None = None
     hold_cause: Cause | None = None
     linked: str = ""  # the file outside the bucket's folder that the copy shares its inode with, if any
+    attempts: Attempts = NO_ATTEMPTS
 
     @property
     def key(self) -> str:

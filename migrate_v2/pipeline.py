@@ -85,6 +85,8 @@ SHARING = 30.0
 FEW_CHANGES = 100
 # A file that came down wrong is fetched again this often before a person has to look.
 ROUNDS = 3
+# What the quarantine of a bucket may hold where no setting says it: a part of the bucket's bytes, and at least so many.
+QUARANTINE_PERCENT, QUARANTINE_FLOOR = 10, 1 << 30
 
 Events = Generator[Event, None, None]
 
@@ -488,6 +490,8 @@ def _fetch(bucket: str, tools: Tools, folder: Path, lock_fds: list[int]) -> Even
     if not counts.to_fetch:
         return
     _same_bucket(bucket, tools)
+    room = partial(_quarantine_has_room, bucket, tools)
+    room()
     if s.engine == "cli":
         yield from _sync(bucket, tools, folder, lock_fds)
     yield from pull(
@@ -499,6 +503,7 @@ def _fetch(bucket: str, tools: Tools, folder: Path, lock_fds: list[int]) -> Even
         lock_fds,
         session=tools.session,
         bandwidth=tools.bandwidth,
+        room=room,
         sizes=Sizes(rows=s.batch_size),
     )
     yield from fetch(
@@ -511,7 +516,21 @@ def _fetch(bucket: str, tools: Tools, folder: Path, lock_fds: list[int]) -> Even
         block_size=s.download_chunk_size,
         rows_per_commit=rows,
         bandwidth=tools.bandwidth,
+        room=room,
     )
+
+
+def _quarantine_has_room(bucket: str, tools: Tools) -> None:
+    """Raises Failure where the quarantine of this bucket holds more than it may; nothing is ever removed from it."""
+    total = sum(tally.bytes for tally in tools.store.tallies(bucket))
+    limit = tools.settings.max_quarantine or max(QUARANTINE_FLOOR, total * QUARANTINE_PERCENT // 100)
+    held = tools.disk.in_quarantine(bucket)
+    if held > limit:
+        raise Failure(
+            f"{keys.SIDE}/{bucket}/quarantine holds {held:,} bytes of files that were not what S3 has, and max_quarantine is"
+            f" {limit:,}; see what they are, remove those that you do not need or raise the setting, and run the same command"
+            " again"
+        )
 
 
 def _verify(

@@ -451,6 +451,16 @@ class Settings(BaseSettings):
             default="off",
         ),
     ] = None
+    max_quarantine: Annotated[
+        Threshold | None,
+        About(
+            "bytes that the quarantine of a bucket may hold",
+            allowed="a size from 1 byte to 50TiB, such as 8MB (MB and MiB are 1024 * 1024, as to the AWS CLI)",
+            cli="more, and nothing is fetched for this bucket (exit 1) until you have looked; nothing is removed by itself",
+            default="(10 % of the bucket, at least 1GiB)",
+            size=True,
+        ),
+    ] = None
     expected_bucket_owner: Annotated[
         Annotated[str, StringConstraints(pattern=r"^[0-9]{12}$")] | None,
         BeforeValidator(_digits),

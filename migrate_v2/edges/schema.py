@@ -367,6 +367,11 @@ def m004_causes(db: Database) -> None:
     # The path that the local copy is about to be renamed to, until the row has the new path.
     db.execute("ALTER TABLE files ADD COLUMN moving_to TEXT")
     db.execute("CREATE INDEX files_moving ON files (bucket, key, version_id) WHERE moving_to IS NOT NULL")
+    # Wrong results of fetching this identity since a copy matched, how many of the last ones were the same and which, and
+    # how often a copy was lost after it had matched.
+    for column in ("wrong_results", "same_results", "losses"):
+        db.execute(f"ALTER TABLE files ADD COLUMN {column} INTEGER NOT NULL DEFAULT 0")
+    db.execute("ALTER TABLE files ADD COLUMN last_result TEXT NOT NULL DEFAULT ''")
     # Copies at the path of the current object whose own object is not the current one.
     db.execute("""
         CREATE INDEX files_former ON files (bucket, key, version_id) WHERE place = 'plain' AND is_latest = 0

@@ -32,11 +32,13 @@ from migrate_v2.keys import show
 from migrate_v2.model import (
     ARCHIVED_CLASSES,
     GONE_CAUSES,
+    NO_ATTEMPTS,
     STILL_THERE,
     SUPERSEDED,
     VANISHED,
     Answer,
     Asked,
+    Attempts,
     Counts,
     DeleteMarker,
     FileIdentity,
@@ -206,6 +208,7 @@ class Evidence:
     witnesses: tuple[Witness, ...]
     identity: FileIdentity | None
     cause: Cause | None = None
+    attempts: Attempts | None = None  # None: as they are
 
 
 class Item(NamedTuple):
@@ -318,7 +321,8 @@ _COLUMNS = (
     f"{_LISTED}, state, verdict, reason, place, local_path, sha256, evidence, device, inode, mtime_ns, ctime_ns,"
     " archived, read_run, verified_at, mac, hold,"
     " restore_requested_at, restore_tier, restore_days, restore_answer, restore_job, cause, hold_cause,"
-    " (SELECT source FROM linked_copies l WHERE l.bucket = files.bucket AND l.path = files.local_path) AS linked"
+    " (SELECT source FROM linked_copies l WHERE l.bucket = files.bucket AND l.path = files.local_path) AS linked,"
+    " wrong_results, same_results, last_result, losses"
 )
 
 
@@ -349,7 +353,22 @@ def _row(r: sqlite3.Row, of: Key) -> Row:
     # By position: sqlite3.Row looks names up one by one, and rows are what all steps are made of.
     version = _version(r[:11])
     state, verdict, reason, place, path, sha256, evidence, device, inode, mtime_ns, ctime_ns, *more = r[11:]
-    archived, read_run, verified_at, mac, hold, asked_at, tier, days, answer, job, cause, hold_cause, linked = more
+    (
+        archived,
+        read_run,
+        verified_at,
+        mac,
+        hold,
+        asked_at,
+        tier,
+        days,
+        answer,
+        job,
+        cause,
+        hold_cause,
+        linked,
+        *attempts,
+    ) = more
     sealed = False
     if state == "verified":
         # What a reading found, and of which object; the path is not in it, the file itself is. In the order of _recorded().
@@ -374,6 +393,7 @@ def _row(r: sqlite3.Row, of: Key) -> Row:
         Cause(cause) if cause else None,
         Cause(hold_cause) if hold_cause else None,
         linked or "",
+        Attempts(*attempts) if any(attempts) else NO_ATTEMPTS,
     )
 
 
@@ -389,10 +409,13 @@ _YIELDS_PLACE = """(
     files.is_latest AND NOT excluded.is_latest AND files.place <> 'side'
     AND files.state NOT IN ('downloaded', 'verified', 'deleted')
 )"""
+_NO_ATTEMPTS = (("wrong_results", "0"), ("same_results", "0"), ("last_result", "''"), ("losses", "0"))
 _CLAIM = ("place", "local_path", "fold")
 # What a reading found, in the order of _recorded().
 _READ = ["sha256", "evidence", "device", "inode", "mtime_ns", "ctime_ns", "read_run", "verified_at", "mac"]
 _FOUND = ["state", "verdict", "reason", "cause", *_READ, "updated_at"]
+# In the order of Attempts.
+_ATTEMPTS = ("wrong_results", "same_results", "last_result", "losses")
 _FORGOTTEN = [
     *("verdict", "reason", "cause", "moving_to", *_READ, "hold", "hold_cause"),
     *("restore_requested_at", "restore_tier", "restore_days", "restore_answer", "restore_job", "restore_renewal"),
@@ -408,6 +431,7 @@ INSERT INTO files (bucket, key, version_id, is_latest, size, etag, storage_class
 VALUES {{rows}}
 ON CONFLICT DO UPDATE SET
     {"".join(f"{column} = CASE WHEN {_NEWS} THEN NULL ELSE {column} END, " for column in _FORGOTTEN)}
+    {"".join(f"{column} = CASE WHEN {_NEWS} THEN {zero} ELSE {column} END, " for column, zero in _NO_ATTEMPTS)}
     {"".join(f"{column} = CASE WHEN {_NEWS} OR {_YIELDS_PLACE} THEN NULL ELSE {column} END, " for column in _CLAIM)}
     state = CASE WHEN {_NEWS} THEN excluded.state
         WHEN files.state IN ('discovered', 'glacier_restore_requested', 'glacier_restoring', 'downloading')
@@ -1258,12 +1282,15 @@ class Store:
         return bool(self._conn.execute(sql, (bucket,)).fetchone()[0])
 
     def try_again(self, bucket: str) -> int:
-        """Puts failed rows back to where they failed; how many. What has vanished or changed waits for a new listing."""
+        """Puts failed rows back to where they failed; how many.
+
+        What has vanished or changed waits for a new listing, and what is contested for `retry-errors`.
+        """
         with self._writing():
             return self._conn.execute(
                 "UPDATE files SET state = CASE WHEN place IS NOT NULL AND verdict = 'unreadable' THEN 'downloaded'"
                 " ELSE 'discovered' END, verdict = NULL, reason = NULL, cause = NULL, updated_at = ?"
-                f" WHERE bucket = ? AND state = 'error' AND ifnull(cause, '') NOT IN ({_one_of((*GONE_CAUSES, Cause.CHANGED))})",
+                f" WHERE bucket = ? AND state = 'error' AND ifnull(cause, '') NOT IN ({_one_of((*GONE_CAUSES, Cause.CHANGED, Cause.CONTESTED))})",
                 (now(), bucket),
             ).rowcount
 
@@ -1277,12 +1304,13 @@ class Store:
             ).rowcount
 
     def put_back(self, versions: Iterable[ObjectVersion]) -> None:
-        """As try_again, of these."""
+        """As try_again, of these; their attempts are counted anew."""
         moment = now()
         with self._writing():
             self._conn.executemany(
                 "UPDATE files SET state = CASE WHEN place IS NOT NULL AND verdict = 'unreadable' THEN 'downloaded'"
-                " ELSE 'discovered' END, verdict = NULL, reason = NULL, cause = NULL, updated_at = ?"
+                " ELSE 'discovered' END, verdict = NULL, reason = NULL, cause = NULL, updated_at = ?,"
+                f" {', '.join(f'{column} = {zero}' for column, zero in _NO_ATTEMPTS)}"
                 " WHERE bucket = ? AND key = ? AND version_id = ? AND state = 'error'"
                 # A copy of what was overwritten waits for the listing that tells so.
                 " AND NOT (ifnull(cause, '') = 'changed' AND verdict IS NOT NULL)",
@@ -1995,6 +2023,18 @@ class Store:
                 moment,
             )
 
+    def count_attempts(self, failed: Iterable[tuple[ObjectVersion, Attempts]]) -> None:
+        """What was fetched of these was wrong; they are still to be fetched."""
+        with self._writing():
+            self._conn.executemany(
+                f"UPDATE files SET {', '.join(f'{name} = ?' for name in _ATTEMPTS)}"
+                " WHERE bucket = ? AND key = ? AND version_id = ?",
+                (
+                    (a.wrong_results, a.same_results, a.last_result, a.losses, *_identity(version))
+                    for version, a in failed
+                ),
+            )
+
     def add_throughput(self, bucket: str, session: str, received: int, seconds: float) -> None:
         """Bytes that came down in so many seconds of fetching; `session` is this process."""
         with self._writing():
@@ -2013,8 +2053,9 @@ class Store:
         moment = now()
         with self._writing():
             self._together(
-                f"WITH n ({_NAME}, {', '.join(_FOUND)}) AS (VALUES {{rows}})"
-                f" UPDATE files SET {', '.join(f'{name} = n.{name}' for name in _FOUND)} FROM n WHERE {_NAMED}",
+                f"WITH n ({_NAME}, {', '.join((*_FOUND, *_ATTEMPTS))}) AS (VALUES {{rows}})"
+                f" UPDATE files SET {', '.join(f'{name} = n.{name}' for name in _FOUND)},"
+                f" {', '.join(f'{name} = ifnull(n.{name}, files.{name})' for name in _ATTEMPTS)} FROM n WHERE {_NAMED}",
                 (self._recorded(e, run, moment) for e in evidence),
             )
 
@@ -2030,7 +2071,9 @@ class Store:
         # In the order of _row().
         mac = self._key.mac(*_identity(e.version), e.version.size, e.version.etag, e.state, e.verdict, *found)
         sealed = mac if e.state is FileState.VERIFIED else None
-        return *_identity(e.version), e.state, e.verdict, e.reason or None, e.cause, *found, sealed, moment
+        a = e.attempts
+        attempts = (a.wrong_results, a.same_results, a.last_result, a.losses) if a is not None else (None,) * 4
+        return *_identity(e.version), e.state, e.verdict, e.reason or None, e.cause, *found, sealed, moment, *attempts
 
     # -- hold
 

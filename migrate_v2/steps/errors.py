@@ -23,6 +23,8 @@ ADVICE = {
     " `migrate`",
     "disk": "the destination refused it: free space or correct what the reason says",
     "refused": "S3 will not hand it out as it is; the reason has S3's own words",
+    "contested": "what was fetched was wrong again and again, or the copy was changed or removed again after it was verified:"
+    " look for a program that changes the files (antivirus, a sync client) or the answers (a proxy), then `retry-errors`",
     "other": "see the reason; `migrate` tries it again",
 }
 WORDS = tuple(ADVICE)

@@ -30,7 +30,7 @@ from migrate_v2.errors import Failure
 from migrate_v2.events import Ended, Event, Found, Progress, Started, Warned
 from migrate_v2.flow import Limit, batched, in_threads
 from migrate_v2.keys import show
-from migrate_v2.model import CHANGED, VANISHED, Cause, FileState, ObjectVersion, Place, Row
+from migrate_v2.model import CHANGED, VANISHED, Attempts, Cause, FileState, ObjectVersion, Place, Row
 
 # In a row, none of which brought anything new; or in all, where what came was not what S3 has.
 ATTEMPTS = 6
@@ -77,11 +77,12 @@ def fetch(
     rows_per_commit: int,
     large: int = LARGE,
     bandwidth: Callable[[], int | None] = lambda: None,
+    room: Callable[[], None] = lambda: None,
 ) -> Iterator[Event]:
     """Fetches all that is left to fetch; what cannot be had is in `error` with the reason.
 
     An object of `large` bytes or more goes on, in the next run too, from where it broke off; the others begin anew.
-    `bandwidth` gives the bytes a second that are allowed now.
+    `bandwidth` gives the bytes a second that are allowed now. `room` raises Failure where no more may be fetched.
     """
     total_objects, total_bytes = store.start_fetching(bucket, everything=True)
     disk.same_place()
@@ -106,6 +107,7 @@ def fetch(
         here: list[ObjectVersion] = []
         archived: list[ObjectVersion] = []
         broken: list[Change] = []
+        corrupted: list[tuple[ObjectVersion, Attempts]] = []
         committed = time.monotonic()
         for answer in in_threads(bring, rows, threads=threads):
             if answer is not None:
@@ -123,9 +125,18 @@ def fetch(
                 elif in_a_row >= HOPELESS:
                     disk.settle()
                     store.fetched(bucket, here)
+                    store.count_attempts(corrupted)
+                    store.change(broken)
                     raise failure
                 elif isinstance(failure, WrongVersion):
                     wrong, first_wrong = wrong + 1, failure if wrong == 0 else first_wrong
+                elif isinstance(failure, Corrupted):
+                    attempts = row.attempts.failed("corrupted")
+                    corrupted.append((row.version, attempts))
+                    if attempts.contested:
+                        broken.append(Change(row.version, FileState.ERROR, None, str(failure), Cause.CONTESTED))
+                    else:
+                        unanswered += 1
                 elif isinstance(failure, Unreachable):
                     unanswered += 1  # left to fetch: the next run asks again
                 else:
@@ -135,11 +146,14 @@ def fetch(
                 store.fetched(bucket, here)
                 here.clear()
                 committed = time.monotonic()
+                room()
             yield Progress(bucket, "fetch", objects, meter.bytes, total_objects, total_bytes)
         disk.settle()  # one for a thousand files: a flush of each would be slower by far
         store.fetched(bucket, here)
         store.restore_gone(archived)
+        store.count_attempts(corrupted)
         store.change(broken)
+        room()
         for change in broken:
             if change.cause is Cause.VANISHED:
                 gone += 1

@@ -34,12 +34,14 @@ def pull(
     *,
     session: str,
     bandwidth: Callable[[], int | None] = lambda: None,
+    room: Callable[[], None] = lambda: None,
     worth: tuple[int, int] = (WORTH_OBJECTS, WORTH_BYTES),
     sizes: Sizes = Sizes(),  # noqa: B008 - frozen
 ) -> Iterator[Event]:
     """Fetches what is left to fetch in worker processes; a row moves only for what has come whole and is on the disk.
 
-    `bandwidth` gives the bytes a second that are allowed now. What did not come is left as it was.
+    `bandwidth` gives the bytes a second that are allowed now. What did not come is left as it was. `room` raises Failure
+    where no more may be fetched.
     """
     total_objects, total_bytes = store.left_counts(bucket)
     if total_objects < worth[0] and total_bytes < worth[1]:
@@ -87,6 +89,7 @@ def pull(
             if here and (len(here) >= COMMIT_ROWS or now - committed > COMMIT):
                 _commit(bucket, store, disk, here)
                 committed = time.monotonic()
+                room()
             if now - looked > LOOK:
                 workers.renew(s3.credentials())
                 workers.limit(bandwidth())

@@ -26,6 +26,7 @@ from migrate_v2.model import (
     SHA256_OF_NOTHING,
     SUPERSEDED,
     VANISHED,
+    Attempts,
     Cause,
     FileIdentity,
     FileState,
@@ -578,13 +579,23 @@ def _conclusion(row: Row, found: Finding, disk: Disk) -> Evidence:
             state = FileState.ERROR
         case Verdict.DIFFERS:
             try:
-                where = disk.quarantine(row.path, row.version.bucket)
+                where = disk.quarantine(row.path, row.version.bucket, once=row.state is not FileState.VERIFIED)
             except Refused as failure:  # the file may be a copy of another destination's
                 return Evidence(
                     row.version, FileState.ERROR, verdict, f"{reason}; {failure}", "", (), None, Cause.OBSTACLE
                 )
-            reason = f"{reason}; the file is now {where}" if where else reason
-            return Evidence(row.version, FileState.DISCOVERED, None, reason, "", (), None)
+            return _again(row, found.sha256 or "other bytes", f"{reason}; the file is now {where}" if where else reason)
         case Verdict.MISSING:
-            return Evidence(row.version, FileState.DISCOVERED, None, reason, "", (), None)
-    return Evidence(row.version, state, verdict, reason, found.sha256, found.witnesses, found.identity, found.cause)
+            return _again(row, "missing", reason)
+    entry = Evidence(row.version, state, verdict, reason, found.sha256, found.witnesses, found.identity, found.cause)
+    if verdict is Verdict.MATCH and row.attempts.wrong_results:
+        return replace(entry, attempts=Attempts(losses=row.attempts.losses))
+    return entry
+
+
+def _again(row: Row, result: str, reason: str) -> Evidence:
+    """To be fetched again, unless this identity came to the same again and again: then `retry-errors` has to say so."""
+    attempts = row.attempts.lost() if row.state is FileState.VERIFIED else row.attempts.failed(result)
+    if not attempts.contested:
+        return Evidence(row.version, FileState.DISCOVERED, None, reason, "", (), None, attempts=attempts)
+    return Evidence(row.version, FileState.ERROR, None, reason, "", (), None, Cause.CONTESTED, attempts)

@@ -12,7 +12,7 @@ import pytest
 
 from migrate_v2.edges.disk import Disk, Obstacle
 from migrate_v2.edges.store import Evidence
-from migrate_v2.model import Cause, FileState, GoneKind, Place, Row, Verdict
+from migrate_v2.model import NO_ATTEMPTS, Cause, FileState, GoneKind, Place, Row, Verdict
 from migrate_v2.steps import errors
 from tests.steps.conftest import Job, found
 from tests.steps.test_scan import put_marker
@@ -433,3 +433,50 @@ def test_move_refuses_what_is_no_regular_file(job: Job) -> None:
     assert job.disk.move("b/none", "b/other") is None
     moved = job.disk.move("b/file", "b/deep/er/file")
     assert moved == job.disk.look("b/deep/er/file") and (folder / "taken").read_bytes() == b"y"
+
+
+# -- attempts
+
+
+def test_copy_that_is_missing_three_times_before_it_is_verified_is_contested(job: Job) -> None:
+    job.server.put("b", "k", b"first")
+    job.scan()
+    for fetched in range(1, 4):
+        job.place()
+        job.fetch()
+        (job.disk.base / "b/k").unlink()
+        job.verify()
+        assert job.row("k").attempts.same_results == fetched
+    assert (job.row("k").state, job.row("k").cause) == (FileState.ERROR, Cause.CONTESTED)
+    assert job.store.try_again("b") == 0 and job.store.counts("b").fetch_errors == 1
+    list(errors.retry("b", job.store, "contested", rows_per_commit=10))
+    assert job.row("k").attempts == NO_ATTEMPTS
+    job.bring()
+    assert job.row("k").state is FileState.VERIFIED
+
+
+def test_attempts_are_those_of_one_identity(job: Job) -> None:
+    job.server.put("b", "k", b"first")
+    for body in (b"first", b"second"):
+        job.server.put("b", "k", body)
+        job.scan()
+        for _ in range(2):
+            job.place()
+            job.fetch()
+            (job.disk.base / "b/k").unlink()
+            job.verify()
+        assert (job.row("k").state, job.row("k").attempts.wrong_results) == (FileState.DISCOVERED, 2)
+    job.bring()
+    assert job.row("k").state is FileState.VERIFIED and job.row("k").attempts == NO_ATTEMPTS
+
+
+@pytest.mark.parametrize(
+    ("results", "contested"),
+    [("AA", False), ("AAA", True), ("ABAB", False), ("ABBB", True), ("ABABA", False), ("ABABAB", True)],
+)
+def test_attempts_contested_after_three_equal_or_six_wrong_results(results: str, contested: bool) -> None:
+    attempts = NO_ATTEMPTS
+    for result in results:
+        assert not attempts.contested
+        attempts = attempts.failed(result)
+    assert attempts.contested is contested

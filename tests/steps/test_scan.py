@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
@@ -172,7 +173,7 @@ def test_a_second_listing_of_the_same_changes_nothing(job: Job) -> None:
 
 
 @pytest.mark.parametrize("change", ["bytes", "size", "time"])
-def test_what_changed_is_discovered_anew_and_all_else_forgotten(job: Job, change: str) -> None:
+def test_scan_discovers_what_was_overwritten_and_keeps_its_former_row(job: Job, change: str) -> None:
     job.server.put("b", "k", b"1234", last_modified=1e9)
     job.server.put("b", "same", b"1234", last_modified=1e9)
     job.bring()
@@ -181,7 +182,11 @@ def test_what_changed_is_discovered_anew_and_all_else_forgotten(job: Job, change
     job.server.put("b", "k", body, last_modified=1e9 + (change == "time"))
     job.server.put("b", "new", b"!")
     job.scan()
-    assert forgotten(job.row("k")) and job.row("k").version.size == len(body)
+    former, current = sorted(
+        (row for row in job.rows() if row.key == "k"), key=lambda row: row.state is FileState.DISCOVERED
+    )
+    assert forgotten(current) and current.version.size == len(body)
+    assert former.gone is GoneKind.ONLY_COPY and former.sha256 == hashlib.sha256(b"1234").hexdigest()
     assert forgotten(job.row("new"))
     assert job.row("same") == same
 

@@ -93,14 +93,19 @@ def test_every_witness_proves_the_copy_and_gives_away_each_single_bit(job: Job, 
         (70_000, picked.randrange(8)),
         (picked.randrange(SIZE), picked.randrange(8)),
     ):
+        lost_before = job.row("k").attempts.losses
         flip(job.path("k"), at, bit)
         wrong = job.path("k").read_bytes()
         told = found(job.verify_again())
         assert told["k"][0] is Verdict.DIFFERS
         assert "quarantine" in told["k"][1]
         row = job.row("k")
-        assert (row.state, row.verdict, row.sha256, row.witnesses) == (FileState.DISCOVERED, None, "", ())
+        assert (row.verdict, row.sha256, row.witnesses) == (None, "", ())
+        assert (row.state, row.cause) == (
+            (FileState.ERROR, Cause.CONTESTED) if lost_before else (FileState.DISCOVERED, None)
+        )
         assert not job.path("k").exists() and wrong in quarantined(job)
+        job.store.put_back([row.version])
         job.place()
         job.fetch()
         job.verify()
@@ -350,10 +355,10 @@ def test_swapped_and_merged_files_are_told_apart(job: Job) -> None:
 @pytest.mark.parametrize("versioning", ["", "Enabled"])
 @pytest.mark.parametrize(
     ("event", "verdict", "cause"),
-    [("overwritten", None, Cause.CHANGED), ("removed", Verdict.UNPROVABLE, Cause.VANISHED)],
+    [("overwritten", Verdict.UNPROVABLE, Cause.CHANGED), ("removed", Verdict.UNPROVABLE, Cause.VANISHED)],
 )
 def test_what_s3_holds_by_now_may_be_another_object(
-    job: Job, versioning: str, event: str, verdict: Verdict | None, cause: Cause
+    job: Job, versioning: str, event: str, verdict: Verdict, cause: Cause
 ) -> None:
     job.server.buckets["b"].versioning = versioning
     version_id = job.server.put("b", "k", BODY, etag="kms").version_id
@@ -618,10 +623,10 @@ def test_what_s3_does_not_let_be_read_stays_unprovable_with_both_reasons(job: Jo
 
 @pytest.mark.parametrize(
     ("event", "verdict", "cause"),
-    [("overwritten", None, Cause.CHANGED), ("removed", Verdict.UNPROVABLE, Cause.VANISHED)],
+    [("overwritten", Verdict.UNPROVABLE, Cause.CHANGED), ("removed", Verdict.UNPROVABLE, Cause.VANISHED)],
 )
 def test_a_second_reading_of_another_object_proves_nothing(
-    job: Job, event: str, verdict: Verdict | None, cause: Cause
+    job: Job, event: str, verdict: Verdict, cause: Cause
 ) -> None:
     job.server.put("b", "k", BODY, etag="kms", checksums=())
     job.bring()

@@ -264,6 +264,7 @@ def _bucket(b: OfBucket, told: Forecast) -> dict[str, Any]:
         "requests": requests(b),
         "bytes_out": sum(census.out.values()),
         "aside": {"objects": census.aside.objects, "bytes": census.aside.bytes},
+        "superseded": {"objects": census.superseded.objects, "bytes": census.superseded.bytes},
         "storage_classes": {name: _amount(census, name) for name in sorted({name for name, _ in census.stored})},
         "overhead_bytes": dict(sorted(census.rounded.items())),
         "early_deletion_ends": {name: day.isoformat() for name, day in b.free_from.items()},

@@ -183,6 +183,7 @@ class Census:
     uploads: int | None = None
     upload_bytes: int | None = None
     estimated: bool = False
+    superseded: Amount = field(default_factory=Amount)  # local copies whose object was overwritten in S3
 
     @property
     def objects(self) -> int:

@@ -21,7 +21,7 @@ from migrate_v2.obstacles import Known, Obstacle, Sample
 from migrate_v2.prices import TIERS, PriceBook
 from migrate_v2.space import CLI_MEMORY, Need, Volume, in_blocks, lacking
 from migrate_v2.timeline import Deadline, Load, Pace, Timeline
-from migrate_v2.workload import Census, Deed, Shape, Visits, Way
+from migrate_v2.workload import Amount, Census, Deed, Shape, Visits, Way
 
 SAMPLES = 12
 LOOKS = 1 + WHILE_DUE  # at each restore, by a `migrate` that waits
@@ -113,6 +113,7 @@ def count(held: BucketRow, store: Store, way: Way, asking: Asking) -> tuple[Cens
     if way.by_cli and unfit > PATTERNS:
         covers = _covering_patterns(held.bucket, store, asking)
         census, sample, _ = _counted(held, store, way, asking, covers)
+    census.superseded = Amount(*store.superseded(held.bucket))
     return census, sample
 
 
@@ -200,6 +201,7 @@ def _deeds(item: Item, way: Way, noncurrent: str) -> tuple[Deed, ...]:
     downloaded                       | none              |          | verify, describe if it was not
     downloaded, verified             | any               |          | describe if it was not
     error, changed                   | any               |          | none: a new listing tells
+    error, contested                 | none              |          | none: it waits for `retry-errors`
     error, unreadable                | unreadable        |          | verify, describe if it was not
     error                            | any other         | as above | as discovered
     """
@@ -207,7 +209,7 @@ def _deeds(item: Item, way: Way, noncurrent: str) -> tuple[Deed, ...]:
     beside: tuple[Deed, ...] = () if described or way.metadata == "none" else ("describe",)
     state = FileState(item.state)
     if state is FileState.ERROR:
-        if item.cause == Cause.CHANGED:
+        if item.cause in (Cause.CHANGED, Cause.CONTESTED):
             return ()
         if item.verdict == Verdict.UNREADABLE and item.place:
             return ("verify", *beside)
@@ -506,6 +508,12 @@ def _assumptions(asking: Asking, buckets: Sequence[OfBucket], months: Sequence[i
             else "`migrate` is called again once they are back"
         )
         told.append(f"restores: {how}; hours are the slow end of what AWS names, and large batches take longer")
+    told.extend(
+        f"{keys.show(b.census.bucket)}: the former contents of overwritten objects are kept here, and S3 does not have them any more:"
+        f" {b.census.superseded.objects:,} local copies, {b.census.superseded.bytes:,} bytes"
+        for b in buckets
+        if b.census.superseded.objects
+    )
     if any(b.census.young for b in buckets):
         told.append("early-deletion fees count from LastModified: what a lifecycle rule moved later is billed longer")
     if not any(b.way.every_tag or b.way.metadata != "head" for b in buckets) and buckets:

@@ -146,6 +146,9 @@ def test_originals_of_overwritten_objects_are_kept_and_named(encrypted: World) -
     status = json.loads(encrypted.done("status", "--json", encrypted.bucket).out)
     (bucket,) = status["buckets"]
     assert bucket["gone"]["only_copy"]["objects"] == len(BODIES)
+    plan = json.loads(encrypted.done("plan", "--json", encrypted.bucket).out)
+    size = sum(map(len, BODIES.values()))
+    assert plan["buckets"][0]["superseded"] == {"objects": len(BODIES), "bytes": size}
     encrypted.done("confirm-delete", encrypted.token(), encrypted.bucket)
     assert encrypted.server.versions(encrypted.bucket) == []
     assert_originals_are_kept(encrypted)

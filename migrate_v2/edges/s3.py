@@ -565,7 +565,7 @@ class S3:
     def _asked_head(self, version: ObjectVersion, more: Mapping[str, Any]) -> Mapping[str, Any]:
         arguments: dict[str, Any] = {"ChecksumMode": "ENABLED", **_named(version), **self._owner(), **more}
         with _explaining(show(version.key), of=version):
-            answer: Mapping[str, Any] = self._for(version.bucket).head_object(**arguments)
+            answer = self._head_object(arguments)
         if not answer.keys() >= {"ETag", "ContentLength", "LastModified"}:
             raise Unreachable(f"no proper answer for {show(version.key)}: S3's own headers are not in it")
         _check_identity(version, answer)
@@ -574,6 +574,21 @@ class S3:
                 raise Unreachable(f"unexpected response for {show(version.key)}: HTTP {status} to a HEAD of the whole")
             _check_size(version, answer["ContentLength"])
         return answer
+
+    def _head_object(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """HEAD. A 404 without a body can be a proxy's, or a bucket's that is missing: where no delete marker explains it, the
+        error that is raised is the one that a GET of the first byte gives, whose body names it."""
+        client = self._for(arguments["Bucket"])
+        try:
+            answer: Mapping[str, Any] = client.head_object(**arguments)
+            return answer
+        except ClientError as error:
+            if _status(error) != 404 or _marker_headers(error)[1]:
+                raise
+        named: Any = {name: arguments[name] for name in arguments.keys() - {"ChecksumMode", "PartNumber"}}
+        answer = client.get_object(**named, Range="bytes=0-0")
+        answer["Body"].close()
+        raise Unreachable(f"unexpected response for {show(arguments['Key'])}: HTTP 404 to HEAD, and GET finds it")
 
     def part_sizes(self, version: ObjectVersion, count: int, *, every: bool = False) -> tuple[int, ...]:
         """Sizes of the parts in order, one HEAD each; () where the endpoint does not tell parts apart.
@@ -649,7 +664,7 @@ class S3:
         -------------------------------------------|------------------------|-----------------------
         no answer, another status                  | None                   | None
         names a version id that was not asked for  | None                   | None
-        404                                        | False                  | False
+        404, and a GET names the same error        | False                  | False
         404 or 405: a delete marker has this id    | `null`: False, or None | True
         404: a delete marker, no id named          | None                   | None
         405: no delete marker named                | None                   | True
@@ -660,19 +675,19 @@ class S3:
         if by_id:
             arguments["VersionId"] = version_id
         try:
-            answer: Mapping[str, Any] = self._for(bucket).head_object(**arguments)
+            answer = self._head_object(arguments)
         except ClientError as error:
             answered, of_marker = _marker_headers(error)
             if not names_version(version_id if by_id else "", answered):
                 return None
-            if _status(error) == 404 and not of_marker:
+            if _is_missing(error) and not of_marker:
                 return False
             if _status(error) == 405 and not etag:
                 return True
             if of_marker and (_status(error) == 405 or answered):
                 return (False if version_id == "null" else None) if etag else True
             return None
-        except _BROKEN:
+        except (*_BROKEN, Unreachable):
             return None
         found = bare_etag(answer.get("ETag", ""))
         if not found or not names_version(version_id if by_id else "", answer.get("VersionId")):
@@ -682,27 +697,26 @@ class S3:
         return False if version_id == "null" else None
 
     def presence(self, version: ObjectVersion, *, by_id: bool) -> Presence:
-        """Whether S3 has exactly this version, by one HEAD. Raises Denied, Refusal or Unreachable where it does not say.
+        """Whether S3 has exactly this version. Raises Denied, Refusal or Unreachable where it does not say.
 
-        `by_id`: the bucket is or was versioned; see is_there(). A HEAD cannot tell a missing object from a missing bucket:
-        that the bucket is there has to be asked besides.
+        `by_id`: the bucket is or was versioned; see is_there().
         """
         named = version.version_id if by_id else ""
         arguments: dict[str, Any] = {"Bucket": version.bucket, "Key": version.key, **self._owner()}
         if named:
             arguments["VersionId"] = named
         try:
-            answer: Mapping[str, Any] = self._for(version.bucket).head_object(**arguments)
+            answer = self._head_object(arguments)
         except ClientError as error:
             answered, of_marker = _marker_headers(error)
             # A delete marker can take over the id `null`, and no other one.
-            if _status(error) == 404 or (_status(error) == 405 and of_marker):
+            if _is_missing(error) or (_status(error) in (404, 405) and of_marker):
                 if names_version(named, answered) and not (of_marker and named not in ("", "null")):
                     return Presence.GONE
                 raise Unreachable(
                     f"unexpected response for {show(version.key)}: it is about another version"
                 ) from error
-            raise _explained(error, show(version.key)) from error
+            raise _explained(error, show(version.key), version) from error
         except (*_BROKEN, OSError) as error:
             raise _explained(error, show(version.key)) from error
         etag = bare_etag(answer.get("ETag", ""))
@@ -2102,6 +2116,12 @@ def _explained(error: Exception, what: str, of: ObjectVersion | None = None) -> 
     return Unreachable(f"no proper answer for {show(what)}: {show(str(error))}; run the same again")
 
 
+def _is_missing(error: ClientError) -> bool:
+    """Whether S3 itself says that there is no such object or version. Where the body is not S3's, botocore gives the status
+    or nothing as the code."""
+    return _status(error) == 404 and _code(error) not in ("", "404", "NoSuchBucket")
+
+
 def _absent(error: ClientError, of: ObjectVersion) -> Failure | None:
     """What an error says about the absence of exactly this version; None where it says nothing about that.
 
@@ -2111,6 +2131,7 @@ def _absent(error: ClientError, of: ObjectVersion) -> Failure | None:
     a real id         | 404 or 405 of a delete marker              | WrongVersion: this id is a data version's
     no id             | 404 of a delete marker with an id, 412     | Moved: the listed version may be beneath
     any               | 404; `null`: 404 or 405 of a marker `null` | Gone
+    any               | 404 without S3's error document            | Unreachable
     """
     code, status = _code(error), _status(error)
     answered, of_marker = _marker_headers(error)
@@ -2118,8 +2139,9 @@ def _absent(error: ClientError, of: ObjectVersion) -> Failure | None:
     real = named not in ("", "null")
     if status == 412:
         return _wrong_version(of, answered, "") if named else Moved(show(of.key))
-    missing = code in ("NoSuchKey", "NoSuchVersion") or (status == 404 and code != "NoSuchBucket")
-    if not missing and not (status == 405 and of_marker):
+    if not _is_missing(error) and not (status in (404, 405) and of_marker):
+        if status == 404 and code != "NoSuchBucket":
+            return Unreachable(f"unexpected response for {show(of.key)}: HTTP 404 that is not S3's")
         return None
     if named and (not names_version(named, answered) or (real and of_marker)):
         return _wrong_version(of, answered, "")

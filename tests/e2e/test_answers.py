@@ -162,6 +162,33 @@ def test_version_under_delete_marker_behind_cache_is_not_taken_for_vanished(vers
     made.comes_home()
 
 
+@pytest.mark.parametrize("versioning", ["", "Enabled"])
+def test_not_found_page_of_a_proxy_makes_nothing_gone(zygote: Zygote, tmp_path: Path, versioning: str) -> None:
+    def page(*_: object) -> Response:
+        return Response(404, [("Content-Type", "text/html")], b"<html><body>Not Found</body></html>")
+
+    with world(tmp_path, zygote, versioning=versioning) as made:
+        made.put("k", b"plain")
+        made.put("kms", b"without checksum", etag="kms", checksums=())
+        made.server.fault({"op": ("GetObject", "HeadObject")}, rewrite=page)
+        assert made.run("migrate", made.bucket).code == 1
+        nothing_is_concluded(made)
+        made.server.calm()
+        made.done("migrate", made.bucket)
+        nothing_is_concluded(made)
+        made.server.fault({"op": ("GetObject", "HeadObject")}, rewrite=page)
+        made.run("verify", "--refetch", made.bucket)
+        nothing_is_concluded(made)
+        made.server.calm()
+        deletes = made.server.fault({"op": ("DeleteObject", "DeleteObjects")}, "reset-before", times=1, after=3)
+        made.server.fault(lambda r: r.op in ("GetObject", "HeadObject") and deletes.hits > 0, rewrite=page)
+        made.run("confirm-delete", made.token(), made.bucket)
+        nothing_is_concluded(made)
+        made.server.calm()
+        made.done("verify", "--refetch", made.bucket)
+        made.comes_home()
+
+
 @pytest.mark.parametrize("above", ["another version", "a delete marker"])
 @pytest.mark.parametrize("lost", ["reset-before", "lost-reply"])
 def test_lost_delete_reply_behind_cache_is_settled_by_right_answers_only(

@@ -717,6 +717,29 @@ def test_gone(server: S3Server, s3: S3, versioning: Any) -> None:
         assert_one_line(failed.value)
 
 
+PAGE_404 = [
+    Response(404, [("Content-Type", "text/html")], b"<html><body>Not Found<br></body></html>"),
+    Response(404, [("Content-Type", "text/html")], b"<html><body>Not Found</body></html>"),  # this one is XML, too
+    Response(404),
+]
+
+
+@pytest.mark.parametrize("page", PAGE_404)
+@pytest.mark.parametrize("ops", [("HeadObject",), ("HeadObject", "GetObject")])
+def test_not_found_page_of_a_proxy_is_no_answer(server: S3Server, s3: S3, ops: tuple[str, ...], page: Response) -> None:
+    version = version_of(server.put("b", "k", BODY))
+    s3.region_of("b")
+    server.fault({"op": ops}, rewrite=lambda *_: page)
+    questions = [lambda: s3.head(version), lambda: s3.hold(version), lambda: s3.presence(version, by_id=False)]
+    if "GetObject" in ops:
+        questions.append(lambda: list(s3.get(version, 4096)))
+    for ask in questions:
+        with pytest.raises(Unreachable) as failed:
+            ask()
+        assert_one_line(failed.value)
+    assert s3.is_there("b", "k", "null", version.etag, by_id=False) is None
+
+
 def test_archived(server: S3Server, s3: S3) -> None:
     version = version_of(server.put("b", "k", BODY, storage_class="DEEP_ARCHIVE"))
     s3.head(version)
@@ -1242,7 +1265,7 @@ def test_delete_that_ignores_the_version_id_is_unknown(server: S3Server, s3: S3,
     proof = proved(server, s3, key)
     if kind == "marker":
         made = DeleteMarker("b", key, under_a_marker(server, key).version_id, True, datetime.now(UTC))
-        released = prove(made, proof.site, "run", left_beneath=0)
+        released = prove(made, proof.site, "run", Rules(), left_beneath=0)
         assert isinstance(released, Proof)
         proof = released
 

@@ -127,6 +127,15 @@ class DeleteMarker:
     last_modified: datetime
 
 
+class EvidenceSource(StrEnum):
+    """Which answer of S3 the evidence of a row came from."""
+
+    LISTING = "listing"
+    HEAD = "head"
+    PART_HEADS = "part_heads"  # HEAD of the object and of its parts
+    REFETCH = "refetch"  # the object, read a second time
+
+
 @dataclass(frozen=True, slots=True)
 class FileIdentity:
     """What fstat says of the very file that was read; a file that changed or was replaced since has another one."""
@@ -226,6 +235,8 @@ class Row:
     hold_cause: Cause | None = None
     linked: str = ""  # the file outside the bucket's folder that the copy shares its inode with, if any
     attempts: Attempts = NO_ATTEMPTS
+    evidence_source: EvidenceSource | None = None
+    evidence_run: str = ""  # the process that S3 gave that answer to
 
     @property
     def key(self) -> str:

@@ -359,6 +359,12 @@ def m004_causes(db: Database) -> None:
         UPDATE files SET state = 'downloaded', verdict = NULL
         WHERE state = 'verified' AND size = 0 AND etag NOT IN ({_one_of([*ETAGS_OF_NOTHING])})
     """)
+    # The answer of S3 that `evidence` is from, and the process that S3 gave it to.
+    db.execute("""
+        ALTER TABLE files ADD COLUMN evidence_source TEXT
+        CHECK (evidence_source IN ('listing', 'head', 'part_heads', 'refetch'))
+    """)
+    db.execute("ALTER TABLE files ADD COLUMN evidence_run TEXT")
     # When versioning was first seen to be Enabled, by S3's Date header and by this machine's uptime since the start that
     # the boot id names; NULL while it is not Enabled.
     db.execute("ALTER TABLE bucket_status ADD COLUMN enabled_date TEXT")

@@ -41,6 +41,7 @@ from migrate_v2.model import (
     Attempts,
     Counts,
     DeleteMarker,
+    EvidenceSource,
     FileIdentity,
     FileState,
     GoneKind,
@@ -209,6 +210,8 @@ class Evidence:
     identity: FileIdentity | None
     cause: Cause | None = None
     attempts: Attempts | None = None  # None: as they are
+    source: EvidenceSource | None = None  # the answer of S3 that `witnesses` are from
+    source_run: str = ""  # the process that S3 gave it to, if that is another one
 
 
 class Item(NamedTuple):
@@ -322,7 +325,7 @@ _COLUMNS = (
     " archived, read_run, verified_at, mac, hold,"
     " restore_requested_at, restore_tier, restore_days, restore_answer, restore_job, cause, hold_cause,"
     " (SELECT source FROM linked_copies l WHERE l.bucket = files.bucket AND l.path = files.local_path) AS linked,"
-    " wrong_results, same_results, last_result, losses"
+    " evidence_source, evidence_run, wrong_results, same_results, last_result, losses"
 )
 
 
@@ -367,13 +370,17 @@ def _row(r: sqlite3.Row, of: Key) -> Row:
         cause,
         hold_cause,
         linked,
+        source,
+        source_run,
         *attempts,
     ) = more
     sealed = False
-    if state == "verified":
+    if state == "verified" or (state == "downloaded" and mac is not None):
         # What a reading found, and of which object; the path is not in it, the file itself is. In the order of _recorded().
-        said = (*_identity(version), version.size, version.etag, state, verdict, sha256, evidence)
-        sealed = mac == of.mac(*said, device, inode, mtime_ns, ctime_ns, read_run, verified_at)
+        found = (*_identity(version), version.size, version.etag, state, verdict, sha256, evidence)
+        sealed = mac == of.mac(
+            *found, *_origin(source, source_run), device, inode, mtime_ns, ctime_ns, read_run, verified_at
+        )
     return Row(
         version,
         _STATES[state],
@@ -394,7 +401,14 @@ def _row(r: sqlite3.Row, of: Key) -> Row:
         Cause(hold_cause) if hold_cause else None,
         linked or "",
         Attempts(*attempts) if any(attempts) else NO_ATTEMPTS,
+        EvidenceSource(source) if source else None,
+        source_run or "",
     )
+
+
+def _origin(source: str | None, run: str | None) -> tuple[str | None, ...]:
+    """Where evidence is from, as a part of what is sealed; seals made before that was recorded have nothing in its place."""
+    return (source, run) if source else ()
 
 
 # A version that S3 lists differently from the row is another object under the same name: what was known of the old one
@@ -412,7 +426,19 @@ _YIELDS_PLACE = """(
 _NO_ATTEMPTS = (("wrong_results", "0"), ("same_results", "0"), ("last_result", "''"), ("losses", "0"))
 _CLAIM = ("place", "local_path", "fold")
 # What a reading found, in the order of _recorded().
-_READ = ["sha256", "evidence", "device", "inode", "mtime_ns", "ctime_ns", "read_run", "verified_at", "mac"]
+_READ = [
+    "sha256",
+    "evidence",
+    "evidence_source",
+    "evidence_run",
+    "device",
+    "inode",
+    "mtime_ns",
+    "ctime_ns",
+    "read_run",
+    "verified_at",
+    "mac",
+]
 _FOUND = ["state", "verdict", "reason", "cause", *_READ, "updated_at"]
 # In the order of Attempts.
 _ATTEMPTS = ("wrong_results", "same_results", "last_result", "losses")
@@ -1900,8 +1926,9 @@ class Store:
         if _row(r, self._key).sealed:
             # In the order of _row().
             sealed = ("bucket", "key", "version_id", "size", "etag", "state", "verdict", "sha256", "evidence")
+            origin = _origin(r["evidence_source"], r["evidence_run"])
             file = (r["device"], r["inode"], r["mtime_ns"], move.ctime_ns)
-            found["mac"] = self._key.mac(*(r[name] for name in sealed), *file, r["read_run"], r["verified_at"])
+            found["mac"] = self._key.mac(*(r[name] for name in sealed), *origin, *file, r["read_run"], r["verified_at"])
         return found
 
     def lists_are_stale(self, bucket: str) -> bool:
@@ -2061,19 +2088,23 @@ class Store:
 
     def _recorded(self, e: Evidence, run: str, moment: str) -> tuple[object, ...]:
         i = e.identity
-        found = (
-            e.sha256 or None,
-            evidence_text(e.witnesses) if e.witnesses else None,
+        content = (e.sha256 or None, evidence_text(e.witnesses) if e.witnesses else None)
+        origin = (e.source, e.source_run or run) if e.source else (None, None)
+        reading = (
             *((_signed(i.device), _signed(i.inode), i.mtime_ns, i.ctime_ns) if i else (None,) * 4),
             run,
             moment,
         )
         # In the order of _row().
-        mac = self._key.mac(*_identity(e.version), e.version.size, e.version.etag, e.state, e.verdict, *found)
-        sealed = mac if e.state is FileState.VERIFIED else None
+        subject = (*_identity(e.version), e.version.size, e.version.etag, e.state, e.verdict)
+        mac = self._key.mac(*subject, *content, *_origin(*origin), *reading)
+        # Evidence of a copy that is not verified is sealed too, where S3 gave it: it may prove the copy later.
+        sealed = e.state is FileState.VERIFIED or (e.state is FileState.DOWNLOADED and e.source is not None)
+        outcome = (e.state, e.verdict, e.reason or None, e.cause)
         a = e.attempts
         attempts = (a.wrong_results, a.same_results, a.last_result, a.losses) if a is not None else (None,) * 4
-        return *_identity(e.version), e.state, e.verdict, e.reason or None, e.cause, *found, sealed, moment, *attempts
+        found = (*content, *origin, *reading, mac if sealed else None)
+        return *_identity(e.version), *outcome, *found, moment, *attempts
 
     # -- hold
 

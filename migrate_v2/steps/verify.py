@@ -28,6 +28,7 @@ from migrate_v2.model import (
     VANISHED,
     Attempts,
     Cause,
+    EvidenceSource,
     FileIdentity,
     FileState,
     Place,
@@ -63,6 +64,8 @@ class Finding:
     identity: FileIdentity | None = None
     in_s3: bool = True  # False: S3 does not hold this version any more
     cause: Cause | None = None
+    source: EvidenceSource | None = None  # the answer of S3 that `witnesses` are from
+    source_run: str = ""  # the process that S3 gave it to, if that is another one
 
 
 class _Stopped(Exception):
@@ -149,8 +152,22 @@ def verify(
                         wrong, first_wrong = wrong + 1, found if wrong == 0 else first_wrong
                     unanswered += silent
                     if row.state is FileState.VERIFIED:  # once, but these bytes are not what matched then
-                        held = _second_reading(row)  # still S3's word, and the only one of its kind
-                        evidence.append(Evidence(row.version, FileState.DOWNLOADED, None, "", "", held, None))
+                        # A second reading that was sealed is still S3's answer, and the only one of its kind.
+                        held = _second_reading(row) if row.sealed else ()
+                        source = EvidenceSource.REFETCH if held else None
+                        evidence.append(
+                            Evidence(
+                                row.version,
+                                FileState.DOWNLOADED,
+                                None,
+                                "",
+                                "",
+                                held,
+                                None,
+                                source=source,
+                                source_run=row.evidence_run,
+                            )
+                        )
                     if in_a_row >= HOPELESS:
                         commit()
                         raise found
@@ -202,8 +219,19 @@ def _in_s3(row: Row) -> bool:
 
 
 def _file(row: Row) -> File:
-    witnesses = evidence_of(row) or checksums.listed(row.version)
-    return File(row.path, row.version.size, tuple((witness.kind, witness.parts) for witness in witnesses))
+    return File(
+        row.path,
+        row.version.size,
+        tuple((witness.kind, witness.parts) for witness in (*_expected(row), *row.witnesses)),
+    )
+
+
+def _expected(row: Row) -> tuple[Witness, ...]:
+    """What the copy has to match: the recorded evidence where its seal holds, else what the listing says.
+
+    Evidence whose seal does not hold is not known to be from S3: it may contradict a copy, never prove it.
+    """
+    return (evidence_of(row) if row.sealed else ()) or checksums.listed(row.version)
 
 
 def _judge(row: Row, disk: Disk, s3: S3, meter: Meter, stop: Flag, read: Read = None) -> Finding:
@@ -224,14 +252,15 @@ def _judge(row: Row, disk: Disk, s3: S3, meter: Meter, stop: Flag, read: Read = 
     read                      | does not       | the same ETag, another size      | error: refused
     """
     version = row.version
-    witnesses = evidence_of(row) or checksums.listed(version)
+    witnesses = _expected(row)
+    recorded = row.sealed and evidence_of(row) != ()
     identity: FileIdentity | None
     if read is not None:
         measured, identity = read
         meter.add(measured.size)
     else:
         try:
-            measured, identity = _read(row, disk, witnesses, meter, stop)
+            measured, identity = _read(row, disk, (*witnesses, *row.witnesses), meter, stop)
         except FileNotFoundError:
             what = "folder" if row.place is Place.FOLDER else "file"
             return Finding(Verdict.MISSING, f"the {what} is not there")
@@ -251,7 +280,8 @@ def _judge(row: Row, disk: Disk, s3: S3, meter: Meter, stop: Flag, read: Read = 
         return Finding(Verdict.DIFFERS, reason, measured.sha256)
     matched = checksums.matched(witnesses, measured)
     if checksums.enough(matched):
-        return Finding(Verdict.MATCH, "", measured.sha256, matched, identity)
+        source, run = (row.evidence_source, row.evidence_run) if recorded else (EvidenceSource.LISTING, "")
+        return Finding(Verdict.MATCH, "", measured.sha256, matched, identity, source=source, source_run=run)
     # What this version matched once is no guess any more: it may contradict.
     held = row.witnesses if row.state is FileState.VERIFIED else _second_reading(row)
     count = _part_count(version.etag)
@@ -287,8 +317,9 @@ def _judge(row: Row, disk: Disk, s3: S3, meter: Meter, stop: Flag, read: Read = 
                     Verdict.UNREADABLE, "two readings of the file gave different bytes", cause=Cause.UNREADABLE
                 )
         matched = checksums.matched((*witnesses, *more), measured)
+        source = EvidenceSource.PART_HEADS if sizes else EvidenceSource.HEAD
         if checksums.enough(matched):
-            return Finding(Verdict.MATCH, "", measured.sha256, matched, identity)
+            return Finding(Verdict.MATCH, "", measured.sha256, matched, identity, source=source)
         if checksums.contradicted(more, measured):
             return Finding(Verdict.DIFFERS, "the bytes are not those that S3 has checksums of", measured.sha256)
         if checksums.contradicted(held, measured):
@@ -303,6 +334,7 @@ def _judge(row: Row, disk: Disk, s3: S3, meter: Meter, stop: Flag, read: Read = 
         matched,
         identity,
         cause=Cause.NO_CHECKSUM,
+        source=source,
     )
 
 
@@ -357,12 +389,22 @@ def _reread(row: Row, disk: Disk, s3: S3, block_size: int, meter: Meter, stop: F
             return _size_differs(failure)
         except (Denied, Refusal, Archived) as failure:
             reason = f"{row.reason}; S3 does not let it be read a second time: {failure}"
-            return Finding(Verdict.UNPROVABLE, reason, row.sha256, row.witnesses, row.identity, cause=row.cause)
+            return Finding(
+                Verdict.UNPROVABLE,
+                reason,
+                row.sha256,
+                row.witnesses,
+                row.identity,
+                cause=row.cause,
+                source=row.evidence_source if row.sealed else None,
+                source_run=row.evidence_run,
+            )
         if identity is not None and identity.size != version.size:
             return Finding(Verdict.DIFFERS, f"the file has {identity.size:,} bytes, the object {version.size:,}")
         if sha256:
-            weaker = row.witnesses if row.sha256 == sha256 else ()
-            return Finding(Verdict.MATCH, "", sha256, (checksums.refetched(sha256), *weaker), identity)
+            weaker = row.witnesses if row.sealed and row.sha256 == sha256 else ()
+            both = (checksums.refetched(sha256), *weaker)
+            return Finding(Verdict.MATCH, "", sha256, both, identity, source=EvidenceSource.REFETCH)
         if last:
             break
     return Finding(Verdict.DIFFERS, "the bytes are not those that S3 sends, twice")
@@ -510,7 +552,15 @@ def _first_look(row: Row, measured: checksums.Measured, identity: FileIdentity |
 
 
 def _kept_as_was(row: Row, verdict: Verdict, reason: str) -> Finding:
-    return Finding(verdict, reason, row.sha256, row.witnesses, row.identity)
+    return Finding(
+        verdict,
+        reason,
+        row.sha256,
+        row.witnesses,
+        row.identity,
+        source=row.evidence_source,
+        source_run=row.evidence_run,
+    )
 
 
 def _read(
@@ -587,7 +637,18 @@ def _conclusion(row: Row, found: Finding, disk: Disk) -> Evidence:
             return _again(row, found.sha256 or "other bytes", f"{reason}; the file is now {where}" if where else reason)
         case Verdict.MISSING:
             return _again(row, "missing", reason)
-    entry = Evidence(row.version, state, verdict, reason, found.sha256, found.witnesses, found.identity, found.cause)
+    entry = Evidence(
+        row.version,
+        state,
+        verdict,
+        reason,
+        found.sha256,
+        found.witnesses,
+        found.identity,
+        found.cause,
+        source=found.source,
+        source_run=found.source_run,
+    )
     if verdict is Verdict.MATCH and row.attempts.wrong_results:
         return replace(entry, attempts=Attempts(losses=row.attempts.losses))
     return entry

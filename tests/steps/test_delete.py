@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
 import shutil
 import sqlite3
@@ -20,9 +22,10 @@ from migrate_v2.edges.s3 import S3, Deleter
 from migrate_v2.edges.store import Evidence, Store, Upload
 from migrate_v2.errors import Failure, Refused
 from migrate_v2.events import Event
-from migrate_v2.model import CHANGED, FileState, Place, Proof, prove, why_kept
+from migrate_v2.model import CHANGED, EvidenceSource, FileState, Place, Proof, prove, why_kept
 from migrate_v2.steps import delete as delete_step
 from migrate_v2.steps.settle import settle
+from migrate_v2.steps.verify import verify
 from tests.fakes.oracle import Oracle, as_recorded, in_state_file
 from tests.fakes.s3server import Delete, Request, Response, S3Error, error_response
 from tests.steps.conftest import RULES, TOKEN, Job
@@ -916,3 +919,76 @@ def test_inode_numbers_of_64_bits_are_kept(job: Job) -> None:
             [Evidence(row.version, row.state, row.verdict, "", row.sha256, row.witnesses, identity)], "run-1"
         )
         assert job.row("dir/1").identity == identity and job.row("dir/1").sealed
+
+
+# Evidence that is not known to be from S3
+
+
+def forged(job: Job, key: str, kind: str) -> bytes:
+    """Other bytes in the local copy of `key`, and evidence of exactly these in its row: by whoever writes the state file."""
+    row = job.row(key)
+    body = bytes(row.version.size)
+    (job.disk.base / row.path).write_bytes(body)
+    value = hashlib.sha256(body).hexdigest() if kind == "refetch" else hashlib.md5(body).hexdigest()
+    evidence = json.dumps([{"kind": kind, "value": value, "bits": 256 if kind == "refetch" else 128}])
+    job.store._conn.execute(
+        "UPDATE files SET evidence = ?, sha256 = ? WHERE key = ?", (evidence, hashlib.sha256(body).hexdigest(), key)
+    )
+    return body
+
+
+@pytest.mark.parametrize("kind", ["refetch", "md5-etag"])
+@pytest.mark.parametrize("state", [FileState.VERIFIED, FileState.DOWNLOADED])
+@pytest.mark.parametrize("etag", ["opaque", "md5"])
+def test_p1_verify_does_not_seal_evidence_that_is_not_from_s3(job: Job, kind: str, state: FileState, etag: str) -> None:
+    body = b"the only copy of these bytes"
+    job.server.put("b", "k", body, **({"etag": "kms", "checksums": ()} if etag == "opaque" else {}))
+    job.bring()
+    if etag == "opaque":
+        list(
+            verify("b", job.store, job.disk, job.s3, job.rows(), run="run-1", threads=1, rows_per_commit=1, refetch=99)
+        )
+    assert job.row("k").sealed and job.row("k").state is FileState.VERIFIED
+    wrong = forged(job, "k", kind)
+    if state is FileState.DOWNLOADED:
+        job.store._conn.execute("UPDATE files SET state = 'downloaded', verdict = NULL WHERE key = 'k'")
+    job.verify_again("run-2")
+    row = job.row("k")
+    assert row.state is not FileState.VERIFIED or not row.sealed
+    job.delete()
+    assert [v.body for v in job.server.versions("b")] == [body]
+    # By S3's own answers the right bytes come back.
+    assert wrong not in [v.body for v in job.server.versions("b")]
+
+
+@pytest.mark.parametrize("column", ["evidence_source", "evidence_run"])
+def test_p1_the_origin_of_evidence_is_sealed(job: Job, column: str) -> None:
+    fill(job)
+    job.bring()
+    row = job.row("dir/3")
+    assert (row.evidence_source, row.evidence_run) == (EvidenceSource.LISTING, "run-1")
+    job.store._conn.execute(f"UPDATE files SET {column} = ? WHERE key = 'dir/3'", ("head",))
+    assert not job.row("dir/3").sealed
+    job.delete()
+    assert {v.key for v in job.server.versions("b")} == {"dir/3"}
+
+
+def test_sealed_evidence_keeps_its_origin_and_proves_the_copy_again(job: Job) -> None:
+    """Also where S3 does not answer in between: a second reading is not paid for twice."""
+    job.server.put("b", "opaque", b"1234", etag="kms", checksums=())
+    job.server.put("b", "crc", b"1234", etag="kms", checksums=("CRC64NVME",))
+    job.bring()
+    assert job.row("crc").evidence_source is EvidenceSource.HEAD
+    unproved = [row for row in job.rows() if row.key == "opaque"]
+    list(verify("b", job.store, job.disk, job.s3, unproved, run="run-1", threads=1, rows_per_commit=1, refetch=99))
+    gets = job.server.count("GetObject")
+    job.path("opaque").write_bytes(b"123?")
+    job.server.fault({"op": "HeadObject", "key": "opaque"}, "500")
+    job.verify_again("run-2")
+    job.server.calm()
+    assert job.row("opaque").state is FileState.DOWNLOADED
+    job.path("opaque").write_bytes(b"1234")
+    job.verify_again("run-3")
+    row = job.row("opaque")
+    assert (row.state, row.sealed, row.evidence_source) == (FileState.VERIFIED, True, EvidenceSource.REFETCH)
+    assert row.evidence_run == "run-1" and job.server.count("GetObject") == gets

@@ -158,7 +158,10 @@ def test_an_object_overwritten_at_its_very_delete_survives_and_deletion_stops(jo
         assert (job.states()[key] is FileState.DELETED) == (job.server.get("b", key) is None)
     # Nothing is in doubt, so the next round brings the new bytes and leaves what is deleted alone.
     job.bring()
-    assert job.row("dir/3").state is FileState.VERIFIED and job.path("dir/3").read_bytes() == newer
+    assert job.row("dir/3", "null").state is FileState.VERIFIED
+    assert job.path("dir/3", "null").read_bytes() == newer
+    former = [row for row in job.rows() if row.key == "dir/3" and row.version.version_id != "null"]
+    assert [(job.disk.base / row.path).read_bytes() for row in former] == [bodies["dir/3"]]
     job.delete()
     assert in_s3(job) == set()
 

@@ -838,10 +838,14 @@ def _status(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
         return 0
     while True:
         standings = _standings(names, tools)
+        mismatches = pipeline.mismatches([s.bucket for s in standings], tools)
+        for bucket, mismatch in mismatches.items():
+            report.tell(Warned(bucket, mismatch.text))
         if arguments["--json"]:
+            kinds = {bucket: mismatch.kind.value for bucket, mismatch in mismatches.items()}
             report.document(
                 {
-                    "buckets": [_standing_json(s) for s in standings],
+                    "buckets": [{**_standing_json(s), "mismatch": kinds.get(s.bucket)} for s in standings],
                     "totals": _totals(standings),
                     "overall": _overall(total(standings), tools),
                 }

@@ -11,7 +11,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cached_property, partial
@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from migrate_v2 import __version__, conveyor, deletion, keys, model, policy, prices, tuning
-from migrate_v2.anchor import same_history
+from migrate_v2.anchor import MENDABLE, Mismatch, cut_ledger, look, mismatch, must_be_whole
 from migrate_v2.durability import Durability, holds_state_file
 from migrate_v2.durability import about as about_durability
 from migrate_v2.edges import awscli
@@ -641,15 +641,23 @@ def _unproved_only_copies(bucket: str, tools: Tools) -> int:
     return tools.store.gone(bucket)[GoneKind.UNPROVED_ONLY_COPY][0]
 
 
-def _begin(bucket: str, tools: Tools, *, destination: bool = True) -> Events:
-    """What is known, and what has to be known, before anything is done to a bucket."""
-    if destination:
-        same_history(bucket, tools.store, tools.disk)
+def _begin(bucket: str, tools: Tools, *, destination: bool = True, mends: bool = False) -> Events:
+    """What is known, and what has to be known, before anything is done to a bucket.
+
+    `mends`: what reads every copy again goes on with a destination that was restored from an older backup.
+    """
+    must_be_whole(bucket, tools.store)
     held = tools.store.bucket(bucket)
+    if destination:
+        if held is not None and held.base_id:
+            tools.disk.claim(held.base_id)
+        if found := mismatch(bucket, tools.store, tools.disk):
+            if not mends or found.kind not in MENDABLE:
+                raise Refused(found.text)
+            yield Warned(bucket, found.text)
     if held is None:
         return
     if destination and held.base_id:
-        tools.disk.claim(held.base_id)
         yield from finish_moves(bucket, tools.store, tools.disk)
     if tools.store.rekeyed and "rekeyed" not in tools.said:
         tools.said.add("rekeyed")
@@ -701,10 +709,19 @@ def _brake(bucket: str, tools: Tools, *, acts: bool) -> Events:
 
 
 def _ensure_scanned(
-    bucket: str, tools: Tools, *, rescan: bool = False, destination: bool = True, acts: bool = True
+    bucket: str,
+    tools: Tools,
+    *,
+    rescan: bool = False,
+    destination: bool = True,
+    acts: bool = True,
+    mends: bool = False,
 ) -> Events:
-    """Lists the bucket where it has to be listed. `acts`: the caller acts upon the listing, and is stopped by max_change."""
-    yield from _begin(bucket, tools, destination=destination)
+    """Lists the bucket where it has to be listed. `acts`: the caller acts upon the listing, and is stopped by max_change.
+
+    `mends` as in _begin().
+    """
+    yield from _begin(bucket, tools, destination=destination, mends=mends)
     held = tools.store.bucket(bucket)
     if held is not None and held.scan_complete and not held.account and tools.store.left_in_s3(bucket):
         rescan = rescan or tools.s3.identity().account != ""
@@ -750,6 +767,7 @@ def _unless_all(folder: Path) -> Path | None:
 
 def scan_bucket(bucket: str, tools: Tools, *, rescan: bool = False) -> Events:
     with tools.locked(bucket, destination=False):
+        must_be_whole(bucket, tools.store)
         held = tools.store.bucket(bucket)
         if held is not None and held.scan_complete and not rescan:
             yield Noted(bucket, f"was listed at {held.scanned_at}; --rescan lists it again")
@@ -825,9 +843,12 @@ def sync_bucket(bucket: str, tools: Tools) -> Events:
 
 
 def verify_bucket(bucket: str, tools: Tools, *, refetch: bool = False) -> Events:
-    """Reads all local copies again, verified and deleted ones too; with `refetch` also, from S3, what nothing else proves."""
+    """Reads all local copies again, verified and deleted ones too; with `refetch` also, from S3, what nothing else proves.
+
+    A destination that was restored from an older backup is recorded as it is, once every copy was read.
+    """
     with tools.locked(bucket):
-        yield from _ensure_scanned(bucket, tools)
+        yield from _ensure_scanned(bucket, tools, mends=True)
         objects, size = _copies(bucket, tools)
         copies = tools.store.with_local_copy(bucket)
         untold = Verdict.UNPROVABLE if refetch else None
@@ -842,6 +863,8 @@ def verify_bucket(bucket: str, tools: Tools, *, refetch: bool = False) -> Events
                 bucket, tools, unproved, objects, size, "refetch", refetch=True, unanswered=unanswered
             )
         tools.store.accept_key()
+        if mismatch(bucket, tools.store, tools.disk):
+            yield from manifest_step.certificate(bucket, tools.store, tools.disk)
         earned = phase_of(tools.store.counts(bucket)) in (Phase.DELETING, Phase.COMPLETE)
         yield from _advance(bucket, tools, anew=earned)
         yield stands(held_row(bucket, tools), tools.store)
@@ -1027,8 +1050,19 @@ def known_buckets(names: list[str] | None, tools: Tools) -> list[str]:
     return names
 
 
+def mismatches(names: Iterable[str], tools: Tools) -> dict[str, Mismatch]:
+    """Where destination and state file do not know of the same deletions; nothing is made, and nothing refused."""
+    found: dict[str, Mismatch | None] = {name: cut_ledger(name, tools.store) for name in names}
+    base = tools.settings.local_base_path
+    if base is not None and base.is_dir():
+        with suppress(Failure), Disk.open(base, create=False, writes=False) as disk:
+            found = {name: cut or look(name, tools.store, disk) for name, cut in found.items()}
+    return {name: one for name, one in found.items() if one is not None}
+
+
 def retry_errors(bucket: str, tools: Tools, *, cause: str | None) -> Events:
     with tools.locked(bucket, destination=False):
+        must_be_whole(bucket, tools.store)
         rows = tools.settings.db_batch_commit_size
         yield from errors_step.retry(bucket, tools.store, cause, rows_per_commit=rows)
         tools.store.set_phase(bucket, phase_of(tools.store.counts(bucket)))
@@ -1061,6 +1095,7 @@ def oblivion(names: Iterable[str], tools: Tools) -> tuple[list[Oblivion], str]:
 def reset_bucket(bucket: str, tools: Tools) -> Events:
     """Local files stay, and so do the rows without which the copies of deleted objects could be written over."""
     with tools.locked(bucket, destination=False):
+        must_be_whole(bucket, tools.store)
         if tools.store.ledger.open(bucket):
             raise Refused(
                 f"deletes in {bucket} were interrupted, and nobody knows yet what became of them: run `scan` for it first"
@@ -1266,6 +1301,8 @@ def confirm_delete(
             if planned.kept:
                 raise Refused(f"nothing in {show(bucket)} is proved and may go; --dry-run says why each object stays")
             yield Noted(bucket, "nothing is left to delete")
+            if tools.store.ledger.last(bucket)[0] > tools.store.ledger.anchors(bucket).certified:  # a kill came between
+                yield from manifest_step.certificate(bucket, tools.store, tools.disk)
             if remove_bucket:
                 yield from _keep_configuration(bucket, tools)
         else:

@@ -1049,6 +1049,16 @@ class Disk:
         except FileNotFoundError:
             return None
 
+    def tail(self, path: str, size: int) -> bytes | None:
+        """The last bytes of a file, at most `size`; None where there is none."""
+        try:
+            with self.reading(path) as file:
+                return os.pread(file._fd, size, max(0, file.identity.size - size))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self._explain(error, path, "read")
+
     def quarantine(self, path: str, bucket: str, *, once: bool = True) -> str:
         """The file is moved out of the way, never over another one; its new path, or "" if nothing was there.
 

@@ -134,6 +134,17 @@ class Intent:
     doomed: Doomed
 
 
+@dataclass(frozen=True, slots=True)
+class Anchors:
+    """What the state file recorded of a bucket's ledger beside the entries: its last entry, None before the first; the entry
+    that the destination named when the last batch was answered; number and hash of the last line of the certificate."""
+
+    last: tuple[int, str] | None = None
+    marked: int = 0
+    certified: int = 0
+    certified_hash: str = ""
+
+
 Settled = tuple[Intent, str, bool]  # what, the outcome in a word or a sentence, is it gone
 
 
@@ -148,16 +159,23 @@ class Ledger:
     def consent(self, bucket: str, token: str, facts: Mapping[str, object]) -> None:
         """Who agreed to what; `facts` are JSON values under names that no entry has itself."""
         with self._writing():
-            self._append(self._tip(bucket), bucket, "consent", token, facts=json.dumps(facts, sort_keys=True))
+            tip = self._tip(bucket)
+            self._append(tip, bucket, "consent", token, facts=json.dumps(facts, sort_keys=True))
+            self._anchor(bucket)
 
     def intend(self, bucket: str, doomed: Iterable[Doomed], token: str) -> list[Intent]:
         """All of them, or none, before the first request."""
         with self._writing():
             tip = self._tip(bucket)
-            return [Intent(self._append(tip, bucket, "intent", token, **asdict(d)), d) for d in doomed]
+            intents = [Intent(self._append(tip, bucket, "intent", token, **asdict(d)), d) for d in doomed]
+            self._anchor(bucket)
+        return intents
 
-    def conclude(self, bucket: str, settled: Iterable[Settled]) -> None:
-        """Within a transaction: what becomes of the rows belongs into the same one."""
+    def conclude(self, bucket: str, settled: Iterable[Settled], *, marked: int = 0) -> None:
+        """Within a transaction: what becomes of the rows belongs into the same one.
+
+        `marked` is the entry that the destination names since before the deletes were sent; 0 where nothing is known of it.
+        """
         tip = self._tip(bucket)
         for intent, outcome, gone in settled:
             d = intent.doomed
@@ -165,6 +183,31 @@ class Ledger:
             named = {"kind": d.kind, "key": d.key, "version_id": d.version_id}
             self._append(
                 tip, bucket, "outcome", said["token"], intent=intent.seq, **named, gone=int(gone), outcome=outcome
+            )
+        self._anchor(bucket, marked)
+
+    def _anchor(self, bucket: str, marked: int = 0) -> None:
+        """Within the transaction of new entries."""
+        seq, hash_ = self.last(bucket)
+        if seq:
+            self._conn.execute(
+                "INSERT INTO ledger_anchors (bucket, seq, hash, marked) VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+                " seq = excluded.seq, hash = excluded.hash, marked = max(marked, excluded.marked)",
+                (bucket, seq, hash_, marked),
+            )
+
+    def anchors(self, bucket: str) -> Anchors:
+        r = self._conn.execute("SELECT * FROM ledger_anchors WHERE bucket = ?", (bucket,)).fetchone()
+        if r is None:
+            return Anchors()
+        return Anchors((r["seq"], r["hash"]), r["marked"], r["certified"], r["certified_hash"])
+
+    def record_destination(self, bucket: str, *, marked: int, certified: tuple[int, str]) -> None:
+        """What stands in the destination now, written anew: the entry of the mark, and the last line of the certificate."""
+        with self._writing():
+            self._conn.execute(
+                "UPDATE ledger_anchors SET marked = ?, certified = ?, certified_hash = ? WHERE bucket = ?",
+                (marked, *certified, bucket),
             )
 
     def _tip(self, bucket: str) -> _Tip:
@@ -241,6 +284,12 @@ class Ledger:
                     " nothing is deleted by this state file: restore it from a backup, or start a new one elsewhere"
                 )
             count, last = count + 1, r["hash"]
+        recorded = self.anchors(bucket).last
+        if recorded is not None and last != recorded[1]:
+            raise Refused(
+                f"the record of what was deleted from {show(bucket)} has lost its last entries: it should end with entry"
+                f" {recorded[0]} of the table ledger; nothing is deleted by this state file: restore it from a backup"
+            )
         return count
 
     def certificate(self, bucket: str) -> Iterator[str]:

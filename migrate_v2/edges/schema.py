@@ -382,6 +382,22 @@ def m004_causes(db: Database) -> None:
     db.execute("""
         CREATE INDEX files_former ON files (bucket, key, version_id) WHERE place = 'plain' AND is_latest = 0
     """)
+    # How far the ledger of a bucket goes, written in the transaction of its entries: a table that lost its last rows shows.
+    # `marked` and `certified` are what was written to the destination, see anchor.py.
+    db.execute("""
+        CREATE TABLE ledger_anchors (
+            bucket TEXT PRIMARY KEY,
+            seq INTEGER NOT NULL,
+            hash TEXT NOT NULL,
+            marked INTEGER NOT NULL DEFAULT 0,
+            certified INTEGER NOT NULL DEFAULT 0,
+            certified_hash TEXT NOT NULL DEFAULT ''
+        ) STRICT
+    """)
+    db.execute("""
+        INSERT INTO ledger_anchors (bucket, seq, hash)
+        SELECT bucket, seq, hash FROM ledger l WHERE seq = (SELECT max(seq) FROM ledger m WHERE m.bucket = l.bucket)
+    """)
     # Copies that are a second name of a file outside the bucket's folder (`source`): who edits that file edits the copy.
     # By path and not by row: a copy keeps its mark when its row is forgotten, and takes it along when it is renamed.
     db.execute("""

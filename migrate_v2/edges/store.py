@@ -2227,11 +2227,11 @@ class Store:
                 return
             key, version = page[-1]["key"], page[-1]["version_id"]
 
-    def concluded(self, bucket: str, settled: Sequence[Settled]) -> None:
-        """Closes the intents, and moves the rows that are gone, in one transaction."""
+    def concluded(self, bucket: str, settled: Sequence[Settled], *, marked: int = 0) -> None:
+        """Closes the intents, and moves the rows that are gone, in one transaction. `marked` as in Ledger.conclude()."""
         tables = {"version": "files", "marker": "delete_markers"}
         with self._writing():
-            self.ledger.conclude(bucket, settled)
+            self.ledger.conclude(bucket, settled, marked=marked)
             for intent, outcome, gone in settled:
                 d = intent.doomed
                 if d.kind == "upload":
@@ -2255,7 +2255,7 @@ class Store:
             self._conn.execute("PRAGMA snapshot.locking_mode = EXCLUSIVE")
             with self._writing():
                 for table in (
-                    "linked_copies",
+                    *("linked_copies", "ledger_anchors"),
                     *("bucket_status", "files", "metadata", "delete_markers", "uploads", "ledger"),
                     *("restores", "batch_jobs"),
                 ):

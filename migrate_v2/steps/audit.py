@@ -13,12 +13,13 @@ from threading import Event as Flag
 from typing import Any
 
 from migrate_v2 import checksums
+from migrate_v2.anchor import read_mark
 from migrate_v2.edges.disk import Changed, Disk, DiskError, Obstacle
 from migrate_v2.edges.ledger import hash_of
 from migrate_v2.errors import Failure, Refused
 from migrate_v2.events import Ended, Event, Found, Noted, Progress, Started, Warned
 from migrate_v2.flow import Meter, in_threads
-from migrate_v2.keys import CERTIFICATE, SIDE, show
+from migrate_v2.keys import CERTIFICATE, SIDE, only_copies_mark, show
 from migrate_v2.model import FileState, Place, Verdict, Witness
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -141,16 +142,27 @@ def audit(bucket: str, disk: Disk, *, threads: int) -> Iterator[Event]:
 
 
 def _broken_links(bucket: str, disk: Disk) -> Iterator[Found]:
-    """Of the deletion certificate, where there is one: each line that is not what was written, or does not follow the one before."""
-    path = f"{SIDE}/{bucket}/{CERTIFICATE}"
+    """Of the deletion certificate, where there is or was one: each line that is not what was written, or does not follow the
+    one before, and its end, which only-copies.json names."""
+    path, mark_path = f"{SIDE}/{bucket}/{CERTIFICATE}", only_copies_mark(bucket)
+    mark = read_mark(bucket, disk)
+    certified = (mark.certified, mark.certified_hash) if mark is not None else (0, "")
     if disk.look(path) is None:
+        if certified[0]:
+            yield Found(bucket, path, "", Verdict.MISSING, "the certificate is not there")
         return
+    if mark is None or not mark.state_id:
+        verdict, why = (Verdict.MISSING, "is not there") if mark is None else (Verdict.UNREADABLE, "cannot be read")
+        yield Found(bucket, mark_path, "", verdict, f"it {why}, and it names the last line of the certificate")
     previous = ""
+    hashes: set[tuple[int, str]] = set()
     for number, line in enumerate(_lines(path, disk), 1):
         try:
             said = json.loads(line or b"")
             hash_, _ = said.pop("hash"), said.pop("mac")
             sound = said["previous"] == previous and hash_of(said) == hash_
+            if said["seq"] == certified[0]:
+                hashes.add((said["seq"], hash_))
         except (ValueError, RecursionError, TypeError, AttributeError, KeyError):
             yield Found(bucket, path, "", Verdict.UNREADABLE, f"line {number:,} is no entry of a certificate")
             return
@@ -159,6 +171,10 @@ def _broken_links(bucket: str, disk: Disk) -> Iterator[Found]:
             yield Found(bucket, path, "", Verdict.DIFFERS, why)
             return
         previous = hash_
+    if certified[0] and certified not in hashes:
+        yield Found(
+            bucket, path, "", Verdict.DIFFERS, f"its last lines are missing: entry {certified[0]} should be one of them"
+        )
 
 
 def _examine(entry: Recorded, disk: Disk, meter: Meter, stop: Flag) -> tuple[Verdict, str]:

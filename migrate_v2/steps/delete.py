@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
@@ -12,6 +11,7 @@ from threading import Event as Flag
 from typing import TypeVar
 
 from migrate_v2 import deletion
+from migrate_v2.anchor import write_mark
 from migrate_v2.edges.disk import Changed, Disk, Obstacle
 from migrate_v2.edges.ledger import Settled
 from migrate_v2.edges.s3 import Deleter, Outcome
@@ -19,7 +19,7 @@ from migrate_v2.edges.store import Store
 from migrate_v2.errors import Failure, Refused
 from migrate_v2.events import Ended, Event, Progress, Started
 from migrate_v2.flow import batched, in_threads
-from migrate_v2.keys import only_copies_mark, show
+from migrate_v2.keys import show
 from migrate_v2.model import (
     CHANGED,
     REPLY_LOST,
@@ -230,14 +230,6 @@ def _batches(rows: Iterator[Row], most_bytes: int | None = None) -> Iterator[Seq
     yield from filter(None, (tuple(exact), tuple(null)))
 
 
-def _announce(store: Store, disk: Disk, bucket: str) -> None:
-    """Says beside the data that it may be all there is, and which state file knows of it."""
-    entry, hash_ = store.ledger.last(bucket)
-    said = {"state_id": store.identity(), "state_file": str(store.path), "entry": entry, "hash": hash_}
-    with disk.replace_text(only_copies_mark(bucket)) as mark:
-        mark.write(json.dumps(said) + "\n")
-
-
 def _send_proofs(store: Store, disk: Disk, deleter: Deleter, proofs: Sequence[Proof], token: str) -> None:
     if not proofs:
         return
@@ -292,7 +284,7 @@ def _send(
     Raises at a surprise, after everything known is written. What no answer came for, `there` asks after.
     """
     intents = store.ledger.intend(bucket, batch, token)
-    _announce(store, disk, bucket)
+    marked = write_mark(bucket, store, disk)
     outcomes: dict[int, Outcome] = {}
     surprise: Failure | None = None
 
@@ -325,7 +317,7 @@ def _send(
             unknown += 1
         else:
             settled.append((intent, STILL_THERE if held else REPLY_LOST, not held))
-    store.concluded(bucket, settled)
+    store.concluded(bucket, settled, marked=marked)
     if surprise is not None:
         raise surprise
     if unknown:

@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from migrate_v2 import __version__
+from migrate_v2.anchor import record
 from migrate_v2.edges.disk import Disk
 from migrate_v2.edges.store import Store, evidence_document, now
 from migrate_v2.events import Event, Noted, Stands
@@ -150,10 +151,12 @@ def _checksum_line(sha256: str, path: str) -> str:
 def certificate(bucket: str, store: Store, disk: Disk) -> Iterator[Event]:
     """What was agreed to and what was deleted, entry by entry in a chain of hashes (see edges/ledger.py)."""
     entries = 0
+    last = store.ledger.last(bucket)
     with disk.replace_text(f"{SIDE}/{bucket}/{CERTIFICATE}") as lines:
         for line in store.ledger.certificate(bucket):
             lines.write(line + "\n")
             entries += 1
+    record(bucket, store, disk, last)
     yield Noted(bucket, f"{SIDE}/{bucket}/{CERTIFICATE} certifies what was deleted: {entries:,} entries")
 
 

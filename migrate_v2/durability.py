@@ -89,6 +89,11 @@ def syncfs_reaches_disk(kind: str) -> bool:
     return kind in _SYNCFS
 
 
+def fsync_needs_write(kind: str) -> bool:
+    """Whether fsync(2) of a file that is open for reading only does nothing: SMB2_FLUSH needs a handle that may write."""
+    return kind in ("cifs", "smb3")
+
+
 def stores_ctime(kind: str) -> bool:
     return kind not in _NO_CTIME
 

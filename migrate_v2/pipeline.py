@@ -1294,7 +1294,7 @@ def confirm_delete(
                 " that lasts and name it by --dest, or give --allow-volatile"
             )
         agreed = consent(planned)
-        if not agreed:
+        if not agreed or dry_run:
             return
         left_over = 0
         if not planned.objects and not planned.markers and not planned.uploads:

@@ -30,7 +30,7 @@ from typing import NoReturn, Self
 
 import psutil
 
-from migrate_v2.durability import stores_ctime, syncfs_reaches_disk
+from migrate_v2.durability import fsync_needs_write, stores_ctime, syncfs_reaches_disk
 from migrate_v2.edges.mounts import Mount, mount_of
 from migrate_v2.errors import Busy, Cause, Failure, Refused
 from migrate_v2.keys import FileSystem, looks_temporary, show
@@ -738,7 +738,7 @@ class Disk:
             raw = _bytes(path)
             try:
                 if not folders_only:
-                    self._flush_path(raw, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+                    self._flush_file(raw)
             except FileNotFoundError:
                 continue
             except OSError as error:
@@ -748,21 +748,36 @@ class Disk:
                 folders.add(raw)
         for folder in sorted(folders, key=len, reverse=True):
             try:
-                if folder:
-                    self._flush_path(folder, _FOLDER)
-                else:
-                    _flush_folder(self._fd)
+                fd = self._open(folder, _FOLDER) if folder else os.dup(self._fd)
+                try:
+                    _flush_folder(fd)
+                finally:
+                    os.close(fd)
             except FileNotFoundError:
                 continue
             except OSError as error:
                 self._explain(error, _text(folder), "flush", "folder")
 
-    def _flush_path(self, path: bytes, flags: int) -> None:
-        if flags != _FOLDER and not stat.S_ISREG(self._stat(path).st_mode):
+    def _flush_file(self, path: bytes) -> None:
+        """May raise OSError. Does nothing where something else than a regular file is, or where files cannot be flushed."""
+        if not stat.S_ISREG(self._stat(path).st_mode):
             return
-        fd = self._open(path, flags)
+        flags = os.O_NONBLOCK | os.O_NOCTTY
+        fd = -1
+        if fsync_needs_write(self.mount.kind):
+            with suppress(OSError):  # read-only for us: the next one tells
+                fd = self._open(path, flags | os.O_RDWR)
+        if fd < 0:
+            fd = self._open(path, flags | os.O_RDONLY)
         try:
-            (_flush_folder if flags == _FOLDER else _flush)(fd)
+            _flush(fd)
+        except OSError as error:
+            if error.errno not in (
+                errno.EINVAL,
+                errno.ENOTSUP,
+                errno.EBADF,
+            ):  # no flush at all, or none of such a handle
+                raise
         finally:
             os.close(fd)
 
@@ -860,6 +875,8 @@ class Disk:
             mode = self._stat(raw).st_mode
             if not stat.S_ISREG(mode):
                 raise Obstacle(path, _kind(mode), str(self.base))
+            if drop_cache and self._flushes_each:
+                self._flush_file(raw)
             fd = self._open(raw, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
         except FileNotFoundError:
             raise
@@ -869,8 +886,6 @@ class Disk:
             try:
                 facts = os.fstat(fd)
                 if stat.S_ISREG(facts.st_mode):
-                    if drop_cache and self._flushes_each:
-                        _flush(fd)
                     _advise(fd, drop_cache)
             except OSError as error:
                 self._explain(error, path, "read")

@@ -175,7 +175,8 @@ def verify(
                 shared += found.identity is not None and found.identity.links > 1 and not row.linked
                 entry = _conclusion(row, found, disk)
                 evidence.append(entry)
-                paths.append(row.path)
+                if found.verdict in (Verdict.MATCH, Verdict.UNPROVABLE):
+                    paths.append(row.path)
                 if found.verdict is not Verdict.MATCH:
                     told.append(
                         Found(

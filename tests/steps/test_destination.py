@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -138,6 +139,37 @@ def test_power_cut_on_fuse_leaves_what_the_native_engine_landed(job: Job, cut: P
         landing.finish(path, temporary, fd, 4, 10**18)
         assert cut.leaves(job.disk.base / path)
     landing.close()
+
+
+@pytest.mark.parametrize(("kind", "writable"), [("cifs", True), ("fuse.bindfs", False)])
+def test_files_are_flushed_by_a_handle_that_may_write_where_smb_needs_it(
+    job: Job, monkeypatch: pytest.MonkeyPatch, kind: str, writable: bool
+) -> None:
+    modes: list[int] = []
+    monkeypatch.setattr(disk_module, "mount_of", lambda fd: Mount(kind, Durability.LASTING))
+    with Disk.open(job.disk.base) as disk:
+        with disk.writing("b/a") as sink:
+            sink.write(b"1")
+        before = (disk.base / "b/a").stat()
+        monkeypatch.setattr(
+            disk_module, "_flush", lambda fd: modes.append(fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE)
+        )
+        disk.flush(["b/a", "b/not there"])
+    assert modes[0] == (os.O_RDWR if writable else os.O_RDONLY)
+    after = (job.disk.base / "b/a").stat()
+    assert (before.st_ctime_ns, before.st_mtime_ns) == (after.st_ctime_ns, after.st_mtime_ns)
+
+
+def test_verify_goes_on_past_a_symbolic_link_on_fuse(job: Job, cut: PowerCut, tmp_path: Path) -> None:
+    """A folder that cannot be flushed belongs to copies that were not read either."""
+    fill(job)
+    job.bring()
+    folder = job.disk.base / "b" / "deep"
+    folder.rename(tmp_path / "moved")
+    folder.symlink_to(tmp_path / "moved")
+    job.verify_again("run-2")
+    assert job.row("a").state is FileState.VERIFIED and job.row("a").read_run == "run-2"
+    assert job.row("deep/b").state is FileState.ERROR
 
 
 def test_nothing_more_is_flushed_where_syncfs_is_enough(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:

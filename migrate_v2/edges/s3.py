@@ -1165,6 +1165,7 @@ class S3:
                     events.register("before-call.s3.ListObjectAnnotations", _no_more_than_a_list)
                     # With the star in this place they come before botocore's own, of `before-parse.s3.*`: that one would
                     # read the whole of a listing once more, for an error in it.
+                    events.register("before-parse.*.*", _no_page)
                     events.register("before-parse.*.ListObjectVersions", _read_list)
                     events.register("before-parse.*.ListObjectsV2", _read_list)
                     events.register("before-parse.*.ListObjectAnnotations", _not_a_fault)
@@ -1836,6 +1837,17 @@ def just_before(key: str) -> str:
 def _no_more_than_a_list(params: Any, **_: object) -> None:
     """botocore reads the answer to a list into memory, and a server that does not know this list sends the object."""
     params["headers"]["Range"] = f"bytes=0-{_LIST_LIMIT - 1}"
+
+
+_PAGE = re.compile(rb"(?:<\?xml[^>]*>)?\s*(?:<!doctype html|<html)", re.IGNORECASE)
+
+
+def _no_page(response_dict: Any, **_: object) -> None:
+    """An HTML page with status 200 is a proxy's or a portal's. botocore reads one that is XML as an answer in which nothing
+    is: a bucket without versioning, without Object Lock."""
+    body = response_dict["body"]
+    if response_dict["status_code"] < 300 and isinstance(body, bytes) and _PAGE.match(body):
+        raise ResponseParserError("an HTML page, which is not S3's answer")
 
 
 # Of the elements of a listing, those that have a plain text; how the others are read stands in _entry().

@@ -87,7 +87,8 @@ def test_every_command_has_its_use_there(run: Run, served: str, tmp_path: Path, 
             assert ended.returncode == 0, (command, ended.stderr)
         brought = {path: body for path, body in tree(home / "old-disk").items() if body is not None}
         assert brought == {path: body for path, body in tree(data).items() if body is not None}
-        assert checked_by_sha256sum(home, "old-disk") == len(brought)
+        superseded = [path for path in (home / ".migrate-v2" / "old-disk" / "superseded").rglob("*") if path.is_file()]
+        assert checked_by_sha256sum(home, "old-disk") == len(brought) + len(superseded) == len(brought) + 1
         before = tree(data)
         plan = json.loads(run("confirm-delete", "old-disk", "--dry-run", "--json", there).stdout)
         assert (plan["delete"]["objects"], plan["keep"]) == (len(brought), [])

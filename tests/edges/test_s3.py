@@ -740,6 +740,33 @@ def test_not_found_page_of_a_proxy_is_no_answer(server: S3Server, s3: S3, ops: t
     assert s3.is_there("b", "k", "null", version.etag, by_id=False) is None
 
 
+@pytest.mark.parametrize(
+    "page", [b"<html><body>Log in</body></html>", b'<?xml version="1.0"?>\n<!DOCTYPE html><html></html>']
+)
+def test_page_of_a_portal_is_no_answer_about_a_bucket(server: S3Server, s3: S3, page: bytes) -> None:
+    """As XML it has no Status, no rule and no lock in it: it must not pass for a bucket that has none."""
+    server.bucket("b", versioning="Enabled")
+    s3.region_of("b")
+    server.fault(
+        {"bucket": "b", "key": ""}, rewrite=lambda *_: Response(200, [("Content-Type", "application/xml")], page)
+    )
+    questions: list[Callable[[], object]] = [
+        lambda: s3.versioning("b"),
+        lambda: s3.facts("b"),
+        lambda: s3.may_hold("b"),
+        lambda: s3.has_object_lock("b"),
+        lambda: s3.archives_by_tiering("b"),
+        lambda: s3.configuration("b"),
+        lambda: list(s3.uploads("b")),
+        lambda: next(s3.versions("b")),
+    ]
+    for ask in questions:
+        with pytest.raises(Failure) as failed:
+            ask()
+        assert not isinstance(failed.value, (Gone, Denied, Refusal))
+        assert_one_line(failed.value)
+
+
 def test_archived(server: S3Server, s3: S3) -> None:
     version = version_of(server.put("b", "k", BODY, storage_class="DEEP_ARCHIVE"))
     s3.head(version)

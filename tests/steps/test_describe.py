@@ -13,7 +13,7 @@ import pytest
 from migrate_v2.edges.s3 import Denied, Unreachable
 from migrate_v2.edges.store import Store
 from migrate_v2.events import Event, Noted, Warned
-from migrate_v2.model import FileState
+from migrate_v2.model import FileState, GoneKind
 from migrate_v2.steps.describe import (
     HOPELESS,
     describe,
@@ -354,7 +354,13 @@ def test_what_changed_since_it_was_listed_is_left_to_the_next_listing(job: Job, 
         job.server.put("b", "k", b"y")
     described(job)
     assert documents(job) == {}
-    assert job.row("k").state is FileState.VERIFIED
+    if change == "replaced":
+        assert job.row("k").state is FileState.VERIFIED
+        return
+    assert job.row("k").gone is GoneKind.ONLY_COPY and job.row("k").witnesses
+    before = job.server.count("HeadObject")
+    described(job)
+    assert job.server.count("HeadObject") == before, "what is gone is not asked for again"
 
 
 def test_a_part_that_is_not_found_of_an_object_that_is_there_holds_nothing_up(job: Job) -> None:

@@ -16,7 +16,7 @@ from migrate_v2.edges import s3 as s3_edge
 from migrate_v2.edges.s3 import Denied, Restorer, Throttled
 from migrate_v2.errors import Failure
 from migrate_v2.events import Ended, Event, Noted, Warned
-from migrate_v2.model import CHANGED, VANISHED, Answer, FileState
+from migrate_v2.model import CHANGED, Answer, FileState, GoneKind
 from migrate_v2.steps import restore as restore_step
 from migrate_v2.steps.restore import Means
 from tests.fakes.s3server import Request
@@ -227,11 +227,10 @@ def test_denied_is_an_error_with_its_reason_and_the_others_go_on(job: Job) -> No
 def test_what_is_gone_or_another_object_by_now_is_an_error_that_a_new_listing_cures(job: Job) -> None:
     archive(job, 4)
     job.server.remove("b", "k0", "null")
-    told = found(request(job))
-    assert told == {"k0": (None, VANISHED)}
+    assert found(request(job)) == {} and job.row("k0").gone is GoneKind.NEVER_FETCHED
     job.server.put("b", "k1", b"other", storage_class="GLACIER")
     job.server.remove("b", "k2", "null")
-    assert found(refresh(job)) == {"k1": (None, CHANGED), "k2": (None, VANISHED)}
+    assert found(refresh(job)) == {"k1": (None, CHANGED)} and job.row("k2").gone is GoneKind.NEVER_FETCHED
     job.scan()
     assert job.states()["k1"] is FileState.DISCOVERED and job.row("k1").archived
 
@@ -469,7 +468,7 @@ def test_a_listing_is_not_believed_in_its_silence(job: Job) -> None:
     assert lost
     lost.restore_ready = lost.restore_expiry = None
     told = found(refresh(job))
-    assert told == {"00003": (None, CHANGED), "00005": (None, VANISHED)}
+    assert told == {"00003": (None, CHANGED)} and job.row("00005").gone is GoneKind.NEVER_FETCHED
     row = job.row("00007")
     assert (row.state, row.archived) == (FileState.DISCOVERED, True)
     assert job.server.count("HeadObject") == 3

@@ -484,13 +484,21 @@ def _changes_between_listings(db: Database) -> None:
             AND t.cause NOT IN ('vanished', 'superseded'))
         WHERE scan > 0
     """)
-    # Another object under the same identity. Rows of an older toolkit get theirs from the first listing; a row that was
-    # gone already has been counted as that; and a verified row becomes `superseded` instead, which is counted as gone.
-    db.execute("""
-        CREATE TRIGGER files_changed AFTER UPDATE OF etag, size, last_modified ON files
-        WHEN (OLD.etag IS NOT NEW.etag OR OLD.size IS NOT NEW.size OR OLD.last_modified IS NOT NEW.last_modified)
-            AND OLD.version_id <> '+unknown' AND ifnull(OLD.cause, '') NOT IN ('vanished', 'superseded')
-        BEGIN
-            UPDATE bucket_status SET changed_since = changed_since + 1 WHERE bucket = NEW.bucket;
-        END
-    """)
+    # Another object under the same identity: the row is changed, or where there is a copy of the old object, becomes
+    # `superseded`, and the new object gets a row of its own. Rows of an older toolkit get their identity from the first
+    # listing, and rows that were gone already are counted as that.
+    for name, columns, condition in (
+        (
+            "changed",
+            "etag, size, last_modified",
+            "(OLD.etag IS NOT NEW.etag OR OLD.size IS NOT NEW.size OR OLD.last_modified IS NOT NEW.last_modified)"
+            " AND OLD.version_id <> '+unknown' AND ifnull(OLD.cause, '') NOT IN ('vanished', 'superseded')",
+        ),
+        ("superseded", "cause", "NEW.cause = 'superseded' AND OLD.cause IS NOT 'superseded'"),
+    ):
+        db.execute(f"""
+            CREATE TRIGGER files_{name} AFTER UPDATE OF {columns} ON files WHEN {condition}
+            BEGIN
+                UPDATE bucket_status SET changed_since = changed_since + 1 WHERE bucket = NEW.bucket;
+            END
+        """)

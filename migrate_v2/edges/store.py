@@ -1007,7 +1007,8 @@ class Store:
             self._conn.execute(
                 "UPDATE bucket_status SET scan_complete = 1, scan_key_marker = NULL, scan_version_marker = NULL,"
                 " unlisted = :unlisted, unconfirmed = :unconfirmed, gone_since = (SELECT count(*) FROM files o"
-                f" INDEXED BY files_gone WHERE o.bucket = :bucket AND {_GONE} AND o.scan >= bucket_status.accepted_scan),"
+                f" INDEXED BY files_gone WHERE o.bucket = :bucket AND {_GONE} AND o.cause = 'vanished'"
+                " AND o.scan >= bucket_status.accepted_scan),"
                 " scanned_at = :now, updated_at = :now WHERE bucket = :bucket",
                 {"bucket": bucket, "unlisted": unlisted, "unconfirmed": unconfirmed, "now": moment},
             )

@@ -78,6 +78,11 @@ def requests(made: World, *operations: str) -> int:
     return sum(made.server.count(operation) for operation in operations)
 
 
+def sent(made: World) -> int:
+    """Answers to GETs that had bytes of an object: a GET of a missing one only confirms what HEAD answered."""
+    return sum(made.server.count("GetObject", status=status) for status in (200, 206))
+
+
 def leave_out(made: World, prefix: str, *, times: int | None = None) -> None:
     """Listings without the keys that begin so."""
     entry = re.compile(rf"<(?P<tag>Version|Contents)><Key>{prefix}.*?</(?P=tag)>".encode(), re.DOTALL)
@@ -414,7 +419,7 @@ def test_brake_stops_before_anything_is_fetched(thousand: World, how: str) -> No
     made.done("scan", "--rescan", made.bucket)
     assert made.run("migrate", made.bucket).code == 5, "a listing accepts nothing"
     assert made.run("confirm-delete", "--dry-run", made.bucket).code == 5
-    assert requests(made, "GetObject") == 0
+    assert sent(made) == 0
     assert [(entry["event"], entry["code"]) for entry in notified(made)] == [("failed", 5)] * 7
     if how == "gone":
         made.done("sync", "--accept-changes", made.bucket)
@@ -422,6 +427,46 @@ def test_brake_stops_before_anything_is_fetched(thousand: World, how: str) -> No
         assert gone(made) == (150, 0, 0) and status(made)["verified"]["objects"] == 850
         made.done("scan", "--rescan", made.bucket)
         made.done("sync", made.bucket)
+
+
+def test_brake_stops_before_verified_copies_are_moved(zygote: Zygote, tmp_path: Path) -> None:
+    """Ransomware: every object is overwritten after it was verified. The copies stay where they are until the changes are
+    accepted, and beside the new ones afterwards."""
+    with world(tmp_path, zygote) as made:
+        keys = [f"k{n:03}" for n in range(120)]
+        fill(made, *keys)
+        made.done("migrate", made.bucket)
+        folder = made.home / made.bucket
+        before = {key: ((folder / key).read_bytes(), (folder / key).stat()) for key in keys}
+        for key in keys:
+            made.put(key, b"encrypted " + key.encode())
+        made.done("scan", "--rescan", made.bucket)
+        reads = sent(made)
+        for command in ("migrate", "verify", "sync"):
+            assert made.run(command, made.bucket).code == 5, command
+        assert sent(made) == reads
+        for key, (body, facts) in before.items():
+            now = (folder / key).stat()
+            assert (folder / key).read_bytes() == body
+            assert (now.st_ino, now.st_ctime_ns, now.st_nlink) == (facts.st_ino, facts.st_ctime_ns, facts.st_nlink)
+        with closing(sqlite3.connect(made.state)) as db:
+            figures = db.execute("SELECT known_rows, gone_since, changed_since FROM bucket_status").fetchone()
+        assert figures == (120, 0, 120)
+        made.done("migrate", "--accept-changes", made.bucket)
+        assert (gone(made), status(made)["verified"]["objects"]) == ((0, 120, 0), 120)
+        made.nothing_is_lost()
+
+
+def test_brake_stops_at_a_bucket_that_was_created_anew(thousand: World) -> None:
+    made = thousand
+    made.done("scan", made.bucket)
+    made.server.buckets.pop(made.bucket)
+    made.server.bucket(made.bucket)
+    for n in range(5):
+        made.server.put(made.bucket, f"other{n}", b"of somebody else")
+    made.done("scan", "--rescan", made.bucket)
+    assert made.run("migrate", made.bucket).code == 5
+    assert sent(made) == 0 and gone(made) == (1000, 0, 0)
 
 
 def test_brake_setting_decides_and_few_changes_pass(thousand: World) -> None:

@@ -163,6 +163,41 @@ def test_a_state_file_of_before_restores_were_counted_is_taken_over() -> None:
         database.conn.execute("UPDATE files SET restore_answer = 'maybe'")
 
 
+def test_gone_rows_of_earlier_programs_get_the_verdict_that_tells_their_kind() -> None:
+    database = Database(memory=True)
+    schema.migrations.apply(database, stop_before="m004_causes")
+    strong, weak = '[{"kind": "md5-etag", "bits": 128}]', '[{"kind": "crc32", "bits": 32}]'
+    for key, state, sha256, evidence in (
+        ("never", "error", None, None),
+        ("proved", "error", "s", strong),
+        ("weak", "error", "s", weak),
+        ("unread", "error", "s", None),
+        ("kept", "discovered", None, None),
+    ):
+        insert(database, key, state)
+        database.conn.execute(
+            "UPDATE files SET reason = 'vanished from S3 since it was listed', sha256 = ?, evidence = ?, verdict = ?"
+            " WHERE key = ?",
+            (sha256, evidence, "kept" if key == "kept" else None, key),
+        )
+    database.conn.execute(
+        "INSERT INTO bucket_status (bucket, scan, scan_complete, created_at, updated_at) VALUES ('b', 3, 1, '', '')"
+    )
+    insert(database, "fine", "verified")
+    schema.migrations.apply(database)
+    rows = database.conn.execute("SELECT key, state, verdict FROM files WHERE cause = 'vanished'").fetchall()
+    assert {key: (state, verdict) for key, state, verdict in rows} == {
+        "never": ("error", None),
+        "proved": ("error", "match"),
+        "weak": ("error", "unprovable"),
+        "unread": ("error", "unprovable"),
+        "kept": ("error", None),
+    }
+    assert tallies(database) == counted(database)
+    figures = database.conn.execute("SELECT accepted_scan, known_rows FROM bucket_status WHERE bucket = 'b'").fetchone()
+    assert tuple(figures) == (3, 1)
+
+
 REASONS = {
     "vanished": ("error", None, "vanished from S3 since it was listed"),
     "changed": ("error", None, "changed in S3 since it was listed"),

@@ -485,6 +485,7 @@ def _fetch(bucket: str, tools: Tools, folder: Path, lock_fds: list[int]) -> Even
     s = tools.settings
     rows = s.db_batch_commit_size
     yield from place(bucket, tools.store, tools.disk, rows_per_commit=rows)
+    # Of a state file that knew nothing of the destination when the run began.
     yield from collect(bucket, tools.store, tools.disk, rows_per_commit=rows)
     counts = tools.store.counts(bucket)
     if not counts.to_fetch:
@@ -659,6 +660,8 @@ def _begin(bucket: str, tools: Tools, *, destination: bool = True, mends: bool =
         return
     if destination and held.base_id:
         yield from finish_moves(bucket, tools.store, tools.disk)
+        # Before another listing: what has arrived may be all that is left of an object.
+        yield from collect(bucket, tools.store, tools.disk, rows_per_commit=tools.settings.db_batch_commit_size)
     if tools.store.rekeyed and "rekeyed" not in tools.said:
         tools.said.add("rekeyed")
         yield Warned(

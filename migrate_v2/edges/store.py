@@ -2063,6 +2063,24 @@ class Store:
                 ),
             )
 
+    def gone_unfetched(self, bucket: str) -> Iterator[Row]:
+        """Versions with a path that went from S3 before any copy of them was recorded."""
+        return self.rows(
+            bucket, "cause = 'vanished' AND +state = 'error' AND verdict IS NULL AND local_path IS NOT NULL"
+        )
+
+    def fetched_gone(self, bucket: str, versions: Sequence[ObjectVersion]) -> None:
+        """Copies of gone_unfetched() versions turned up: they are still to be verified."""
+        moment = now()
+        with self._writing():
+            self._together(
+                f"WITH n ({_NAME}) AS (VALUES {{rows}}) UPDATE files SET state = 'downloaded', updated_at = ? FROM n"
+                f" WHERE {_NAMED} AND state = 'error' AND cause = 'vanished' AND verdict IS NULL",
+                map(_identity, versions),
+                moment,
+            )
+            self._remember(_stale_lists(bucket), moment)
+
     def add_throughput(self, bucket: str, session: str, received: int, seconds: float) -> None:
         """Bytes that came down in so many seconds of fetching; `session` is this process."""
         with self._writing():
@@ -2414,8 +2432,8 @@ def _fetched(archived_too: bool) -> str:
     """Current objects at plain paths that the CLI would fetch again. Without --force-glacier-transfer it skips two classes."""
     skipped = "" if archived_too else " AND storage_class NOT IN ('GLACIER', 'DEEP_ARCHIVE')"
     return (
-        "(place = 'plain' AND (state IN ('downloaded', 'verified') OR (state = 'error'"
-        f" AND cause IS NOT 'vanished')){skipped})"
+        f"(place = 'plain' AND state IN ('downloaded', 'verified', 'error') AND NOT ifnull({_GONE.replace('o.', '')}, 0)"
+        f"{skipped})"
     )
 
 

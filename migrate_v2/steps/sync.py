@@ -6,7 +6,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -20,7 +20,7 @@ from migrate_v2.edges.disk import Disk, Incoming, Obstacle, activity
 from migrate_v2.edges.store import Change, Store
 from migrate_v2.events import Ended, Event, Found, Noted, Progress, Started, Warned
 from migrate_v2.flow import batched
-from migrate_v2.model import FileState, Place, Row
+from migrate_v2.model import FileState, ObjectVersion, Place, Row
 from migrate_v2.tuning import Directory, Transfer
 
 # Every key that the CLI lists is matched against every pattern, and Python keeps 256 compiled ones.
@@ -113,6 +113,7 @@ def collect(bucket: str, store: Store, disk: Disk, *, rows_per_commit: int) -> I
         if incoming.exists():
             disk.same_place()
             yield from _take(bucket, store, disk, incoming, _Arrivals(), rows_per_commit)
+            _take_gone(bucket, store, disk, incoming, rows_per_commit)
             yield from _discard(bucket, store, incoming)
 
 
@@ -214,7 +215,9 @@ def _take(
         blocked: list[Change] = []
         for row in rows:
             try:
-                if _at_its_path(row, disk) or incoming.take(row.key, row.path, row.version.size, row.version.seconds):
+                if _lies_at(row.path, row.version, disk) or incoming.take(
+                    row.key, row.path, row.version.size, row.version.seconds
+                ):
                     fetched.append(row)
             except Obstacle as obstacle:
                 blocked.append(Change(row.version, FileState.ERROR, None, str(obstacle), obstacle.cause))
@@ -229,6 +232,36 @@ def _take(
         arrivals.bytes += sum(row.version.size for row in fetched)
         for change in blocked:
             yield Found(bucket, change.version.key, change.version.version_id, change.verdict, change.reason)
+
+
+def _take_gone(bucket: str, store: Store, disk: Disk, incoming: Incoming, rows_per_commit: int) -> None:
+    """Move what arrived of objects that are gone from S3 since to their side paths; verification judges it.
+
+    Another object may have the key and its path by now. The side path is recorded before the file is moved.
+    """
+    for rows in batched(store.gone_unfetched(bucket), rows_per_commit):
+        paths = {row.version: keys.side_path(bucket, row.key, row.version.version_id) for row in rows}
+        moves = [
+            row.version
+            for row in rows
+            if row.place is Place.PLAIN
+            and incoming.arrived(row.key, row.version.size, row.version.seconds)
+            and not store.taken(row.version, paths[row.version])
+        ]
+        store.give_places((version, Place.SIDE, paths[version], None) for version in moves)
+        # Also those that a killed run was about to move, or had moved.
+        moved = [row.version for row in rows if row.place is Place.SIDE and row.path == paths[row.version]]
+        fetched = []
+        for version in (*moves, *moved):
+            with suppress(Obstacle, ValueError):  # of a key that is no path nothing has arrived
+                keys.plain_path(bucket, version.key)
+                path = paths[version]
+                if _lies_at(path, version, disk) or incoming.take(version.key, path, version.size, version.seconds):
+                    fetched.append(version)
+        if fetched:
+            disk.settle()
+            disk.flush(paths[version] for version in fetched)
+            store.fetched_gone(bucket, fetched)
 
 
 def _waiting(bucket: str, store: Store, incoming: Incoming) -> _Arrivals:
@@ -251,11 +284,9 @@ def _discard(bucket: str, store: Store, incoming: Incoming) -> Iterator[Event]:
         yield Noted(bucket, f"removed {files} from the staging folder: unfinished, or not wanted")
 
 
-def _at_its_path(row: Row, disk: Disk) -> bool:
-    identity = disk.look(row.path)
-    return (
-        identity is not None and identity.size == row.version.size and identity.mtime_ns // 10**9 == row.version.seconds
-    )
+def _lies_at(path: str, version: ObjectVersion, disk: Disk) -> bool:
+    identity = disk.look(path)
+    return identity is not None and (identity.size, identity.mtime_ns // 10**9) == (version.size, version.seconds)
 
 
 # -- several at once

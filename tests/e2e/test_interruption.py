@@ -188,7 +188,7 @@ def test_one_at_a_time_until_ctrl_c(
     fill(boto, bucket, objects)
     slow = environment | {"MIGRATE_V2_MAX_BANDWIDTH": "64KB/s"}
     with started(zygote, "migrate", bucket, env=slow, cwd=tmp_path) as (child, err):
-        until(lambda: any(home.glob(f"{bucket}/*")), 30, "nothing came down")
+        until(lambda: any(home.glob(f".migrate-v2/{bucket}/incoming/*")), 30, "nothing came down")
         assert processes_about(home), "the transfer is a process of its own"
         *others, status = one_by_one(
             run,

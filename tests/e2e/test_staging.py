@@ -173,11 +173,8 @@ def test_more_copies_than_can_be_named_are_not_fetched_again(made: World, finish
     assert states(made) == {"verified": finished + 5}
 
 
-@pytest.mark.parametrize("mode", ["hang=0", "hang=3", "half=3", "half=9"])
-def test_what_had_arrived_at_a_kill_is_not_paid_for_again(made: World, mode: str) -> None:
-    for key in HARMLESS:
-        made.put(key, key.encode() * 100)
-    with_cli(made, mode)
+def killed_at_work(made: World) -> None:
+    """Run `migrate` and kill it when its `aws` hangs."""
     hangs = staging(made).with_name("incoming.hangs")
 
     def at_work() -> bool:
@@ -188,8 +185,16 @@ def test_what_had_arrived_at_a_kill_is_not_paid_for_again(made: World, mode: str
 
     killer = threading.Thread(target=lambda: at_work() and os.kill(made.pid, signal.SIGKILL))
     killer.start()
-    assert made.run("migrate", made.bucket).code == -9
+    assert made.run("migrate", made.bucket).code == -signal.SIGKILL
     killer.join()
+
+
+@pytest.mark.parametrize("mode", ["hang=0", "hang=3", "half=3", "half=9"])
+def test_what_had_arrived_at_a_kill_is_not_paid_for_again(made: World, mode: str) -> None:
+    for key in HARMLESS:
+        made.put(key, key.encode() * 100)
+    with_cli(made, mode)
+    killed_at_work(made)
     arrived = {path for path in facts(staging(made)) if not path.endswith(".a1B2c3D4")}
     assert len(arrived) == int(mode[-1]) and not (made.home / made.bucket).exists()
     made.done("migrate", made.bucket)
@@ -197,6 +202,35 @@ def test_what_had_arrived_at_a_kill_is_not_paid_for_again(made: World, mode: str
     assert states(made) == {"verified": len(HARMLESS)}
     assert not staging(made).exists() and set(facts(made.home / made.bucket)) == set(HARMLESS)
     made.comes_home()
+
+
+@pytest.mark.parametrize("engine", ["cli", "native"])
+def test_what_had_arrived_at_a_kill_is_not_paid_for_again_by_another_state_file(made: World, engine: str) -> None:
+    for key in HARMLESS:
+        made.put(key, key.encode() * 100)
+    with_cli(made, "hang=3")
+    killed_at_work(made)
+    made.done("migrate", "--engine", engine, "--state", str(made.folder / "another.db"), made.bucket)
+    assert set(gets(made).values()) == {1} and not staging(made).exists()
+
+
+@pytest.mark.parametrize("rescan", [False, True])
+def test_what_had_arrived_at_a_kill_is_kept_if_its_objects_are_deleted_in_s3(made: World, rescan: bool) -> None:
+    """Nothing else has their bytes."""
+    for key in HARMLESS:
+        made.put(key, key.encode() * 100)
+    with_cli(made, "hang=9")
+    killed_at_work(made)
+    for key in HARMLESS:
+        made.server.remove(made.bucket, key)
+    made.put("other", b"other")
+    if rescan:
+        made.done("scan", "--rescan", made.bucket)
+    made.run("migrate", made.bucket)
+    bodies = {path.read_bytes() for path in made.home.rglob("*") if path.is_file() and "incoming" not in path.parts}
+    arrived = {key.encode() * 100 for key in sorted(HARMLESS)[:9]}
+    assert arrived <= bodies
+    assert not staging(made).exists()
 
 
 @pytest.mark.parametrize("at", ["commit", "fsync"])

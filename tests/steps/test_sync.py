@@ -19,7 +19,7 @@ from migrate_v2.edges.store import Change
 from migrate_v2.errors import Cause
 from migrate_v2.events import Ended, Event, Noted, Progress, Started, Warned
 from migrate_v2.keys import FileSystem
-from migrate_v2.model import Doomed, FileState, ObjectVersion, Place
+from migrate_v2.model import Doomed, FileState, GoneKind, ObjectVersion, Place, Verdict
 from migrate_v2.steps import sync as sync_step
 from migrate_v2.steps.sync import Cli
 from tests.steps.conftest import Job, found
@@ -463,6 +463,46 @@ def test_collect_keeps_what_waits_for_a_restore_again(job: Job) -> None:
     job.scan()
     list(sync_step.collect("b", job.store, job.disk, rows_per_commit=7))
     assert job.states()["cold"] is FileState.DOWNLOADED and job.path("cold").read_bytes() == b"cold"
+
+
+@pytest.mark.parametrize("at", ["", "give_places", "settle", "fetched_gone"])
+def test_arrivals_of_objects_that_are_gone_from_s3_are_kept(job: Job, monkeypatch: pytest.MonkeyPatch, at: str) -> None:
+    """They may be the only copies. A kill before or after any step of the move changes nothing."""
+    job.server.bucket("b", versioning="Enabled")
+    ready(job, "k1", "k2", "x//y")
+    for key, body in {"k1": b"k1", "k2": b"wrong"}.items():
+        path = job.disk.base / STAGING / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(body)
+        os.utime(path, (TIME, TIME))
+    for version in job.server.versions("b"):
+        job.server.remove("b", version.key, version.version_id)
+    job.server.put("b", "k1", b"K1", last_modified=TIME + 1)
+    job.scan()
+    job.place()
+    job.fetch()
+    job.verify()
+    (newer,) = (job.disk.base / row.path for row in job.rows() if row.state is FileState.VERIFIED)
+    before = facts(newer)
+    if at:
+        owner = job.disk if at == "settle" else job.store
+        real = getattr(owner, at)
+
+        def killed(*arguments: Any, **more: Any) -> Any:
+            if at == "give_places":
+                real(*arguments, **more)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(owner, at, killed)
+            list(sync_step.collect("b", job.store, job.disk, rows_per_commit=7))
+    list(sync_step.collect("b", job.store, job.disk, rows_per_commit=7))
+    assert not (job.disk.base / STAGING).exists() and facts(newer) == before
+    job.verify()
+    (kept,) = (row for row in job.rows() if row.key == "k1" and row.cause is Cause.VANISHED)
+    assert (job.disk.base / kept.path).read_bytes() == b"k1" and kept.verdict is Verdict.MATCH
+    assert job.store.gone("b")[GoneKind.ONLY_COPY] == (1, 2)
+    assert job.store.gone("b")[GoneKind.NEVER_FETCHED][0] == 2
 
 
 @pytest.mark.parametrize("kind", ["symbolic link", "hard link", "linked folder"])

@@ -951,13 +951,20 @@ class Store:
         return sum(tally.objects for tally in found), sum(tally.bytes for tally in found)
 
     def settle_older(self, bucket: str, scan: int) -> None:
-        """Ends the merging of rows of an older toolkit: all that S3 lists has been listed."""
+        """Ends the merging of rows of an older toolkit: all that S3 lists has been listed.
+
+        A row that is not listed, of a key that has another object or version now: that object is gone. Its copy may be the
+        only one, see steps/adopt.py; without a copy the row is of no use.
+        """
+        old = f"bucket = ? AND version_id = '{UNKNOWN_VERSION}' AND state <> 'deleted'"
+        other = "EXISTS (SELECT 1 FROM files f WHERE f.bucket = files.bucket AND f.key = files.key AND f.scan = ?)"
         with self._writing():
             if self.recall(_unmerged(bucket)):
+                self._conn.execute(f"DELETE FROM files WHERE {old} AND local_path IS NULL AND {other}", (bucket, scan))
                 self._conn.execute(
-                    f"DELETE FROM files WHERE bucket = ? AND version_id = '{UNKNOWN_VERSION}' AND state <> 'deleted'"
-                    " AND EXISTS (SELECT 1 FROM files f WHERE f.bucket = files.bucket AND f.key = files.key AND f.scan = ?)",
-                    (bucket, scan),
+                    f"UPDATE files SET cause = 'vanished', reason = ?, updated_at = ? WHERE {old}"
+                    f" AND state = 'downloaded' AND {other}",
+                    (VANISHED, now(), bucket, scan),
                 )
                 self._conn.execute("DELETE FROM migration_metadata WHERE key = ?", (_unmerged(bucket),))
                 self._remember(_unadopted(bucket), "local copies of the older toolkit wait for a look")
@@ -1088,8 +1095,9 @@ class Store:
         ------------|--------------------------------|----------------------------------------------------
         not deleted | the same size and ETag         | that version, as far as it had come
         not deleted | the same size, old ETag unknown| the current version, as far as it had come
-        not deleted | something else under its key   | nothing: end_scan drops it, the listing has what is there
-        not deleted | nothing under its key          | vanished (end_scan)
+        had a copy  | something else under its key   | gone (settle_older): its copy may be the only one
+        had none    | something else under its key   | nothing: settle_older drops it, the listing has what is there
+        not deleted | nothing under its key          | gone, once S3 confirms it (mark_gone)
         deleted     | the same size and ETag         | that version, downloaded: the delete left it, or a marker above it
         deleted     | anything else                  | what it was: its local copy may be the only one
         """
@@ -1114,19 +1122,22 @@ class Store:
         )
 
     def left_to_adopt(self, bucket: str) -> Iterator[Row]:
-        """Rows that an older toolkit had a copy of, which has no place yet."""
+        """Rows that an older toolkit had a copy of, which has no place yet. Not those of which S3 does not say whether it has
+        them: that is asked again by the next listing."""
         return self.rows(
-            bucket,
-            "place IS NULL AND sha256 IS NULL AND local_path IS NOT NULL AND +state IN ('downloaded', 'deleted')",
+            bucket, f"{_UNADOPTED} AND (+state = 'deleted' OR version_id <> '{UNKNOWN_VERSION}' OR cause = 'vanished')"
         )
 
     def may_adopt(self, bucket: str) -> bool:
         return bool(self.recall(_unadopted(bucket)))
 
     def adopted(self, bucket: str) -> None:
-        """Every copy of the older toolkit was looked for, and none is left that may not be opened."""
+        """The copies were looked for; no run looks again, unless one is left that could not be opened or decided about."""
         with self._writing():
-            self._conn.execute("DELETE FROM migration_metadata WHERE key = ?", (_unadopted(bucket),))
+            if not self._conn.execute(
+                f"SELECT EXISTS (SELECT 1 FROM files WHERE bucket = ? AND {_UNADOPTED})", (bucket,)
+            ).fetchone()[0]:
+                self._conn.execute("DELETE FROM migration_metadata WHERE key = ?", (_unadopted(bucket),))
 
     def give_up_copies(self, versions: Iterable[ObjectVersion]) -> None:
         """There is no copy where the older toolkit recorded one.
@@ -1417,7 +1428,7 @@ class Store:
         return staying
 
     def left_to_verify(self, bucket: str) -> Iterator[Row]:
-        return self.in_state(bucket, FileState.DOWNLOADED, "verdict IS NULL")
+        return self.in_state(bucket, FileState.DOWNLOADED, "verdict IS NULL AND place IS NOT NULL")
 
     def with_local_copy(self, bucket: str) -> Iterator[Row]:
         """Every row that claims to have a copy on disk, deleted ones too: there the copy is all there is."""
@@ -2358,6 +2369,11 @@ _REPORTED = {
     "ObjectAlreadyInActiveTierError": "active",
     "InvalidObjectState": "active",
 }
+# Rows that an older toolkit had a copy of: `local_path` is as it recorded it.
+_UNADOPTED = (
+    "place IS NULL AND sha256 IS NULL AND local_path IS NOT NULL AND (+state IN ('downloaded', 'deleted')"
+    " OR (+state = 'error' AND cause = 'vanished'))"
+)
 # The rows of marked copies; a mark whose row was forgotten has none.
 _LINKED = (
     "linked_copies l LEFT JOIN files f ON f.bucket = l.bucket AND f.key = l.key AND f.local_path = l.path"

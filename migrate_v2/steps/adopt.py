@@ -79,8 +79,7 @@ def adopt(
             places.commit()
             store.change(changes)
             store.give_up_copies(gone)
-    if not unproved:
-        store.adopted(bucket)
+    store.adopted(bucket)
     if adopted:
         yield Noted(
             bucket, f"{adopted:,} local copies of the older toolkit are adopted ({size:,} bytes); verify reads them"
@@ -196,9 +195,11 @@ class _Search:
             return _Outcome.ADOPTED
         places = [place for place in candidates if self.places.free(place)]
         sources, closed = self._sources(row)
+        refused: FileIdentity | None = None
         with suppress(Obstacle):
             if self._in_place(row, places, sources):
                 return _Outcome.ADOPTED
+            refused = self.disk.look(places[0][2]) if places else None  # not its copy, under whatever name
         # Not latest: the plain path was for a copy that lies there.
         places = places if row.version.is_latest else places[-1:]
         in_s3 = _in_s3(row)
@@ -206,7 +207,9 @@ class _Search:
         for exact in (True,) if in_s3 else (True, False):
             for root, path in sources:
                 with root.opened(path) as source:
-                    if source is not None and (source.identity.size == row.version.size or not exact):
+                    if source is None or source.identity == refused:
+                        continue
+                    if source.identity.size == row.version.size or not exact:
                         for place in places:
                             with suppress(Obstacle):
                                 if self._take(row, place, source, ours=self._within(root, path)):

@@ -83,3 +83,40 @@ def test_copies_elsewhere_are_kept_in_s3_until_they_have_an_inode_of_their_own(b
     old.write_bytes(b"edited in place")  # the same inode, if it is shared
     assert (made.home / made.bucket / "k").read_bytes() == BODY
     made.done("verify", "--offline", made.bucket)
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["key not used again", "key used again"])
+def test_copies_of_objects_that_the_older_toolkit_had_just_deleted_survive(
+    before: Before, tmp_path: Path, again: bool
+) -> None:
+    made = before.world
+    for n, state in enumerate(("verified", "downloaded")):
+        before.row(f"k{n}", BODY + bytes([n]), made.home / made.bucket / f"k{n}", state)
+    before.row("elsewhere", b"not in the destination", tmp_path / "old/downloads/elsewhere")
+    before.row("other", b"not what was recorded", made.home / made.bucket / "other")
+    (made.home / made.bucket / "other").write_bytes(b"another content alltogether")
+    made.put("still there", b"x")
+    if again:
+        for key in ("k0", "k1", "elsewhere", "other"):
+            made.put(key, b"a new object under the old key")
+    before.upgrade()
+    for _ in range(2):
+        made.run("migrate", made.bucket)
+    rows = dict(
+        query(made.state, "select key, state || ' ' || ifnull(verdict, '') from files where version_id = '+unknown'")
+    )
+    assert rows == {
+        "k0": "error match",
+        "k1": "error match",
+        "elsewhere": "error match",
+        "other": "error differs",
+    }
+    here = {path.read_bytes() for path in made.home.rglob("*") if path.is_file()}
+    for body in (BODY + b"\0", BODY + b"\1", b"not in the destination", b"another content alltogether"):
+        assert body in here
+    assert (made.home / made.bucket / "k0").read_bytes() == BODY + b"\0"
+    if again:
+        new = query(made.state, "select key, state from files where version_id = 'null' order by key")
+        assert new == [(key, "verified") for key in ("elsewhere", "k0", "k1", "other", "still there")]
+    gone = json.loads(made.run("status", "--json", made.bucket).out)["buckets"][0]["gone"]
+    assert gone["only_copy"]["objects"] == 3 and gone["unproved_only_copy"]["objects"] == 1

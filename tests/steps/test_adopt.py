@@ -11,8 +11,9 @@ import pytest
 
 from migrate_v2.deletion import kept, plan
 from migrate_v2.edges import disk as disk_module
+from migrate_v2.edges.store import UNKNOWN_VERSION
 from migrate_v2.events import Warned
-from migrate_v2.model import Adopt, Cause, FileState, Place, Rules
+from migrate_v2.model import Adopt, Cause, FileState, GoneKind, Place, Row, Rules, Verdict
 from migrate_v2.steps.adopt import NOT_ADOPTED, separate
 from tests.steps.conftest import Job
 from tests.steps.test_upgrade import Old
@@ -303,3 +304,93 @@ def test_hard_links_of_others_are_warned_of_once(job: Job, tmp_path: Path) -> No
     events = job.verify()
     assert sum(isinstance(event, Warned) for event in events) == 1
     assert plan(job.store, job.site(), Rules()).objects == 2
+
+
+# -- B10(d): copies of objects that are gone
+
+
+def old_row(old: Old, key: str) -> Row:
+    return old.job.row(key, UNKNOWN_VERSION)
+
+
+def test_gone_object_whose_copy_may_not_be_opened_is_an_unproved_only_copy(old: Old, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    path = old.row("k", BODY, local=str(elsewhere / "k"))
+    old.roots = []
+    old.upgrade()
+    old.job.scan()
+    old.adopt()
+    row = old_row(old, "k")
+    assert (row.gone, row.place, row.path) == (GoneKind.UNPROVED_ONLY_COPY, None, str(path))
+    assert listed_as_not_adopted(old)[0]["local_path"] == str(path) and path.stat().st_nlink == 1
+    old.job.verify_again()
+    old.roots = [elsewhere]
+    old.adopt()
+    old.job.verify()
+    row = old_row(old, "k")
+    assert (row.gone, row.verdict) == (GoneKind.ONLY_COPY, Verdict.MATCH)
+    assert old.job.path("k").read_bytes() == BODY
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_gone_object_without_a_copy_is_fetched_anew_or_was_never_fetched(old: Old, again: bool) -> None:
+    old.row("k", BODY).unlink()
+    if again:
+        old.put("k", b"another object")
+    old.go()
+    rows = [row for row in old.job.rows() if row.version.version_id == UNKNOWN_VERSION]
+    assert [row.gone for row in rows] == ([] if again else [GoneKind.NEVER_FETCHED])
+    assert old.fetched == again
+
+
+@pytest.mark.parametrize(
+    ("here", "taken"),
+    [
+        (b"recorded", True),
+        (b"of neither", True),
+        (b"what S3 has now", False),  # the older toolkit fetched it without a new row
+    ],
+)
+def test_file_under_a_key_that_was_overwritten(old: Old, here: bytes, taken: bool) -> None:
+    old.put("k", b"what S3 has nOW")
+    old.row("k", b"recorded").write_bytes(here)
+    old.go()
+    assert [row.version.size for row in old.job.rows() if row.gone] == ([8] if taken else [])
+    assert any(path.read_bytes() == here for path in old.job.disk.base.rglob("*") if path.is_file())
+    if taken:
+        assert (old.job.disk.base / "bbb/k").read_bytes() == here
+    (now,) = [row for row in old.job.rows() if row.version.version_id == "null"]
+    assert now.state in (FileState.VERIFIED, FileState.DISCOVERED)
+
+
+def test_row_that_s3_does_not_tell_of_waits_and_is_in_no_plan(old: Old) -> None:
+    old.row("k", BODY)
+    old.put("other", b"1")
+    old.upgrade()
+    old.job.server.fault(lambda request: request.method == "HEAD" and request.key == "k", "access-denied", times=None)
+    old.job.scan()
+    old.adopt()
+    old.job.place()
+    old.job.verify()
+    row = old_row(old, "k")
+    assert (row.state, row.place, row.gone) == (FileState.DOWNLOADED, None, None)
+    assert old.job.store.may_adopt("bbb")
+    assert plan(old.job.store, old.job.site(), Rules()).objects == 0
+    old.job.server.calm()
+    old.job.scan()
+    old.adopt()
+    old.job.verify()
+    assert old_row(old, "k").gone is GoneKind.ONLY_COPY and not old.job.store.may_adopt("bbb")
+
+
+def test_copy_of_a_former_version_takes_its_mark_along(old: Old, tmp_path: Path) -> None:
+    old.job.server.bucket("bbb", "Enabled")
+    old.put("k", BODY)
+    path = old.row("k", BODY, local=str(tmp_path / "elsewhere/k"))
+    old.go()
+    old.put("k", b"a newer version")
+    old.job.scan()
+    old.job.place()
+    (row,) = [row for row in old.job.rows() if not row.version.is_latest]
+    assert row.place is Place.SIDE and row.linked == str(path)
+    assert (old.job.disk.base / row.path).samefile(path)

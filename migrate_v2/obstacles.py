@@ -62,6 +62,7 @@ class Known:
     aside: int = 0
     intelligent: int = 0
     keys: tuple[Key, ...] = ()
+    lock_denied: tuple[str, ...] = ()  # permissions without which S3 does not say whether an object is locked
     samples: tuple[Sample, ...] = field(default_factory=tuple)
 
 
@@ -96,6 +97,10 @@ def _of_place(known: Known) -> Iterator[Obstacle]:
     if known.mfa_delete:
         yield told("mfa-delete", "stops", "MFA delete is on: versions are deleted by the root user's MFA device only",
                    "the copies can be made; have root suspend MFA delete before confirm-delete")  # fmt: skip
+    if known.lock_denied:
+        yield told("lock-permissions", "stops",
+                   f"object lock is on, and {' and '.join(known.lock_denied)} denied: S3 does not say what is locked",
+                   "allow it to this identity, or confirm-delete keeps every object of the bucket")  # fmt: skip
     if known.settings is None:
         yield told("settings", "unknown", f"the bucket's settings were not read: {known.unasked}",
                    "run plan where the bucket can be reached; absent here does not mean that there are none")  # fmt: skip

@@ -766,6 +766,9 @@ class S3:
             return Kept(Cause.LOCKED, f"Object Lock ({mode}) keeps it until {end}")
         if answer.get("ObjectLockLegalHoldStatus") == "ON":
             return Kept(Cause.LOCKED, "a legal hold is on it")
+        headers = answer["ResponseMetadata"]["HTTPHeaders"]  # botocore knows event holds from 1.44.5 on
+        if answer.get("ObjectLockEventHold", headers.get("x-amz-object-lock-event-hold")) == "ON":
+            return Kept(Cause.LOCKED, "an event hold is on it")
         if answer.get("ReplicationStatus") == "PENDING":
             return Kept(Cause.REPLICATING, "its replication is not done")
         return None
@@ -788,6 +791,15 @@ class S3:
 
     def legal_hold(self, version: ObjectVersion) -> object:
         return self._of_object(version, "get_object_legal_hold", "LegalHold")
+
+    def lock_denials(self, version: ObjectVersion) -> tuple[str, ...]:
+        """Permissions that the caller lacks to see whether this version is locked.
+
+        Without them HEAD answers as if there were no lock (AWS, "HeadObject", the headers x-amz-object-lock-...).
+        """
+        questions = {"s3:GetObjectRetention": self.retention, "s3:GetObjectLegalHold": self.legal_hold}
+        answers = {permission: ask(version) for permission, ask in questions.items()}
+        return tuple(name for name, answer in answers.items() if isinstance(answer, dict) and "denied" in answer)
 
     def _of_object(self, version: ObjectVersion, question: str, proper: str) -> object:
         """S3's answer; None where it says that there is none; or {"denied": why}, {"refused": why}, {"not_implemented": true}.

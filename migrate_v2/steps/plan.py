@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from fnmatch import fnmatchcase
@@ -299,6 +300,8 @@ def known(census: Census, sample: Sequence[Item], settings: Mapping[str, Any] | 
     if settings is None:
         return plain
     samples = tuple(_looked_at(bucket, item, s3) for item in sample)
+    lock = settings.get("object_lock")
+    locks = isinstance(lock, dict) and "ObjectLockConfiguration" in lock
     named = _default_keys(settings)
     named += [str(s.document["SSEKMSKeyId"]) for s in samples if s.document and s.document.get("SSEKMSKeyId")]
     versioning = settings.get("versioning")
@@ -309,16 +312,27 @@ def known(census: Census, sample: Sequence[Item], settings: Mapping[str, Any] | 
         mfa_delete=mfa,
         keys=tuple(kms.key(s3, name, census.region) for name in dict.fromkeys(named)),
         samples=samples,
+        lock_denied=_lock_denied(bucket, sample, s3) if locks else (),
+    )
+
+
+def _lock_denied(bucket: str, sample: Sequence[Item], s3: S3) -> tuple[str, ...]:
+    for item in sample:
+        with suppress(Gone, Moved, Unreachable):
+            return s3.lock_denials(_version(bucket, item))
+    return ()
+
+
+def _version(bucket: str, item: Item) -> ObjectVersion:
+    day = datetime.fromisoformat(item.day).replace(tzinfo=UTC)
+    return ObjectVersion(
+        bucket, item.key, item.version_id, item.size, item.etag, item.storage_class, day, item.is_latest
     )
 
 
 def _looked_at(bucket: str, item: Item, s3: S3) -> Sample:
-    day = datetime.fromisoformat(item.day).replace(tzinfo=UTC)
-    version = ObjectVersion(
-        bucket, item.key, item.version_id, item.size, item.etag, item.storage_class, day, item.is_latest
-    )
     try:
-        return Sample(item.key, s3.metadata(version))
+        return Sample(item.key, s3.metadata(_version(bucket, item)))
     except (Gone, Moved):
         return Sample(item.key, {})
     except (Denied, Refusal, Unreachable) as failure:

@@ -244,3 +244,24 @@ def test_abort_uploads_is_refused_where_s3_tells_no_time(unversioned: World) -> 
     made.server.sends_date = False
     ran = made.run("confirm-delete", "--dry-run", "--abort-uploads", "--upload-age=1s", made.bucket)
     assert ran.code == 5 and len(made.server.buckets[made.bucket].uploads) == 1
+
+
+# Locks
+
+
+def test_plan_names_the_permission_without_which_locks_are_not_seen(versioned: World) -> None:
+    made = versioned
+    four_keys(made)
+    made.done("migrate", made.bucket)
+    denied = [made.server.deny("s3:GetObjectRetention"), made.server.deny("s3:GetObjectLegalHold")]
+    shown = json.loads(made.done("plan", "--json", made.bucket).out)
+    (found,) = [obstacle for obstacle in shown["obstacles"] if obstacle["kind"] == "lock-permissions"]
+    assert found["severity"] == "stops"
+    assert "s3:GetObjectRetention" in found["text"] and "s3:GetObjectLegalHold" in found["text"]
+    document = plan(made)
+    assert document["delete"]["objects"] == 0
+    assert set(causes(document).values()) == {"lock_unknown", "no_checksum", "versions_stay"}
+    for one in denied:
+        made.server.allow(one)
+    shown = json.loads(made.done("plan", "--json", made.bucket).out)
+    assert "lock-permissions" not in {obstacle["kind"] for obstacle in shown["obstacles"]}

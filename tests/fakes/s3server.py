@@ -175,6 +175,7 @@ class Version:
     lock_mode: str = ""  # GOVERNANCE or COMPLIANCE
     retain_until: float | None = None
     legal_hold: str = ""  # "", ON, OFF
+    event_hold: str = ""  # "", ON, OFF
     replication_status: str = ""
 
     @property
@@ -661,7 +662,7 @@ def is_archived(version: Version, now: float) -> bool:
 
 
 def is_locked(version: Version, now: float, bypass: bool) -> bool:
-    if version.legal_hold == "ON":
+    if "ON" in (version.legal_hold, version.event_hold):
         return True
     if version.retain_until is None or version.retain_until <= now:
         return False
@@ -1915,6 +1916,8 @@ def state_headers(s3: S3Server, version: Version, request: Request, now: float) 
     if version.retain_until is not None and not s3._refuse(request, "s3:GetObjectRetention"):
         rows.append(("x-amz-object-lock-mode", version.lock_mode))
         rows.append(("x-amz-object-lock-retain-until-date", iso(version.retain_until)))
+    if version.event_hold and not s3._refuse(request, "s3:GetObjectRetention"):
+        rows.append(("x-amz-object-lock-event-hold", version.event_hold))
     if version.legal_hold and not s3._refuse(request, "s3:GetObjectLegalHold"):
         rows.append(("x-amz-object-lock-legal-hold", version.legal_hold))
     if version.replication_status:

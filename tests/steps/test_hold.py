@@ -6,7 +6,7 @@ import pytest
 
 from migrate_v2.edges.s3 import Unreachable
 from migrate_v2.events import Event
-from migrate_v2.model import FileState
+from migrate_v2.model import Cause, FileState
 from migrate_v2.steps.hold import hold
 from tests.steps.conftest import Job
 
@@ -101,6 +101,46 @@ def test_a_question_that_is_denied_is_no_no(job: Job) -> None:
     heads = job.server.count("HeadObject")
     ask(job)
     assert job.server.count("HeadObject") == heads + 1 and held(job) == {}
+
+
+def causes(job: Job) -> dict[str, Cause | None]:
+    return {row.key: row.hold_cause for row in job.rows() if row.hold}
+
+
+def test_hold_records_event_holds(locked: Job) -> None:
+    one = locked.server.get("locked", "free")
+    assert one
+    one.event_hold = "ON"
+    ask(locked)
+    assert causes(locked) == {
+        **dict.fromkeys(("free", "governed", "complied", "legal"), Cause.LOCKED),
+        "replicating": Cause.REPLICATING,
+    }
+
+
+@pytest.mark.parametrize("permission", ["s3:GetObjectRetention", "s3:GetObjectLegalHold"])
+def test_p6_no_lock_header_is_not_known_without_the_permission(locked: Job, permission: str) -> None:
+    locked.server.deny(permission)
+    ask(locked)
+    found = causes(locked)
+    # What HEAD still says stands; of all others nobody knows.
+    seen = {"legal"} if permission == "s3:GetObjectRetention" else {"governed", "complied"}
+    assert found.keys() == {row.key for row in locked.rows()}
+    assert {key for key, cause in found.items() if cause is Cause.LOCKED} == seen
+    assert all(found[key] is Cause.LOCK_UNKNOWN for key in found.keys() - seen - {"replicating"})
+    locked.delete()
+    assert locked.server.deletes == []
+
+
+def test_an_object_that_is_gone_says_nothing_of_permissions(locked: Job) -> None:
+    locked.server.deny("s3:GetObjectRetention")
+    locked.server.remove("locked", "complied")  # the first of them
+    ask(locked)
+    assert causes(locked)["free"] is Cause.LOCK_UNKNOWN
+    for key in ("free", "governed", "past", "legal", "replicating"):
+        locked.server.remove("locked", key)
+    ask(locked)
+    assert causes(locked) == {}
 
 
 def test_no_answer_is_an_error_and_no_no(locked: Job) -> None:

@@ -228,6 +228,7 @@ class Outcome:
     gone: bool
     text: str
     unknown: bool = False  # no answer, or one that does not tell: it has to be asked for
+    wrong_version: bool = False  # S3 says that it did something to another version: nothing more may be sent
 
 
 class Body:
@@ -1451,12 +1452,18 @@ class Deleter:
             raise Refused(f"{show(site.bucket)} was proved at another endpoint or account; nothing is deleted here")
         outcomes: dict[int, Outcome] = {}
         exact = []
+        stopped = False
         for index, proof in enumerate(proofs):
-            if proof.conditional or _NOT_IN_XML.search(proof.key):
-                outcomes[index] = self._delete_one(proof)
-            else:
+            if not proof.conditional and not _NOT_IN_XML.search(proof.key):
                 exact.append(index)
-        if exact:
+            elif stopped:
+                outcomes[index] = Outcome(False, "not sent", unknown=True)
+            else:
+                outcomes[index] = self._delete_one(proof)
+                stopped = outcomes[index].wrong_version
+        if stopped:
+            outcomes.update((index, Outcome(False, "not sent", unknown=True)) for index in exact)
+        elif exact:
             outcomes.update(zip(exact, self._delete_versions([proofs[index] for index in exact]), strict=True))
         return [outcomes[index] for index in range(len(proofs))]
 
@@ -1480,7 +1487,7 @@ class Deleter:
         if answer["ResponseMetadata"]["HTTPStatusCode"] != 204:  # a login page says 200
             return Outcome(False, "not S3's answer", unknown=True)
         if not _names_deleted(proof, answer):
-            return Outcome(False, "the answer names another version", unknown=True)
+            return _other_deleted()
         return Outcome(True, "deleted")
 
     def _delete_versions(self, proofs: Sequence[Proof]) -> list[Outcome]:
@@ -1509,8 +1516,9 @@ class Deleter:
                 outcomes.append(
                     Outcome(False, text, unknown=gone or entry.get("Code") in ("InternalError", "SlowDown"))
                 )
-            elif name in deleted and _names_deleted(proof, deleted[name]):
-                outcomes.append(Outcome(True, "deleted"))
+            elif name in deleted:
+                exact = _names_deleted(proof, deleted[name])
+                outcomes.append(Outcome(True, "deleted") if exact else _other_deleted())
             else:
                 outcomes.append(Outcome(False, "the answer does not confirm it", unknown=True))
         return outcomes
@@ -1652,6 +1660,13 @@ def _marker_headers(error: ClientError) -> tuple[str, bool]:
     """(x-amz-version-id, whether x-amz-delete-marker is true) of an answer that is an error."""
     headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
     return headers.get("x-amz-version-id", ""), headers.get("x-amz-delete-marker", "") == "true"
+
+
+def _other_deleted() -> Outcome:
+    text = (
+        "the answer names another version: the server ignored the version id, and may have put a delete marker on top"
+    )
+    return Outcome(False, text, unknown=True, wrong_version=True)
 
 
 def _names_deleted(proof: Proof, answer: Mapping[str, Any]) -> bool:

@@ -320,6 +320,12 @@ def _send(
     store.concluded(bucket, settled, marked=marked)
     if surprise is not None:
         raise surprise
+    wrong = next((index for index, outcome in outcomes.items() if outcome.wrong_version), None)
+    if wrong is not None:
+        raise Refused(
+            f"{show(batch[wrong].key)} was not deleted: {outcomes[wrong].text}; deletion in {show(bucket)} stops here."
+            " Use an endpoint that honours the version id"
+        )
     if unknown:
         raise Failure(f"S3 does not say what became of {unknown} deletes in {show(bucket)}; run the same again")
     left = [(intent.doomed, text) for intent, text, gone in settled if not gone]

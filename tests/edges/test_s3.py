@@ -1311,7 +1311,7 @@ def test_delete_that_ignores_the_version_id_is_unknown(server: S3Server, s3: S3,
     server.fault({"op": ("DeleteObject", "DeleteObjects")}, forget, rewrite=None if single else echo)
     (outcome,) = Deleter(s3).delete([proof])
     assert before < {v.version_id for v in server.versions("b")}, "the fault is as meant"
-    assert (outcome.gone, outcome.unknown) == (False, True)
+    assert (outcome.gone, outcome.unknown, outcome.wrong_version) == (False, True, True)
 
 
 def test_a_portals_page_is_not_a_delete(server: S3Server, s3: S3) -> None:

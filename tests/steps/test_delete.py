@@ -213,6 +213,22 @@ def test_a_lost_reply_among_many_leaves_each_row_as_s3_has_it(job: Job) -> None:
     assert set(job.states().values()) == {FileState.DELETED} and len(job.server.deletes) == len(bodies)
 
 
+def test_delete_stops_at_server_that_ignores_the_version_id(job: Job) -> None:
+    """It puts a delete marker on top: what was to go is still there, and the next batch is not sent."""
+    job.server.buckets["b"].versioning = "Enabled"
+    for key in ("k\n", "l\n"):  # these go by themselves, and not by DeleteObjects
+        job.server.put("b", key, b"old")
+        job.server.put("b", key, b"new")
+    job.bring()
+    job.server.fault({"op": "DeleteObject"}, "ignore-version")
+    with pytest.raises(Refused):
+        job.delete()
+    versions = [v for v in job.server.versions("b") if not v.is_marker]
+    assert len(versions) == 4 and set(job.states().values()) == {FileState.VERIFIED}
+    assert job.server.count("DeleteObject") == 1
+    assert all(outcome for _, _, outcome in job.outcomes())
+
+
 @pytest.mark.parametrize("versioning", ["", "Enabled", "Suspended"])
 @pytest.mark.parametrize("action", ["reset-before", "500", "503"])
 def test_what_never_reached_s3_is_still_there_and_goes_the_next_time(job: Job, versioning: str, action: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from migrate_v2.keys import show
+from migrate_v2.keys import count_of, show
 from migrate_v2.model import FileState, Phase
 from migrate_v2.report import human, span
 from migrate_v2.steps.status import Amount, Standing, Total
@@ -45,8 +45,8 @@ def bucket_lines(
     more = [
         _part("unprovable", s.unprovable, "kept in S3"),
         _part("kept", s.kept, "by a setting"),
-        f"{s.delete_markers:,} delete markers" if s.delete_markers else "",
-        f"{s.uploads:,} unfinished uploads" if s.uploads else "",
+        count_of(s.delete_markers, "delete marker") if s.delete_markers else "",
+        count_of(s.uploads, "unfinished upload") if s.uploads else "",
     ]
     yield from _told("left there", [part for part in more if part], width)
     kinds = [
@@ -82,7 +82,7 @@ def one_line(s: Standing, width: int, *, fancy: bool = True) -> Line:
 def total_lines(t: Total, width: int, *, fancy: bool = True, free: int | None = None, base: str = "") -> Iterator[Line]:
     """All buckets together, and whether what is to come has room at `base`."""
     phases = ", ".join(f"{count:,} {_words(phase)}" for phase, count in t.phases.items())
-    many = "1 bucket" if t.buckets == 1 else f"{t.buckets:,} buckets"
+    many = count_of(t.buckets, "bucket")
     yield Line(_fit(f"total: {many}{': ' if phases else ''}{phases}", width), "bold")
     yield from _amounts(t.states, t.gone.total, t.objects, t.bytes, width, fancy)
     yield from _glacier(t.to_request, t.restoring, t.restored, width)
@@ -155,7 +155,7 @@ def _pace(
     yield from _told("fetching", rates, width)
     if to_come.objects:
         left = f", {span(eta)} at that rate" if eta else ""
-        yield from _told("to come", [f"{to_come.objects:,} objects, {human(to_come.bytes)}{left}"], width)
+        yield from _told("to come", [f"{count_of(to_come.objects, 'object')}, {human(to_come.bytes)}{left}"], width)
 
 
 def _told(label: str, parts: Sequence[str], width: int) -> Iterator[Line]:

@@ -149,7 +149,7 @@ from migrate_v2.edges.s3 import S3, BucketName, Denied, check_bucket_name
 from migrate_v2.errors import INTERRUPTED, BadUsage, Failure, Refused, worst
 from migrate_v2.events import Event, Failed, PhaseEarned, Stands, Warned
 from migrate_v2.flow import batched, few_collections, in_threads
-from migrate_v2.keys import show
+from migrate_v2.keys import are, count_of, show
 from migrate_v2.model import UPLOAD_RECENT, FileState, GoneKind, Phase, Row
 from migrate_v2.notify import notify, worth_telling
 from migrate_v2.ownfiles import in_destination, must_be_outside, must_be_own_state
@@ -576,14 +576,18 @@ def _plan_lines(plan: Plan) -> list[tuple[str, str]]:
         ("endpoint", plan.site.endpoint),
         ("versioning", plan.site.versioning or "never turned on"),
         ("listed", f"{_figures(plan.listed)} = delete + keep + deleted before + gone"),
-        ("delete", f"{_figures((plan.objects, plan.bytes))}, {plan.markers:,} delete markers"),
+        ("delete", f"{_figures((plan.objects, plan.bytes))}, {count_of(plan.markers, 'delete marker')}"),
         ("proved", (evidence or "nothing") + trusted),
         *((f"early {class_}", _early(early)) for class_, early in sorted(plan.early.items())),
-        *([("abort", f"{plan.uploads:,} unfinished multipart uploads")] if plan.uploads else []),
+        *([("abort", f"{count_of(plan.uploads, 'unfinished multipart upload')}")] if plan.uploads else []),
         *(("abort", f"{upload.key}, begun {upload.initiated:%Y-%m-%d %H:%M} UTC") for upload in plan.uploads_named),
-        *([("keep", f"{plan.uploads_recent:,} uploads: {UPLOAD_RECENT.text}")] if plan.uploads_recent else []),
+        *(
+            [("keep", f"{count_of(plan.uploads_recent, 'upload')}: {UPLOAD_RECENT.text}")]
+            if plan.uploads_recent
+            else []
+        ),
         *([("destination", f"on {plan.rests_on}")] if plan.rests_on else []),
-        ("keep", _figures(plan.stays) + f", {plan.kept - plan.stays[0]:,} delete markers"),
+        ("keep", _figures(plan.stays) + f", {count_of(plan.kept - plan.stays[0], 'delete marker')}"),
         *(("because", f"{count:,}: {reason}") for reason, count in reasons[:_REASONS]),
         *([("because", f"{more:,}: {deletion.OTHER_REASONS}")] if more else []),
         *([("hard links", f"{_figures(plan.linked)} in files of their own (adopt = copy)")] if plan.linked[0] else []),
@@ -610,7 +614,7 @@ def _early(early: Early) -> str:
 
 
 def _figures(amount: tuple[int, int]) -> str:
-    return f"{amount[0]:,} objects, {human(amount[1])}"
+    return f"{count_of(amount[0], 'object')}, {human(amount[1])}"
 
 
 def _show_plan(plan: Plan, tools: Tools, report: Report, as_json: bool) -> None:
@@ -1043,7 +1047,7 @@ def _check_state(arguments: Mapping[str, Any], tools: Tools, report: Report) -> 
     for group in wrong:
         counted = group.counted
         report.error(
-            f"{show(group.bucket)}: {counted.objects:,} objects of {counted.bytes:,} bytes are {counted.state.value}, and"
+            f"{show(group.bucket)}: {count_of(counted.objects, 'object')} of {counted.bytes:,} bytes {are(counted.objects)} {counted.state.value}, and"
             f" the kept count says {group.kept[0]:,} of {group.kept[1]:,}"
         )
     if wrong:
@@ -1101,7 +1105,7 @@ def _errors(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
         ((r.version.bucket, r.key, r.version.version_id, word, r.reason) for r, word in rows()),
     )
     for group in groups:
-        report.say(f"{group.cause}: {group.objects:,} objects, {human(group.bytes)}: {group.advice}")
+        report.say(f"{group.cause}: {count_of(group.objects, 'object')}, {human(group.bytes)}: {group.advice}")
     return 0
 
 
@@ -1139,9 +1143,11 @@ def _reset(arguments: Mapping[str, Any], tools: Tools, report: Report) -> int:
     if token is None:
         question = []
         for o in told:
-            kept = f", {o.stays:,} rows that protect only copies are kept" if o.stays else ""
-            question.append(f"{show(o.bucket)}: {o.objects - o.stays:,} objects are forgotten ({o.phase.value}){kept}")
-        word = buckets[0] if len(buckets) == 1 else f"{len(buckets)} buckets"
+            kept = f", {count_of(o.stays, 'row')} protecting only copies {are(o.stays)} kept" if o.stays else ""
+            question.append(
+                f"{show(o.bucket)}: {count_of(o.objects - o.stays, 'object')} {are(o.objects - o.stays)} forgotten ({o.phase.value}){kept}"
+            )
+        word = buckets[0] if len(buckets) == 1 else count_of(len(buckets), "bucket")
         question.append(f"Local files stay. To forget exactly this, type: {word}")
         if _answer(question, report) != word:
             raise Refused("that is not what was asked for; nothing was forgotten")
@@ -1232,7 +1238,7 @@ def _diagnosis_lines(found: outlook.Diagnosis) -> Iterator[tuple[str, str]]:
     for limit, objects, size in zip((*SIZES, None), found.left.objects, found.left.bytes, strict=True):
         if objects:
             label = f"to come below {human(limit)}" if limit else f"to come from {human(SIZES[-1])}"
-            yield label, f"{objects:,} objects, {human(size)}"
+            yield label, f"{count_of(objects, 'object')}, {human(size)}"
     for name, seconds in advice.times.items():
         yield f"time for {name}", span(seconds)
     yield "bottleneck", f"{advice.bottleneck}: {advice.why}"

@@ -27,6 +27,16 @@ _UNSHOWN = re.compile(rf"[\\\u2800{_IGNORABLE}]")
 _SHORT = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
+def count_of(number: int, one: str, many: str = "") -> str:
+    """A number with its noun: `1 object`, `2,000 objects`. `many` where the plural is not `one` with an s."""
+    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
+
+
+def are(number: int) -> str:
+    """The verb to what count_of() counts."""
+    return "is" if number == 1 else "are"
+
+
 def show(text: str) -> str:
     r"""The text on one line that moves no cursor, another one for each text: the only way a key reaches people.
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import Any
 
-from migrate_v2.keys import show
+from migrate_v2.keys import count_of, show
 
 # What the work asks S3 for; what a policy that denies one of them breaks.
 NEEDED = ("s3:ListBucket", "s3:ListBucketVersions", "s3:GetObject", "s3:GetObjectVersion", "s3:RestoreObject")
@@ -92,7 +92,7 @@ def _of_place(known: Known) -> Iterator[Obstacle]:
         yield told("keys", "costs", f"{known.aside:,} versions have keys or ids that no plain path can hold",
                    "nothing to do: they come by requests of their own to the side layout, and map.jsonl leads back")  # fmt: skip
     if known.uploads:
-        yield told("uploads", "costs", f"{known.uploads:,} uploads were never completed; their parts cannot be read",
+        yield told("uploads", "costs", f"{count_of(known.uploads, 'upload')} never completed; their parts cannot be read",
                    "abort them (`aws s3api abort-multipart-upload`) when nobody is at work on them: they are billed")  # fmt: skip
     if known.mfa_delete:
         yield told("mfa-delete", "stops", "MFA delete is on: versions are deleted by the root user's MFA device only",

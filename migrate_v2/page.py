@@ -14,6 +14,7 @@ from pygal.style import Style
 
 from migrate_v2 import sheet
 from migrate_v2.costs import Line, Stage
+from migrate_v2.keys import count_of
 from migrate_v2.report import Bytes, clean, human
 from migrate_v2.steps.plan import Forecast
 
@@ -72,7 +73,7 @@ def _top(told: Forecast) -> str:
     facts = [
         ("once, in all", sheet.money(once.amount, currency) + ("" if once.complete else " + unknown")),
         ("each month until deleted", sheet.money(told.totals[Stage.MONTHLY].amount, currency)),
-        ("to fetch", f"{human(told.fit.need.bytes)}, {told.fit.need.objects:,} objects"),
+        ("to fetch", f"{human(told.fit.need.bytes)}, {count_of(told.fit.need.objects, 'object')}"),
         ("all done", "unknown" if told.timeline.end is None else f"{told.timeline.end:%Y-%m-%d %H:%M}"),
         ("fits on the disk", "not asked" if told.fit.room is None else "no" if told.fit.lacks else "yes"),
         ("obstacles", f"{sum(o.severity == 'stops' for o in told.obstacles)} that stop, {len(told.obstacles)} in all"),

@@ -35,7 +35,7 @@ from migrate_v2.edges.s3control import BatchRestorer
 from migrate_v2.edges.store import BucketRow, Store, Upload
 from migrate_v2.errors import BadUsage, Differs, Failure, NotFinished, Refused
 from migrate_v2.events import Ended, Event, Failed, Found, Noted, PhaseEarned, Waiting, Warned
-from migrate_v2.keys import show
+from migrate_v2.keys import are, count_of, show
 from migrate_v2.model import (
     Adopt,
     FileState,
@@ -873,22 +873,22 @@ def verify_bucket(bucket: str, tools: Tools, *, refetch: bool = False) -> Events
         yield stands(held_row(bucket, tools), tools.store)
         if differing := found[Verdict.DIFFERS] + found[Verdict.MISSING]:
             raise Differs(
-                f"{differing:,} local copies in {bucket} are not what S3 has; `migrate` fetches them again where S3 has them"
+                f"{count_of(differing, 'local copy', 'local copies')} in {bucket} {are(differing)} not what S3 has; `migrate` fetches them again where S3 has them"
             )
         if wrong := found[None]:
             raise Differs(_unproved_text(bucket, wrong))
         _conclude(bucket, tools)
         if unread := found[Verdict.UNREADABLE]:
-            raise Failure(f"{unread:,} local copies in {bucket} cannot be read")
+            raise Failure(f"{count_of(unread, 'local copy', 'local copies')} in {bucket} cannot be read")
         if sum(unanswered):
             raise Failure(
-                f"not compared with S3 in {bucket}: {sum(unanswered):,} local copies; run `verify --refetch` again"
+                f"not compared with S3 in {bucket}: {count_of(sum(unanswered), 'local copy', 'local copies')}; run `verify --refetch` again"
             )
 
 
 def _unproved_text(bucket: str, count: int) -> str:
     return (
-        f"nothing proves {count:,} local copies of objects that are gone from {bucket}; they stay where they are, and"
+        f"nothing proves {count_of(count, 'local copy', 'local copies')} of what is gone from {bucket}; nothing moves, and"
         f" {keys.SIDE}/{bucket}/evidence.jsonl lists them (unproved_only_copy): compare them with a backup"
     )
 
@@ -911,7 +911,9 @@ def migrate_bucket(bucket: str, tools: Tools, *, force_space: bool = False) -> E
         if bucket not in tools.asked_again:
             tools.asked_again.add(bucket)
             if unsaid := tools.store.ask_again(bucket):
-                yield Noted(bucket, f"asking S3 again for the checksums of {unsaid:,} objects that it refused to tell")
+                yield Noted(
+                    bucket, f"asking S3 again for the checksums of {count_of(unsaid, 'object')} that it refused to tell"
+                )
         # Before anything is restored: that is paid for, and would expire beside a full disk.
         yield from preflight(bucket, tools.store, tools.disk, force=force_space)
         rescanned = False
@@ -949,8 +951,11 @@ def migrate_bucket(bucket: str, tools: Tools, *, force_space: bool = False) -> E
                 break
             if round_ == ROUNDS:
                 yield stands(held_row(bucket, tools), tools.store)
-                raise Differs(f"{differing:,} objects of {bucket} came down wrong {ROUNDS} times")
-            yield Noted(bucket, f"{differing:,} local copies are not what S3 has; fetching them again")
+                raise Differs(f"{count_of(differing, 'object')} of {bucket} came down wrong {ROUNDS} times")
+            yield Noted(
+                bucket,
+                f"{count_of(differing, 'local copy', 'local copies')} {are(differing)} not what S3 has; fetching again",
+            )
         yield stands(held_row(bucket, tools), tools.store)
         if (more := _unproved_only_copies(bucket, tools) - unproved) > 0:
             raise Differs(_unproved_text(bucket, more))
@@ -969,10 +974,12 @@ def _must_be_confirmed(bucket: str, tools: Tools) -> None:
 def _conclude_restore(bucket: str, tools: Tools) -> None:
     counts = tools.store.counts(bucket)
     if waiting := counts.to_request + counts.restoring:
-        raise NotFinished(f"{waiting:,} objects of {bucket} are not back from Glacier; run the same command again")
+        raise NotFinished(
+            f"{count_of(waiting, 'object')} of {bucket} {are(waiting)} not back from Glacier; run the same command again"
+        )
     if counts.fetch_errors:
         raise Failure(
-            f"{counts.fetch_errors:,} objects of {bucket} are in error; `migrate-v2 errors {bucket}` says why, and what to do"
+            f"{count_of(counts.fetch_errors, 'object')} of {bucket} {are(counts.fetch_errors)} in error; `migrate-v2 errors {bucket}` says why, and what to do"
         )
     _must_be_confirmed(bucket, tools)
 
@@ -981,15 +988,21 @@ def _conclude(bucket: str, tools: Tools, *, verified: bool = True) -> None:
     """Raises what the rows say of how the bucket stands; Glacier's absence is told first, for time alone cures it."""
     counts = tools.store.counts(bucket)
     if waiting := counts.to_request + counts.restoring:
-        raise NotFinished(f"{waiting:,} objects of {bucket} are not back from Glacier; run the same command again")
+        raise NotFinished(
+            f"{count_of(waiting, 'object')} of {bucket} {are(waiting)} not back from Glacier; run the same command again"
+        )
     if errors := counts.fetch_errors + counts.verify_errors:
         raise Failure(
-            f"{errors:,} objects of {bucket} are in error; `migrate-v2 errors {bucket}` says why, and what to do"
+            f"{count_of(errors, 'object')} of {bucket} {are(errors)} in error; `migrate-v2 errors {bucket}` says why, and what to do"
         )
     if counts.to_fetch:
-        raise Failure(f"{counts.to_fetch:,} objects of {bucket} are not fetched yet; run `migrate` for it")
+        raise Failure(
+            f"{count_of(counts.to_fetch, 'object')} of {bucket} {are(counts.to_fetch)} not fetched yet; run `migrate` for it"
+        )
     if verified and counts.to_verify:
-        raise Failure(f"{counts.to_verify:,} objects of {bucket} are not verified yet; run `migrate` for it")
+        raise Failure(
+            f"{count_of(counts.to_verify, 'object')} of {bucket} {are(counts.to_verify)} not verified yet; run `migrate` for it"
+        )
     _must_be_confirmed(bucket, tools)
 
 
@@ -1022,7 +1035,7 @@ def _audit(bucket: str, disk: Disk, threads: int) -> Events:
         wrong += isinstance(event, Found)
         yield event
     if wrong:
-        raise Differs(f"{wrong:,} things in {show(bucket)} are not what was recorded")
+        raise Differs(f"{count_of(wrong, 'thing')} in {show(bucket)} {are(wrong)} not what was recorded")
 
 
 def backup_state(target: Path, settings: Settings) -> Events:
@@ -1108,7 +1121,7 @@ def reset_bucket(bucket: str, tools: Tools) -> Events:
         if stays:
             yield Noted(
                 bucket,
-                f"{stays:,} rows are kept: their local copies may be all that is left of objects that S3 does not hold any more",
+                f"{count_of(stays, 'row')} {are(stays)} kept: the local copies may be all that is left of objects that S3 does not hold any more",
             )
 
 
@@ -1328,7 +1341,7 @@ def confirm_delete(
             if sum(found.values()):
                 yield from _advance(bucket, tools)
                 raise Differs(
-                    f"{sum(found.values()):,} local copies in {bucket} are not what was verified; nothing was deleted."
+                    f"{count_of(sum(found.values()), 'local copy', 'local copies')} in {bucket} {are(sum(found.values()))} not what was verified; nothing was deleted."
                     " Run `migrate` and then `confirm-delete` again"
                 )
             if trust is not None:  # by which clock was it told what is recent?

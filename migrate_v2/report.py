@@ -47,7 +47,7 @@ from migrate_v2.events import (
     Waiting,
     Warned,
 )
-from migrate_v2.keys import show
+from migrate_v2.keys import are, count_of, show
 from migrate_v2.model import Phase, Verdict
 
 FOUND_LINES = 20  # of one bucket and verdict on the screen; the log and --json have them all
@@ -112,10 +112,6 @@ def _two(amount: int, size: int, large: str, small: str) -> str:
     return f"{whole:,} {large} {rest} {small}" if rest else f"{whole:,} {large}"
 
 
-def _objects(count: int) -> str:
-    return "1 object" if count == 1 else f"{count:,} objects"
-
-
 def _weighed(figures: tuple[int, int]) -> str:
     objects, size = figures
     return f"{objects:,} ({human(size)})" if size else f"{objects:,}"
@@ -177,7 +173,7 @@ def sentence(event: Event) -> str:
         case Noted() | Warned():
             return where + prose(event.text)
         case Started():
-            known = [_objects(event.total_objects)] if event.total_objects else []
+            known = [count_of(event.total_objects, "object")] if event.total_objects else []
             known += [human(event.total_bytes)] if event.total_bytes else []
             return ", ".join([f"{event.verb} {where}starts", *known])
         case Progress():
@@ -185,7 +181,7 @@ def sentence(event: Event) -> str:
         case Ended():
             size = f", {human(event.bytes)}" if event.bytes else ""
             rate = _rate(event.verb, event.objects, event.bytes, event.seconds)
-            done = f"{_objects(event.objects)}{size} in {span(event.seconds)}"
+            done = f"{count_of(event.objects, 'object')}{size} in {span(event.seconds)}"
             return f"{event.verb} {where}{done}" + (f", {rate}" if rate else "")
         case Found():
             version = "" if event.version_id in ("", "null") else f" (version {clean(event.version_id)})"
@@ -195,9 +191,10 @@ def sentence(event: Event) -> str:
             return f"{where}{_words(event.earned)} done, {_next(event)}"
         case Waiting():
             look = f"; next look in {span(event.seconds)}" if event.seconds > 0 else ""
-            are = "is" if event.objects == 1 else "are"
             size = f" ({human(event.bytes)})" if event.bytes else ""
-            return f"{where}{_objects(event.objects)}{size} {are} not back from Glacier yet{look}"
+            return (
+                f"{where}{count_of(event.objects, 'object')}{size} {are(event.objects)} not back from Glacier yet{look}"
+            )
         case Failed():
             how = "not finished" if event.code == NotFinished.code else f"failed, exit status {event.code}"
             return f"{where}{how}: {prose(event.text)}"
@@ -291,7 +288,7 @@ class Course:
     def line(self) -> str:
         """`sync logs-2019: 1,204 of 9,000 objects, 1.2 GB of 4.0 GB, 35 MB/s, 1 min 20 s left`"""
         total = self.total_objects
-        parts = [f"{self.objects:,} of {_objects(total)}" if total else _objects(self.objects)]
+        parts = [f"{self.objects:,} of {count_of(total, 'object')}" if total else count_of(self.objects, "object")]
         if self.total_bytes:
             parts.append(f"{human(self.bytes)} of {human(self.total_bytes)}")
         elif self.bytes:
@@ -727,7 +724,7 @@ class Report:
         if self._bars:
             first, now = self._waits[event.bucket]
             size = f"  {human(event.bytes)}" if event.bytes else ""
-            amount = f"{_objects(event.objects)}{size}  look in {span(math.ceil(max(now, 0)))}"
+            amount = f"{count_of(event.objects, 'object')}{size}  look in {span(math.ceil(max(now, 0)))}"
             self._bars.put((event.bucket, "wait"), amount, first - now, first or None)
 
     def _go(self, event: Progress) -> None:

@@ -9,6 +9,7 @@ from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
 from migrate_v2.costs import GB, Line, Stage, Total, total
+from migrate_v2.keys import count_of
 from migrate_v2.report import Bytes
 from migrate_v2.steps.plan import Forecast, OfBucket
 from migrate_v2.workload import Census
@@ -128,7 +129,7 @@ def _whole(amount: Total, currency: str) -> str:
 def fact_rows(told: Forecast) -> Iterator[tuple[str, str]]:
     """What there is, when it ends, and whether it fits, in a line each."""
     need, room = told.fit.need, told.fit.room
-    yield "to fetch", f"{need.objects:,} objects, {need.bytes:,} bytes, the largest {need.biggest:,}"
+    yield "to fetch", f"{count_of(need.objects, 'object')}, {need.bytes:,} bytes, the largest {need.biggest:,}"
     for name, day in sorted({n: d for b in told.buckets for n, d in b.free_from.items()}.items()):
         yield "early deletion", f"of {name} costs nothing from {day} on"
     line = told.asking.pace.line
@@ -142,7 +143,7 @@ def fact_rows(told: Forecast) -> Iterator[tuple[str, str]]:
     if room is None:
         yield "space", f"{need.whole:,} bytes and {need.inodes:,} inodes are needed; name --dest to have it compared"
     else:
-        inodes = "" if room.inodes is None else f" and {room.inodes:,} inodes"
+        inodes = "" if room.inodes is None else f" and {count_of(room.inodes, 'inode')}"
         yield (
             "space",
             (
@@ -155,7 +156,7 @@ def fact_rows(told: Forecast) -> Iterator[tuple[str, str]]:
         objects, size = told.fit.linked
         yield (
             "hard links",
-            f"{objects:,} local copies, which confirm-delete keeps in S3; files of their own (adopt = copy) need {size:,} bytes",
+            f"{count_of(objects, 'local copy', 'local copies')}, which confirm-delete keeps in S3; files of their own (adopt = copy) need {size:,} bytes",
         )
     if told.fit.memory_lacks:
         yield "memory", told.fit.memory_lacks

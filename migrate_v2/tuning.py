@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from migrate_v2.keys import count_of
+
 MiB = 1 << 20
 
 
@@ -155,7 +157,7 @@ def advise(left: Left, m: Measured, *, native: bool = False) -> Advice:
         )
     slowest = max(times, key=lambda name: times[name])
     share = times[slowest] / max(fetching + reading, 1e-9)
-    why = f"it alone takes {share:.0%} of the time for {objects:,} objects"
+    why = f"it alone takes {share:.0%} of the time for {count_of(objects, 'object')}"
     return Advice(slowest, why, settings, fetching + reading, times)
 
 

@@ -96,7 +96,7 @@ def test_what_is_left_there_is_told_when_it_is_done() -> None:
     )  # fmt: skip
     text = "\n".join(texts(bucket_lines(done, 100)))
     assert "3 unprovable (30 B), kept in S3; 2 kept (20 B)" in text
-    assert "7 delete markers" in text and "1 unfinished uploads" in text
+    assert "7 delete markers" in text and "1 unfinished upload" in text
     assert "confirm-delete photos" in text and "to come" not in text
 
 

@@ -185,6 +185,7 @@ def test_bash_completes(tmp_path: Path) -> None:
     assert completed(tmp_path, "migrate-v2", "upgrade-db", "ol") == ["old.db"]
     assert completed(tmp_path, "migrate-v2", "--state", "=", "ol") == ["old.db"]
     assert completed(tmp_path, "migrate-v2", "--profile", "x") == []
+    assert completed(tmp_path, "migrate-v2", "--engine", "") == ["cli", "native"]
     assert completed(tmp_path, "migrate-v2", "policy", "un") == ["unfreeze"]
     assert "--max-delete" in completed(tmp_path, "migrate-v2", "confirm-delete", "--")
     assert "--max-delete" not in completed(tmp_path, "migrate-v2", "migrate", "--")

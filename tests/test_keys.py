@@ -25,6 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from s3transfer.utils import OSUtils
 
+from migrate_v2 import keys
 from migrate_v2.keys import (
     STRUCTURAL,
     FileSystem,
@@ -720,3 +721,12 @@ def test_the_cli_brings_exactly_the_keys_that_fit(endpoint: str, tmp_path: Path)
     assert (run.returncode, run.stderr) == (0, b"")
     assert found == {plain_path("bkt", key).encode(): key.encode() for key in fit}
     assert len(fit) > 60
+
+
+@pytest.mark.parametrize(
+    ("number", "objects", "copies"),
+    [(0, "0 objects are", "0 copies"), (1, "1 object is", "1 copy"), (2000, "2,000 objects are", "2,000 copies")],
+)
+def test_count_of_has_the_right_number(number: int, objects: str, copies: str) -> None:
+    assert f"{keys.count_of(number, 'object')} {keys.are(number)}" == objects
+    assert keys.count_of(number, "copy", "copies") == copies

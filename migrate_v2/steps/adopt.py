@@ -17,7 +17,7 @@ from migrate_v2.edges.store import Change, LinkedCopy, Store
 from migrate_v2.errors import Cause
 from migrate_v2.events import Event, Noted, Warned
 from migrate_v2.flow import batched
-from migrate_v2.keys import show
+from migrate_v2.keys import are, count_of, show
 from migrate_v2.layout import Placed, claim, path_room, place_of, side_place
 from migrate_v2.model import VANISHED, Adopt, FileIdentity, FileState, Place, Row, Verdict
 
@@ -82,12 +82,13 @@ def adopt(
     store.adopted(bucket)
     if adopted:
         yield Noted(
-            bucket, f"{adopted:,} local copies of the older toolkit are adopted ({size:,} bytes); verify reads them"
+            bucket,
+            f"{count_of(adopted, 'local copy', 'local copies')} of the older toolkit {are(adopted)} adopted ({size:,} bytes); verify reads them",
         )
     if missing:
         yield Noted(
             bucket,
-            f"{missing:,} local copies of the older toolkit are missing, not opened or not of the object's size:"
+            f"{count_of(missing, 'local copy', 'local copies')} of the older toolkit {are(missing)} missing, not opened or not of the object's size:"
             " these objects are fetched again",
         )
     if closed:
@@ -337,7 +338,7 @@ def separate(
     if how is Adopt.COPY and size > free:
         yield Warned(
             bucket,
-            f"{objects:,} local copies are hard links, and copies of their own need {size:,} bytes; {free:,} are free: they"
+            f"{count_of(objects, 'local copy', 'local copies')} {are(objects)} hard-linked, and copies of their own need {size:,} bytes; {free:,} are free: they"
             " stay hard links, and their objects stay in S3",
         )
         how = Adopt.REFLINK
@@ -360,7 +361,7 @@ def separate(
         said.add(f"linked {bucket}")
         yield Warned(
             bucket,
-            f"{left:,} local copies are hard links to other files, which can be edited in place; confirm-delete keeps"
+            f"{count_of(left, 'local copy', 'local copies')} {are(left)} hard-linked to other files, which can be edited in place; confirm-delete keeps"
             f" their objects. With adopt = copy they need {left_bytes:,} bytes more; with adopt = move the other names go",
         )
 

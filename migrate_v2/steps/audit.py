@@ -19,7 +19,7 @@ from migrate_v2.edges.ledger import hash_of
 from migrate_v2.errors import Failure, Refused
 from migrate_v2.events import Ended, Event, Found, Noted, Progress, Started, Warned
 from migrate_v2.flow import Meter, in_threads
-from migrate_v2.keys import CERTIFICATE, SIDE, only_copies_mark, show
+from migrate_v2.keys import CERTIFICATE, SIDE, count_of, only_copies_mark, show
 from migrate_v2.model import FileState, Place, Verdict, Witness
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -138,7 +138,7 @@ def audit(bucket: str, disk: Disk, *, threads: int) -> Iterator[Event]:
         raise NothingToCheck(f"nothing to check of {show(bucket)}: {source} lists no file that is here")
     yield Ended(bucket, "audit", checked, meter.bytes, time.monotonic() - began)
     if source == evidence and lines > checked:
-        yield Noted(bucket, f"{lines - checked:,} of {lines:,} objects listed have no checked copy here")
+        yield Noted(bucket, f"no checked copy here of {lines - checked:,} of {count_of(lines, 'object')} listed")
 
 
 def _broken_links(bucket: str, disk: Disk) -> Iterator[Found]:

@@ -16,7 +16,7 @@ from migrate_v2.edges.store import Job, Store
 from migrate_v2.errors import Failure
 from migrate_v2.events import Event, Noted, Warned
 from migrate_v2.flow import batched
-from migrate_v2.keys import show
+from migrate_v2.keys import are, count_of, show
 from migrate_v2.model import Row
 
 _MARKED = 10_000
@@ -31,7 +31,7 @@ def write_manifests(bucket: str, store: Store, folder: Path) -> Iterator[Event]:
         with path.open("wb") as file:
             objects = _write(bucket, store.left_to_request(bucket, storage_class), file, versioned)
         columns = "Bucket,Key,VersionId" if versioned else "Bucket,Key"
-        yield Noted(bucket, f"{show(str(path))} lists {objects:,} objects ({columns})")
+        yield Noted(bucket, f"{show(str(path))} lists {count_of(objects, 'object')} ({columns})")
 
 
 def choose(
@@ -93,7 +93,7 @@ def _submit(job: Job, store: Store, jobs: BatchRestorer) -> Iterator[Event]:
     store.job_taken(job.token, job_id)
     yield Noted(
         job.bucket,
-        f"restore job {job_id}: {job.objects:,} objects of {job.storage_class} at {job.tier}; its manifest is"
+        f"restore job {job_id}: {count_of(job.objects, 'object')} of {job.storage_class} at {job.tier}; its manifest is"
         f" s3://{job.manifest_bucket}/{manifest_key(job)}",
     )
 
@@ -131,12 +131,13 @@ def follow(bucket: str, store: Store, jobs: BatchRestorer, *, chosen_only: bool 
             yield Warned(bucket, f"restore job {job.job_id} ended as {status.status}{why}")
         if failed:
             yield Warned(
-                bucket, f"{failed:,} objects of restore job {job.job_id} failed there and are asked for one by one"
+                bucket,
+                f"{count_of(failed, 'object')} of restore job {job.job_id} failed there and {are(failed)} asked for one by one",
             )
 
 
 def _so_far(status: JobStatus) -> str:
-    figures = f"{status.succeeded:,} of {status.total:,} objects asked for, {status.failed:,} failed"
+    figures = f"{status.succeeded:,} of {count_of(status.total, 'object')} asked for, {status.failed:,} failed"
     return f"{status.status}: {figures}"
 
 

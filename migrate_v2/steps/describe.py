@@ -18,7 +18,7 @@ from migrate_v2.edges.store import Store
 from migrate_v2.errors import Failure
 from migrate_v2.events import Ended, Event, Noted, Progress, Started, Warned
 from migrate_v2.flow import batched, in_threads
-from migrate_v2.keys import SIDE, side_path
+from migrate_v2.keys import SIDE, count_of, side_path
 from migrate_v2.model import ObjectVersion, Row
 
 # So many objects in a row without an answer: it is not the objects.
@@ -113,12 +113,13 @@ def describe(
         yield Noted(bucket, "this endpoint, or the AWS SDK here, does not know of annotations; none were asked for")
     if partly:
         yield Warned(
-            bucket, f"S3 does not give all the metadata of {partly:,} versions; metadata.jsonl says what and why"
+            bucket,
+            f"S3 does not give all the metadata of {count_of(partly, 'version')}; metadata.jsonl says what and why",
         )
     if wrong:
         yield Warned(bucket, WrongVersion.summary(wrong, first_wrong))
     if unanswered:
-        yield Warned(bucket, f"S3 gave no metadata for {unanswered:,} versions; the next run asks again")
+        yield Warned(bucket, f"S3 gave no metadata for {count_of(unanswered, 'version')}; the next run asks again")
     yield Ended(bucket, "describe", objects, 0, time.monotonic() - began)
     return known
 
@@ -257,7 +258,7 @@ def list_metadata(bucket: str, store: Store, disk: Disk) -> Iterator[Event]:
             named = {"key": d.key, "version_id": d.version_id, "path": d.path}
             lines.write(json.dumps(named | json.loads(d.document), ensure_ascii=True) + "\n")
             listed += 1
-    yield Noted(bucket, f"{SIDE}/{bucket}/metadata.jsonl tells of {listed:,} versions")
+    yield Noted(bucket, f"{SIDE}/{bucket}/metadata.jsonl tells of {count_of(listed, 'version')}")
 
 
 def lacks_configuration(bucket: str, disk: Disk) -> bool:

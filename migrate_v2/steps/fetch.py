@@ -29,7 +29,7 @@ from migrate_v2.edges.store import Change, Store
 from migrate_v2.errors import Failure
 from migrate_v2.events import Ended, Event, Found, Progress, Started, Warned
 from migrate_v2.flow import Limit, batched, in_threads
-from migrate_v2.keys import show
+from migrate_v2.keys import count_of, show
 from migrate_v2.model import CHANGED, VANISHED, Attempts, Cause, FileState, ObjectVersion, Place, Row
 
 # In a row, none of which brought anything new; or in all, where what came was not what S3 has.
@@ -165,7 +165,7 @@ def fetch(
     if gone:
         yield Warned(bucket, f"{gone:,} object versions were gone from S3 before they were fetched")
     if unanswered:
-        yield Warned(bucket, f"S3 gave no proper answer for {unanswered:,} objects; the next run asks again")
+        yield Warned(bucket, f"S3 gave no proper answer for {count_of(unanswered, 'object')}; the next run asks again")
     seconds = time.monotonic() - began
     store.add_throughput(bucket, session, meter.received, seconds)
     yield Ended(bucket, "fetch", objects, meter.bytes, seconds)

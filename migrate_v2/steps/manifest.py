@@ -16,7 +16,7 @@ from migrate_v2.anchor import record
 from migrate_v2.edges.disk import Disk
 from migrate_v2.edges.store import Store, evidence_document, now
 from migrate_v2.events import Event, Noted, Stands
-from migrate_v2.keys import CERTIFICATE, SIDE
+from migrate_v2.keys import CERTIFICATE, SIDE, count_of
 from migrate_v2.model import FileState, GoneKind, Place, Row
 
 _PROVED = (FileState.VERIFIED, FileState.DELETED)
@@ -64,7 +64,7 @@ def manifest(bucket: str, store: Store, disk: Disk, stands: Stands) -> Iterator[
         if not listed:  # `sha256sum -c` fails for a list of nothing, which is all that there is of an empty bucket
             sums.write(_checksum_line(mapped.hexdigest(), f"{SIDE}/{bucket}/map.jsonl"))
     _summary(bucket, store, disk, stands, kinds)
-    yield Noted(bucket, f"{SIDE}/{bucket}/manifest-sha256.txt lists {listed:,} files")
+    yield Noted(bucket, f"{SIDE}/{bucket}/manifest-sha256.txt lists {count_of(listed, 'file')}")
 
 
 def _has_copy(row: Row) -> bool:

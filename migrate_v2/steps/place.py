@@ -12,6 +12,7 @@ from migrate_v2.edges.store import Copy, Moved, Store
 from migrate_v2.errors import Refused
 from migrate_v2.events import Event, Noted
 from migrate_v2.flow import batched
+from migrate_v2.keys import are, count_of
 from migrate_v2.layout import claim, free_side_path, path_room, place_of, side_place
 from migrate_v2.model import NONCURRENT, FileState, Place, Row
 
@@ -45,7 +46,10 @@ def place(bucket: str, store: Store, disk: Disk, *, rows_per_commit: int) -> Ite
         aside += len(rows)
         store.give_places([side_place(row.version, store) for row in rows])
     if aside:
-        yield Noted(bucket, f"{aside:,} versions go to {keys.SIDE}/{bucket}/: old ones, and keys that no path can hold")
+        yield Noted(
+            bucket,
+            f"to {keys.SIDE}/{bucket}/: {count_of(aside, 'version')} that {are(aside)} old, or whose keys no path can hold",
+        )
 
 
 def finish_moves(bucket: str, store: Store, disk: Disk) -> Iterator[Event]:

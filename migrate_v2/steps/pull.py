@@ -11,6 +11,7 @@ from migrate_v2.edges.disk import Disk, DiskError, partial_name
 from migrate_v2.edges.s3 import S3, pins
 from migrate_v2.edges.store import Store
 from migrate_v2.events import Ended, Event, Noted, Progress, Started
+from migrate_v2.keys import count_of
 from migrate_v2.model import ObjectVersion
 from migrate_v2.shards import Item, Result, Shard, Sizes, sharded
 
@@ -104,7 +105,9 @@ def pull(
     if failure is not None:
         raise failure
     if objects < total_objects and reasons:
-        yield Noted(bucket, f"the native engine left {total_objects - objects:,} objects to plain GETs: {reasons[0]}")
+        yield Noted(
+            bucket, f"the native engine left {count_of(total_objects - objects, 'object')} to plain GETs: {reasons[0]}"
+        )
     yield Ended(bucket, "fetch", objects, received, seconds)
 
 

@@ -15,6 +15,7 @@ from migrate_v2.edges.store import Change, Store
 from migrate_v2.errors import Failure
 from migrate_v2.events import Ended, Event, Found, Noted, Progress, Started, Warned
 from migrate_v2.flow import batched, in_threads
+from migrate_v2.keys import are, count_of
 from migrate_v2.model import ARCHIVED_CLASSES, CHANGED, VANISHED, Answer, Cause, FileState, Head, ObjectVersion, Row
 
 _THREADS = 32
@@ -165,7 +166,7 @@ def look_into_tiering(bucket: str, store: Store, s3: S3, *, rows_per_commit: int
         archived += sum(tier != "" for _, tier in tiers)
         yield from _not_restored(bucket, broken)
     if archived:
-        yield Noted(bucket, f"{archived:,} objects of INTELLIGENT_TIERING are in an archive tier")
+        yield Noted(bucket, f"{count_of(archived, 'object')} of INTELLIGENT_TIERING {are(archived)} in an archive tier")
 
 
 # -- asking
@@ -412,7 +413,7 @@ def upgrade(bucket: str, store: Store, restorer: Restorer, *, tier: str, days: i
         return
     yield Noted(
         bucket,
-        f"{done.objects:,} objects ({_weight(done.bytes)}) were asked for again at {tier}, for {price(dear)}",
+        f"{count_of(done.objects, 'object')} ({_weight(done.bytes)}) asked for again at {tier}, for {price(dear)}",
     )
 
 

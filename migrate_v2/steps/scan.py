@@ -13,6 +13,7 @@ from migrate_v2.edges.store import UNKNOWN_VERSION, BucketRow, Store
 from migrate_v2.errors import Failure, Refused
 from migrate_v2.events import Ended, Event, Noted, Progress, Started, Warned
 from migrate_v2.flow import ahead, batched, in_threads
+from migrate_v2.keys import count_of
 from migrate_v2.model import DeleteMarker, Moment, ObjectVersion, uptime
 
 # A HEAD confirms each missing row as long as there are no more of them than this, or than this part of all rows (1 %):
@@ -70,7 +71,7 @@ def scan(bucket: str, store: Store, s3: S3, *, rows_per_commit: int) -> Iterator
     if facts.uploads:
         yield Warned(
             bucket,
-            f"{facts.uploads:,} multipart uploads were never completed; their parts cannot be read and stay in S3",
+            f"{count_of(facts.uploads, 'multipart upload')} never completed; their parts cannot be read and stay in S3",
         )
 
 

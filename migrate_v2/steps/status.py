@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from migrate_v2 import conveyor
 from migrate_v2.edges.store import BucketRow, Restoring, Store, Tally
 from migrate_v2.events import GoneQuantities, Quantity, Stands
+from migrate_v2.keys import count_of
 from migrate_v2.model import ARCHIVED_CLASSES, FileState, GoneKind, Phase, Verdict, gone_kind
 from migrate_v2.prices import UNKNOWN, PriceBook
 from migrate_v2.workload import about, worth
@@ -296,7 +297,7 @@ def _restore_cost(held: BucketRow, store: Store, book: PriceBook) -> RestoreCost
 def glacier_lines(s: Standing) -> list[str]:
     """For people: what is on its way, what waits to be fetched and until when, what it has cost."""
     lines = [
-        f"{w.objects:,} objects ({_gb(w.bytes)}) of {w.storage_class} asked for at {w.tier}, expected from"
+        f"{count_of(w.objects, 'object')} ({_gb(w.bytes)}) of {w.storage_class} asked for at {w.tier}, expected from"
         f" {_utc(w.ready_from)} to {_utc(w.ready_by)}"
         for w in s.on_its_way
     ]
@@ -304,7 +305,9 @@ def glacier_lines(s: Standing) -> list[str]:
         f"{c.objects:,} restored copies ({_gb(c.bytes)}) wait to be fetched until {_utc(c.expiry)}" for c in s.copies
     ]
     if s.glacier.to_request.objects:
-        lines.append(f"{s.glacier.to_request.objects:,} objects ({_gb(s.glacier.to_request.bytes)}) not asked for yet")
+        lines.append(
+            f"{count_of(s.glacier.to_request.objects, 'object')} ({_gb(s.glacier.to_request.bytes)}) not asked for yet"
+        )
     if s.restore_cost.requests:
         cost = s.restore_cost
         lines.append(f"restores so far: {cost.requests:,} requests, {_gb(cost.retrieved_bytes)}, {cost.text}")

@@ -20,6 +20,7 @@ from migrate_v2.edges.disk import Disk, Incoming, Obstacle, activity
 from migrate_v2.edges.store import Change, Store
 from migrate_v2.events import Ended, Event, Found, Noted, Progress, Started, Warned
 from migrate_v2.flow import batched
+from migrate_v2.keys import count_of
 from migrate_v2.model import FileState, ObjectVersion, Place, Row
 from migrate_v2.tuning import Directory, Transfer
 
@@ -280,7 +281,7 @@ def _discard(bucket: str, store: Store, incoming: Incoming) -> Iterator[Event]:
     A file stays if its object is to be fetched after a Glacier restore: its bytes are paid for.
     """
     if removed := incoming.discard(partial(store.awaits, bucket)):
-        files = "1 file" if removed == 1 else f"{removed:,} files"
+        files = count_of(removed, "file")
         yield Noted(bucket, f"removed {files} from the staging folder: unfinished, or not wanted")
 
 

@@ -20,7 +20,7 @@ from migrate_v2.edges.store import Store
 from migrate_v2.errors import BadUsage, Failure, Refused
 from migrate_v2.events import Ended, Event, Noted, Progress, Started, Warned
 from migrate_v2.flow import batched
-from migrate_v2.keys import show
+from migrate_v2.keys import count_of, show
 from migrate_v2.model import FileState
 
 _ITS_FILES = ("", "-wal", "-shm", "-journal", ".key")
@@ -142,7 +142,9 @@ def _fill(old: Older, fresh: Path, target: Path, roots: Sequence[Path], rows_per
             f" {show(above)}: `migrate` does not open them and fetches the objects again, unless the setting adopt_roots"
             " names their folder",
         )
-    yield Noted("", f"{len(buckets):,} buckets; what was verified counts as downloaded now: {told or 'no objects'}")
+    yield Noted(
+        "", f"{count_of(len(buckets), 'bucket')}; what was verified counts as downloaded now: {told or 'no objects'}"
+    )
 
 
 def _is_outside(path: str, roots: Sequence[Path]) -> bool:

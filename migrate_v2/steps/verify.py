@@ -19,7 +19,7 @@ from migrate_v2.edges.store import Evidence, Store
 from migrate_v2.errors import Refused
 from migrate_v2.events import Ended, Event, Found, Progress, Started, Warned
 from migrate_v2.flow import Meter, in_threads
-from migrate_v2.keys import show
+from migrate_v2.keys import count_of, show
 from migrate_v2.model import (
     CHANGED,
     GONE_CAUSES,
@@ -199,11 +199,11 @@ def verify(
     if wrong:
         yield Warned(bucket, WrongVersion.summary(wrong, first_wrong))
     if unanswered:
-        yield Warned(bucket, f"S3 gave no proper answer for {unanswered:,} objects; the next run asks again")
+        yield Warned(bucket, f"S3 gave no proper answer for {count_of(unanswered, 'object')}; the next run asks again")
     if shared:
         yield Warned(
             bucket,
-            f"{shared:,} local copies have other names too (hard links that this program did not make, such as those of"
+            f"{count_of(shared, 'local copy', 'local copies')} with other names too (hard links that this program did not make, such as those of"
             " cp -al): who edits such a file in place changes the copy",
         )
     yield Ended(bucket, verb, objects, meter.bytes, time.monotonic() - began)

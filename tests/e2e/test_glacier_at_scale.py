@@ -271,7 +271,7 @@ def test_stragglers_are_hurried_by_one_command_once(zygote: Zygote, tmp_path: Pa
         assert made.run("migrate", made.bucket, env=slow).code == 3
         made.server.advance(60)
         hurried = made.run("restore", "--upgrade=Expedited", made.bucket, env=slow)
-        assert hurried.code == 3 and "3 objects (3 bytes) were asked for again at Expedited" in hurried.err, hurried
+        assert hurried.code == 3 and "3 objects (3 bytes) asked for again at Expedited" in hurried.err, hurried
         assert "USD" in hurried.err
         again = made.run("restore", "--upgrade=Expedited", made.bucket, env=slow)
         assert again.code == 3 and "nothing more is on its way at a slower tier" in again.err, again

@@ -107,7 +107,7 @@ def test_what_failed_in_a_job_is_asked_for_singly_and_the_rest_is_not(cold: Job)
     cold.server.jobs.break_keys["d1"] = "InternalError"
     choose(cold)
     told = to_the_end(cold)
-    assert any(isinstance(e, Warned) and "1 objects" in e.text and "one by one" in e.text for e in told)
+    assert any(isinstance(e, Warned) and "1 object " in e.text and "one by one" in e.text for e in told)
     row = cold.row("d1")
     assert row.state is FileState.DISCOVERED and "InternalError" in row.reason
     cold.server.put("b", "later", b"1", storage_class="GLACIER")

@@ -138,6 +138,7 @@ def command(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: py
         stdin = io.StringIO(typed or "")
         stdin.isatty = lambda: typed is not None  # type: ignore[method-assign]
         monkeypatch.setattr(sys, "stdin", stdin)
+        monkeypatch.setattr("migrate_v2.report._write_to_terminal", lambda text: typed is not None)
         capfd.readouterr()
         code = cli.main(["--state", str(tmp_path / "state.db"), "--dest", str(job.disk.base), *arguments])
         return code, *capfd.readouterr()
@@ -239,7 +240,7 @@ def test_reset_keeps_what_protects_only_copies_and_says_so(job: Job, command: An
     document = json.loads(command("--json", "reset", "bbb", "--dry-run")[1])
     assert document["buckets"][0]["stays"] == 1
     code, _, err = command("reset", "bbb", f"--confirm={document['token']}")
-    assert code == 0 and "1 rows are kept" in err
+    assert code == 0 and "1 row is kept" in err
     assert job.states() == {"k": FileState.DELETED}
     # The mark beside the data knows this state file still, and a new object does not take the old one's place.
     job.server.put("bbb", "k", b"another")

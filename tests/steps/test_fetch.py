@@ -91,7 +91,7 @@ def test_what_gets_no_proper_answer_is_left_for_the_next_run(job: Job, action: A
     job.server.fault({"op": "GetObject", "key": "a"}, action)
     events = job.fetch()
     assert [e.text for e in events if isinstance(e, Warned)] == [
-        "S3 gave no proper answer for 1 objects; the next run asks again"
+        "S3 gave no proper answer for 1 object; the next run asks again"
     ]
     assert job.states() == {"a": FileState.DOWNLOADING, "b": FileState.DOWNLOADED}
     assert not (job.disk.base / "b" / "a").exists() and leftovers(job) == []

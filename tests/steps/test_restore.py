@@ -510,9 +510,7 @@ def test_archive_tiers_are_looked_for_only_where_the_bucket_has_them(job: Job) -
             "Tierings": [{"Days": 90, "AccessTier": "ARCHIVE_ACCESS"}],
         },
     )
-    assert [e.text for e in look() if isinstance(e, Noted)] == [
-        "1 objects of INTELLIGENT_TIERING are in an archive tier"
-    ]
+    assert [e.text for e in look() if isinstance(e, Noted)] == ["1 object of INTELLIGENT_TIERING is in an archive tier"]
     assert job.server.count("HeadObject") == 4
     assert list(look()) == [] and job.server.count("HeadObject") == 4, "asked once"
     assert {row.key for row in job.store.left_to_request("b")} == {"cold"}
@@ -564,11 +562,11 @@ def test_stragglers_are_upgraded_once_and_deep_archive_only_to_standard(job: Job
     job.scan()
     request(job, tier="Bulk", days=3)
     refresh(job)
-    assert "2 objects (8 bytes) were asked for again at Expedited" in upgrade(job, "Expedited")[0]
+    assert "2 objects (8 bytes) asked for again at Expedited" in upgrade(job, "Expedited")[0]
     stored = job.server.get("b", "k0")
     assert stored and (stored.restore_tier, stored.restore_days) == ("Expedited", 3)
     assert tiers(job) == {"k0": "Expedited", "k1": "Expedited", "deep": "Bulk"}
-    assert "1 objects" in upgrade(job, "Standard")[0]
+    assert "1 object " in upgrade(job, "Standard")[0]
     sent = job.server.count("RestoreObject")
     for tier in ("Standard", "Expedited"):
         assert "nothing more" in upgrade(job, tier)[0]

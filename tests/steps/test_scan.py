@@ -450,7 +450,7 @@ def test_unfinished_uploads_are_told(job: Job) -> None:
     client.create_multipart_upload(Bucket="b", Key="unfinished")
     told = job.scan()
     assert [e.text for e in told if isinstance(e, Warned)] == [
-        "1 multipart uploads were never completed; their parts cannot be read and stay in S3"
+        "1 multipart upload never completed; their parts cannot be read and stay in S3"
     ]
     held = job.store.bucket("b")
     assert held and held.uploads == 1

@@ -396,7 +396,7 @@ def test_a_wrong_file_is_neither_verified_nor_called_different_before_s3_has_sai
     events = job.verify_again()
     assert found(events) == {} and fault.hits == 5
     assert [event.text for event in events if isinstance(event, Warned)] == [
-        "S3 gave no proper answer for 1 objects; the next run asks again"
+        "S3 gave no proper answer for 1 object; the next run asks again"
     ]
     assert job.states() == {"good": FileState.VERIFIED, "k": FileState.DOWNLOADED} and job.path("k").exists()
     job.server.calm()

@@ -72,7 +72,7 @@ from migrate_v2.steps.pull import pull
 from migrate_v2.steps.scan import must_be_as_listed, scan
 from migrate_v2.steps.settle import settle
 from migrate_v2.steps.status import stands
-from migrate_v2.steps.sync import Cli, collect, sync
+from migrate_v2.steps.sync import Cli, collect, look_for_gone, sync
 from migrate_v2.steps.upgrade import upgrade
 from migrate_v2.steps.verify import verify
 from migrate_v2.workload import about, worth
@@ -484,6 +484,7 @@ def _sync(bucket: str, tools: Tools, folder: Path, lock_fds: list[int]) -> Event
 def _fetch(bucket: str, tools: Tools, folder: Path, lock_fds: list[int]) -> Events:
     s = tools.settings
     rows = s.db_batch_commit_size
+    yield from look_for_gone(bucket, tools.store, tools.disk, rows_per_commit=rows)
     yield from place(bucket, tools.store, tools.disk, rows_per_commit=rows)
     # Of a state file that knew nothing of the destination when the run began.
     yield from collect(bucket, tools.store, tools.disk, rows_per_commit=rows)
@@ -661,7 +662,8 @@ def _begin(bucket: str, tools: Tools, *, destination: bool = True, mends: bool =
     if destination and held.base_id:
         yield from finish_moves(bucket, tools.store, tools.disk)
         # Before another listing: what has arrived may be all that is left of an object.
-        yield from collect(bucket, tools.store, tools.disk, rows_per_commit=tools.settings.db_batch_commit_size)
+        rows = tools.settings.db_batch_commit_size
+        yield from collect(bucket, tools.store, tools.disk, rows_per_commit=rows)
     if tools.store.rekeyed and "rekeyed" not in tools.said:
         tools.said.add("rekeyed")
         yield Warned(

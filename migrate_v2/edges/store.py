@@ -994,6 +994,7 @@ class Store:
                 ((VANISHED, moment, *_identity(version)) for version in versions),
             )
             self._remember(_stale_lists(bucket), moment)
+            self._remember(_unchecked_paths(bucket), moment)
 
     def mark_missing_gone(self, bucket: str, scan: int) -> None:
         """As mark_gone(), of all that this listing did not show."""
@@ -1003,6 +1004,25 @@ class Store:
                 f"UPDATE files AS o SET {_MARK_GONE}, updated_at = ? WHERE {_MISSING}", (VANISHED, moment, bucket, scan)
             )
             self._remember(_stale_lists(bucket), moment)
+            self._remember(_unchecked_paths(bucket), moment)
+
+    def may_have_come(self, bucket: str) -> bool:
+        """Can there be copies of objects that are gone from S3, of which a killed run did not record that they had come?"""
+        return self.recall(_unchecked_paths(bucket)) != ""
+
+    def take_places(self, versions: Iterable[ObjectVersion]) -> None:
+        """Nothing has come of these gone_unfetched() versions: their rows claim no path any more."""
+        nothing = ", ".join(f"{column} = NULL" for column in _CLAIM)
+        with self._writing():
+            self._conn.executemany(
+                f"UPDATE files SET {nothing} WHERE bucket = ? AND key = ? AND version_id = ? AND state = 'error'"
+                " AND cause = 'vanished' AND verdict IS NULL",
+                map(_identity, versions),
+            )
+
+    def all_looked_for(self, bucket: str) -> None:
+        with self._writing():
+            self._conn.execute("DELETE FROM migration_metadata WHERE key = ?", (_unchecked_paths(bucket),))
 
     def end_scan(self, bucket: str, scan: int, *, unlisted: int = 0, unconfirmed: int = 0) -> None:
         """Closes the listing. So many rows that it did not show are in S3 all the same, or S3 does not say whether they are."""
@@ -1422,7 +1442,7 @@ class Store:
                 )
             else:
                 self._conn.execute("DELETE FROM bucket_status WHERE bucket = ?", (bucket,))
-                for key in (_unmerged(bucket), _unadopted(bucket), _stale_lists(bucket)):
+                for key in (_unmerged(bucket), _unadopted(bucket), _stale_lists(bucket), _unchecked_paths(bucket)):
                     self._conn.execute("DELETE FROM migration_metadata WHERE key = ?", (key,))
             self._conn.execute("DELETE FROM tallies WHERE bucket = ? AND objects = 0", (bucket,))
         return staying
@@ -2423,6 +2443,10 @@ def _unmerged(bucket: str) -> str:
 
 def _stale_lists(bucket: str) -> str:
     return f"stale lists {bucket}"
+
+
+def _unchecked_paths(bucket: str) -> str:
+    return f"unchecked paths {bucket}"
 
 
 def _unadopted(bucket: str) -> str:

@@ -118,6 +118,37 @@ def collect(bucket: str, store: Store, disk: Disk, *, rows_per_commit: int) -> I
             yield from _discard(bucket, store, incoming)
 
 
+def look_for_gone(bucket: str, store: Store, disk: Disk, *, rows_per_commit: int) -> Iterator[Event]:
+    """Look at the paths of objects that are gone from S3: a run that was killed may not have recorded that a file had come.
+
+    Such a file is to be verified. Without one the row claims no path any more.
+    """
+    if not store.may_have_come(bucket):
+        return
+    disk.same_place()
+    found = 0
+    for rows in batched(store.gone_unfetched(bucket), rows_per_commit):
+        come: list[ObjectVersion] = []
+        absent: list[ObjectVersion] = []
+        for row in rows:
+            (come if _has_come(row, store, disk) else absent).append(row.version)
+        store.fetched_gone(bucket, come)
+        store.take_places(absent)
+        found += len(come)
+    store.all_looked_for(bucket)
+    if found:
+        files = "1 file" if found == 1 else f"{found:,} files"
+        yield Noted(bucket, f"found {files} of objects that are gone from S3, fetched by a run that was killed")
+
+
+def _has_come(row: Row, store: Store, disk: Disk) -> bool:
+    if row.place is Place.FOLDER or store.taken(row.version, row.path):
+        return False
+    with suppress(Obstacle):
+        return _lies_at(row.path, row.version, disk)
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class _Work:
     """One call of sync(). `come` counts what need not be fetched any more; the totals are those of its beginning."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import sqlite3
 from collections.abc import Iterator
@@ -213,6 +214,45 @@ def test_new_object_never_takes_the_path_of_an_unverified_only_copy(flat: World)
     flat.done("migrate", flat.bucket)
     assert (flat.home / flat.bucket / "seen").read_bytes() == b"body of seen"
     assert (gone(flat), status(flat)["verified"]["objects"]) == ((0, 1, 0), 2)
+
+
+@pytest.mark.parametrize("where", ["at its path", "in the staging folder"])
+def test_file_that_an_interrupted_run_did_not_record_is_kept(flat: World, where: str) -> None:
+    """The run was killed before it recorded that the file had come, and the object is gone by now."""
+    fill(flat, "plain", "other")
+    flat.server.deny("s3:GetObject", flat.bucket, "plain")
+    assert flat.run("sync", flat.bucket).code == 1
+    stored = flat.server.get(flat.bucket, "plain")
+    assert stored is not None
+    folder = flat.home / flat.bucket
+    if where != "at its path":
+        folder = flat.home / ".migrate-v2" / flat.bucket / "incoming"
+        folder.mkdir(exist_ok=True)
+    (folder / "plain").write_bytes(stored.body)
+    os.utime(folder / "plain", (stored.last_modified, stored.last_modified))
+    flat.server.allow()
+    flat.server.remove(flat.bucket, "plain")
+    flat.done("scan", "--rescan", flat.bucket)
+    assert gone(flat) == (1, 0, 0)
+    flat.done("migrate", flat.bucket)
+    assert gone(flat) == (0, 1, 0)
+    assert (flat.home / evidence(flat)["plain"]["path"]).read_bytes() == stored.body
+    flat.done("verify", "--offline", flat.bucket)
+
+
+def test_path_of_a_version_that_was_never_fetched_is_free(zygote: Zygote, tmp_path: Path) -> None:
+    """The version that replaced it has the plain path."""
+    with world(tmp_path, zygote, versioning="Enabled") as made:
+        made.put("k", b"first")
+        first = made.server.versions(made.bucket)[0].version_id
+        made.server.deny("s3:GetObjectVersion", made.bucket, "k")
+        assert made.run("sync", made.bucket).code == 1
+        made.server.allow()
+        made.put("k", b"second")
+        made.server.remove(made.bucket, "k", first)
+        made.done("scan", "--rescan", made.bucket)
+        made.done("migrate", made.bucket)
+        assert gone(made) == (1, 0, 0) and (made.home / made.bucket / "k").read_bytes() == b"second"
 
 
 def test_object_back_in_a_later_listing_is_to_do_again(flat: World) -> None:

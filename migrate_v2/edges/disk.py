@@ -1765,6 +1765,7 @@ class Incoming:
         A process that opens files there reaches no other file afterwards: links of either kind, FIFOs, sockets and devices
         are removed. Refused where something is mounted.
         """
+        self._disk.same_place()
         folder = f"{self.path}/{prefix}".rstrip("/")
         while True:
             try:

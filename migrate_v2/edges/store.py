@@ -2049,8 +2049,12 @@ class Store:
         return int(r[0])
 
     def awaits(self, bucket: str, key: str, size: int, seconds: int) -> bool:
-        """Is an object of this key, size and time (whole seconds since 1970) still to be fetched to a plain path?"""
-        where = f"key = ? AND size = ? AND place = 'plain' AND +state IN {_TO_COME} AND verdict IS NULL"
+        """Is an object of this key, size and time (whole seconds since 1970) still to be fetched to a plain path?
+
+        Also where that failed, as long as the next run tries it again.
+        """
+        failed = f"(state = 'error' AND ifnull(cause, '') NOT IN ({_one_of((*GONE_CAUSES, Cause.CHANGED))}))"
+        where = f"key = ? AND size = ? AND place = 'plain' AND (state IN {_TO_COME} OR {failed}) AND verdict IS NULL"
         return any(version.seconds == seconds for version, _ in self._versions(bucket, where, key, size))
 
     def archived_under(self, bucket: str, folder: str) -> tuple[int, int]:

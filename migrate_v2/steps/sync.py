@@ -78,22 +78,22 @@ def sync(
     """
     total_objects, total_bytes = store.start_fetching(bucket)
     restored, archived = store.archived_counts(bucket)
-    # Restored among too many that are not: the CLI could not be told of the others, so these are for fetch().
+    # Restored among too many that are not: the others are too many to exclude by name, so these are left to fetch().
     beyond = restored if archived > PATTERNS // 2 else 0
     if total_objects <= beyond:
         return
     disk.same_place()
     began = time.monotonic()
     yield Started(bucket, "sync", total_objects, total_bytes)
-    come = _Arrivals()
+    done = _Arrivals()
     with Incoming(disk, bucket) as incoming:
-        yield from _take(bucket, store, disk, incoming, come, rows_per_commit)
-        there_before = come.bytes
-        work = _Work(bucket, store, disk, incoming, cli, lock_fds, rows_per_commit, come, total_objects, total_bytes)
-        weight = (total_objects - beyond - come.objects) + (total_bytes - come.bytes) / tuning.OBJECT
+        yield from _take(bucket, store, disk, incoming, done, rows_per_commit)
+        there_before = done.bytes
+        work = _Work(bucket, store, disk, incoming, cli, lock_fds, rows_per_commit, done, total_objects, total_bytes)
+        weight = (total_objects - beyond - done.objects) + (total_bytes - done.bytes) / tuning.OBJECT
         shards: list[Directory] = []
         if weight >= WORTH_CUTTING:
-            shards = _cut(bucket, store, cli, total_objects - come.objects, total_bytes - come.bytes)
+            shards = _cut(bucket, store, cli, total_objects - done.objects, total_bytes - done.bytes)
         ran = False
         if shards:
             ran = yield from _Shards(work).run(shards)
@@ -104,8 +104,8 @@ def sync(
         yield from _discard(bucket, store, incoming)
     seconds = time.monotonic() - began
     if ran:
-        store.add_throughput(bucket, session, come.bytes - there_before, seconds)
-    yield Ended(bucket, "sync", come.objects, come.bytes, seconds)
+        store.add_throughput(bucket, session, done.bytes - there_before, seconds)
+    yield Ended(bucket, "sync", done.objects, done.bytes, seconds)
 
 
 def collect(bucket: str, store: Store, disk: Disk, *, rows_per_commit: int) -> Iterator[Event]:
@@ -151,7 +151,7 @@ def _has_come(row: Row, store: Store, disk: Disk) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """One call of sync(). `come` counts what need not be fetched any more; the totals are those of its beginning."""
+    """One call of sync(). `done` counts what need not be fetched any more; the totals are those of its beginning."""
 
     bucket: str
     store: Store
@@ -160,7 +160,7 @@ class _Work:
     cli: Cli
     lock_fds: Sequence[int]
     rows_per_commit: int
-    come: _Arrivals
+    done: _Arrivals
     total_objects: int
     total_bytes: int
 
@@ -170,7 +170,7 @@ class _Work:
             self.store,
             self.disk,
             self.incoming,
-            self.come,
+            self.done,
             self.rows_per_commit,
             under=under,
             names=names,
@@ -181,8 +181,8 @@ class _Work:
         return Progress(
             self.bucket,
             "sync",
-            min(self.come.objects + objects, self.total_objects),
-            min(self.come.bytes + size, self.total_bytes),
+            min(self.done.objects + objects, self.total_objects),
+            min(self.done.bytes + size, self.total_bytes),
             self.total_objects,
             self.total_bytes,
         )
@@ -309,7 +309,8 @@ def _waiting(bucket: str, store: Store, incoming: Incoming) -> _Arrivals:
 def _discard(bucket: str, store: Store, incoming: Incoming) -> Iterator[Event]:
     """Remove from the staging folder what _take() left: unfinished files, and objects that nobody asked the CLI for.
 
-    A file stays if its object is to be fetched after a Glacier restore: its bytes are paid for.
+    A file stays if its object is to be fetched later, after a Glacier restore or when nothing is in its way any more: its
+    bytes are paid for.
     """
     if removed := incoming.discard(partial(store.awaits, bucket)):
         files = count_of(removed, "file")
@@ -356,17 +357,17 @@ class _Running:
         try:
             with closing(self._lines):
                 while not self.stop.is_set():
-                    told = next(self._lines)
-                    if isinstance(told, awscli.Line):
-                        self._brought = self._brought or told.kind == "downloaded"
-                        self.objects += told.kind == "downloaded"
-                    elif self._brought or told.bytes_written > 1 << 16:
-                        self.written = self._before + told.bytes_written
+                    event = next(self._lines)
+                    if isinstance(event, awscli.Line):
+                        self._brought = self._brought or event.kind == "downloaded"
+                        self.objects += event.kind == "downloaded"
+                    elif self._brought or event.bytes_written > 1 << 16:
+                        self.written = self._before + event.bytes_written
         except StopIteration as end:
             self.ended = end.value
         except BaseException as error:  # noqa: BLE001 - raised where it is waited for
             self.failure = error
-        finally:  # a double of the user's, in which there may be secrets
+        finally:
             self._config.unlink(missing_ok=True)
 
 
@@ -437,8 +438,8 @@ class _Shards:
                 self._bucket, f"the CLI stood still at {where} for {self._cli.stall_seconds:.0f} s and was stopped"
             )
         elif ended.outcome not in (awscli.Outcome.DONE, awscli.Outcome.SKIPPED):
-            said = ended.tail[-1] if ended.tail else f"exit status {ended.code}"
-            yield Noted(self._bucket, f"the CLI ended with {ended.outcome.value} at {where}: {said}")
+            message = ended.tail[-1] if ended.tail else f"exit status {ended.code}"
+            yield Noted(self._bucket, f"the CLI ended with {ended.outcome.value} at {where}: {message}")
 
     def _start(self, shard: Directory, allowed: int | None, objects: int, written: int) -> _Running | None:
         cli, bucket = self._cli, self._bucket
@@ -449,7 +450,7 @@ class _Shards:
             counts = [self._store.archived_under(bucket, folder) for folder in shard.folders()]
             restored, archived = (sum(column) for column in zip(*counts, strict=True))
             force = restored > 0 and (bool(shard.names) or archived <= PATTERNS // 2)
-        # Of objects taken by name none is unwanted, and too many patterns would become one of the whole folder.
+        # Objects taken by name are all wanted, and too many patterns would be widened to the whole folder.
         excludes = () if shard.names else _excludes(self._work, force, shard.prefix, shard.folders())
         if excludes is None:
             self._left_out += 1
@@ -497,11 +498,11 @@ def _passes(work: _Work, pause: Callable[[float], None]) -> Generator[Event, Non
 
     What arrived stays in the staging folder until the last pass is over: the next one must find it.
     """
-    bucket, come, cli = work.bucket, work.come, work.cli
+    bucket, done, cli = work.bucket, work.done, work.cli
     fruitless = passes = 0
     arrived = _Arrivals()
-    while (left := work.total_objects - come.objects - arrived.objects) > 0 and fruitless < FRUITLESS_PASSES:
-        left_bytes = work.total_bytes - come.bytes - arrived.bytes
+    while (left := work.total_objects - done.objects - arrived.objects) > 0 and fruitless < FRUITLESS_PASSES:
+        left_bytes = work.total_bytes - done.bytes - arrived.bytes
         if passes and left <= NOT_WORTH_A_PASS and left_bytes <= NOT_WORTH_A_PASS_BYTES:
             break
         if fruitless:
@@ -516,9 +517,9 @@ def _passes(work: _Work, pause: Callable[[float], None]) -> Generator[Event, Non
         yield work.progress(arrived.objects, arrived.bytes)
         if ended.stalled:
             yield Warned(bucket, f"the CLI stood still for {cli.stall_seconds:.0f} s and was stopped")
-        elif ended.outcome is not awscli.Outcome.DONE and come.objects + arrived.objects < work.total_objects:
-            said = ended.tail[-1] if ended.tail else f"exit status {ended.code}"
-            yield Noted(bucket, f"the CLI ended with {ended.outcome.value}: {said}")
+        elif ended.outcome is not awscli.Outcome.DONE and done.objects + arrived.objects < work.total_objects:
+            message = ended.tail[-1] if ended.tail else f"exit status {ended.code}"
+            yield Noted(bucket, f"the CLI ended with {ended.outcome.value}: {message}")
     if passes:
         yield from work.take()
         yield work.progress(0, 0)
@@ -546,19 +547,19 @@ def _run(work: _Work, arrived: _Arrivals) -> Generator[Event, None, awscli.Pass 
     environment = _environment(cli, cli.transfer, "config")
     lines = awscli.sync(cli.aws, arguments, environment, str(cli.folder), work.lock_fds, activity, cli.stall_seconds)
     objects = 0
-    with ExitStack() as held:
-        # A double of the user's configuration, in which there may be secrets: not kept longer than it is needed.
-        held.callback((cli.folder / "config").unlink, missing_ok=True)
-        held.enter_context(closing(lines))
+    with ExitStack() as opened:
+        # It holds settings of the user's configuration: it is removed as soon as the process has ended.
+        opened.callback((cli.folder / "config").unlink, missing_ok=True)
+        opened.enter_context(closing(lines))
         while True:
             try:
-                told = next(lines)
+                event = next(lines)
             except StopIteration as end:
                 ended: awscli.Pass = end.value
                 return ended
-            if isinstance(told, awscli.Line):
-                objects += told.kind == "downloaded"
+            if isinstance(event, awscli.Line):
+                objects += event.kind == "downloaded"
                 continue
-            # Lines into our pipe count as written too; until files come they are all there is.
-            written = told.bytes_written if objects or told.bytes_written > 1 << 16 else 0
+            # Lines into our pipe count as written too; until files arrive they are all there is.
+            written = event.bytes_written if objects or event.bytes_written > 1 << 16 else 0
             yield work.progress(arrived.objects + objects, arrived.bytes + written)

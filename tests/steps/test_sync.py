@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from migrate_v2 import tuning
+from migrate_v2.edges import awscli
 from migrate_v2.edges.awscli import Aws, Transfer, find
 from migrate_v2.edges.disk import Incoming, Lock
 from migrate_v2.edges.store import Change
@@ -463,6 +464,28 @@ def test_collect_keeps_what_waits_for_a_restore_again(job: Job) -> None:
     job.scan()
     list(sync_step.collect("b", job.store, job.disk, rows_per_commit=7))
     assert job.states()["cold"] is FileState.DOWNLOADED and job.path("cold").read_bytes() == b"cold"
+
+
+def test_an_arrival_whose_path_is_blocked_waits_for_it(
+    job: Job, sync: Sync, doing: Doing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready(job)
+    run = awscli.sync
+
+    def blocking(*arguments: Any) -> Any:
+        yield from run(*arguments)
+        (job.disk.base / "b" / "k1").mkdir(parents=True)
+        return awscli.Pass(awscli.Outcome.DONE, 0, (), 0, False)
+
+    monkeypatch.setattr(awscli, "sync", blocking)
+    sync(doing("fetch"))
+    assert job.states()["k1"] is FileState.ERROR and job.row("k1").cause is Cause.OBSTACLE
+    assert (job.disk.base / STAGING / "k1").read_bytes() == b"k1"
+    (job.disk.base / "b" / "k1").rmdir()
+    job.store.try_again("b")
+    list(sync_step.collect("b", job.store, job.disk, rows_per_commit=7))
+    assert all_states(job) == {FileState.DOWNLOADED} and set(gets(job).values()) == {1}
+    assert not (job.disk.base / STAGING).exists()
 
 
 @pytest.mark.parametrize("at", ["", "give_places", "settle", "fetched_gone"])

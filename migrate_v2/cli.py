@@ -578,6 +578,7 @@ def _plan_lines(plan: Plan) -> list[tuple[str, str]]:
         ("listed", f"{_figures(plan.listed)} = delete + keep + deleted before + gone"),
         ("delete", f"{_figures((plan.objects, plan.bytes))}, {count_of(plan.markers, 'delete marker')}"),
         ("proved", (evidence or "nothing") + trusted),
+        *([("tags", f"not asked again: {plan.tags_not_asked:,}, asked: {plan.tags_asked:,}")] if plan.objects else []),
         *((f"early {class_}", _early(early)) for class_, early in sorted(plan.early.items())),
         *([("abort", f"{count_of(plan.uploads, 'unfinished multipart upload')}")] if plan.uploads else []),
         *(("abort", f"{upload.key}, begun {upload.initiated:%Y-%m-%d %H:%M} UTC") for upload in plan.uploads_named),
@@ -638,6 +639,7 @@ def _show_plan(plan: Plan, tools: Tools, report: Report, as_json: bool) -> None:
                     class_: {"objects": early.objects, "bytes": early.bytes, "until": early.until.isoformat()}
                     for class_, early in plan.early.items()
                 },
+                "tags": {"asked_again": plan.tags_asked, "not_asked_again": plan.tags_not_asked},
                 "abort_uploads": plan.uploads,
                 "uploads": [
                     {

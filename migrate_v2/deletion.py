@@ -69,6 +69,8 @@ class Plan:
     gone: Mapping[GoneKind, tuple[int, int]]
     linked: tuple[int, int]
     early: Mapping[str, Early]
+    tags_asked: int  # objects whose tags S3 is asked for again before they go
+    tags_not_asked: int  # the others: tags put on them since their metadata was recorded go unrecorded
     uploads: int
     uploads_recent: int  # of those that stay because they began a short time ago
     uploads_named: tuple[Upload, ...]  # the first of those that are aborted
@@ -184,6 +186,7 @@ def plan(
     evidence: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     early: dict[str, Early] = {}
+    tagged, tags_asked = _Tagged(store.tagged(site.bucket)), 0
     gone, aborts = (
         _Ahead(store.ledger.gone_under(site.bucket, resumes, uploads=of_uploads)) for of_uploads in (False, True)
     )
@@ -206,6 +209,7 @@ def plan(
             size += subject.version.size
             evidence[subject.witnesses[0].kind] += 1
             _add_early(early, subject.version, now)
+            tags_asked += (subject.version.version_id == "null" and site.versioning == "Enabled") or tagged.has(subject)
         else:
             markers += 1
         for each_ in (digest, whole):
@@ -247,6 +251,8 @@ def plan(
         gone=absent,
         linked=store.linked_amount(site.bucket),
         early=early,
+        tags_asked=tags_asked,
+        tags_not_asked=objects - tags_asked,
         uploads=aborted,
         uploads_recent=recent,
         uploads_named=tuple(named),
@@ -293,6 +299,24 @@ class _Ahead:
         while self._next is not None and (place is None or _order(self._next) < place):
             yield self._next
             self._next = next(self._gone, None)
+
+
+class _Tagged:
+    """The versions with recorded tags, followed as the plan goes on: both are in key order."""
+
+    def __init__(self, names: Iterator[tuple[str, str]]) -> None:
+        self._names = names
+        self._next = next(names, None)
+
+    def has(self, row: Row) -> bool:
+        here = _place(row.key, row.version.version_id)
+        while self._next is not None and _place(*self._next) < here:
+            self._next = next(self._names, None)
+        return self._next == (row.key, row.version.version_id)
+
+
+def _place(key: str, version_id: str) -> tuple[bytes, bytes]:
+    return key.encode("utf-8", "surrogatepass"), version_id.encode()
 
 
 def _add_early(early: dict[str, Early], version: ObjectVersion, now: datetime) -> None:

@@ -35,6 +35,7 @@ from migrate_v2.edges.s3control import BatchRestorer
 from migrate_v2.edges.store import BucketRow, Store, Upload
 from migrate_v2.errors import BadUsage, Differs, Failure, NotFinished, Refused
 from migrate_v2.events import Ended, Event, Failed, Found, Noted, PhaseEarned, Waiting, Warned
+from migrate_v2.flow import batched
 from migrate_v2.keys import are, count_of, show
 from migrate_v2.model import (
     Adopt,
@@ -1336,6 +1337,9 @@ def confirm_delete(
                     raise Failure(
                         f"S3 gives no metadata of {show(row.key)} now, or has changed it; nothing was deleted: run the same again"
                     )
+            for rows in batched(deletion.to_delete(tools.store, site, rules), 1000):
+                versions = [row.version for row in rows]
+                tools.store.record_tags(delete_step.changed_tags(tools.store, tools.s3, site, versions))
             going = deletion.to_delete(tools.store, site, rules)
             unread = (row for row in going if _must_be_read(row, tools, trust))
             amount = (planned.objects, planned.bytes) if trust is None else (0, 0)

@@ -672,6 +672,12 @@ class S3:
         200 with the listed ETag                   | True                   |
         200 with another ETag                      | `null`: False, or None | `null`: False, or None
         """
+        return self.is_there_with_tags(bucket, key, version_id, etag, by_id=by_id)[0]
+
+    def is_there_with_tags(
+        self, bucket: str, key: str, version_id: str, etag: str, *, by_id: bool
+    ) -> tuple[bool | None, int]:
+        """As is_there(), and how many tags the version has, as far as HEAD says."""
         arguments: dict[str, Any] = {"Bucket": bucket, "Key": key, **self._owner()}
         if by_id:
             arguments["VersionId"] = version_id
@@ -680,22 +686,22 @@ class S3:
         except ClientError as error:
             answered, of_marker = _marker_headers(error)
             if not names_version(version_id if by_id else "", answered):
-                return None
+                return None, 0
             if _is_missing(error) and not of_marker:
-                return False
+                return False, 0
             if _status(error) == 405 and not etag:
-                return True
+                return True, 0
             if of_marker and (_status(error) == 405 or answered):
-                return (False if version_id == "null" else None) if etag else True
-            return None
+                return ((False if version_id == "null" else None) if etag else True), 0
+            return None, 0
         except (*_BROKEN, Unreachable):
-            return None
+            return None, 0
         found = bare_etag(answer.get("ETag", ""))
         if not found or not names_version(version_id if by_id else "", answer.get("VersionId")):
-            return None  # not S3's answer, or about another version
+            return None, 0  # not S3's answer, or about another version
         if found == etag:
-            return True
-        return False if version_id == "null" else None
+            return True, int(answer.get("TagCount") or 0)
+        return (False if version_id == "null" else None), 0
 
     def presence(self, version: ObjectVersion, *, by_id: bool) -> Presence:
         """Whether S3 has exactly this version. Raises Denied, Refusal or Unreachable where it does not say.
@@ -1808,6 +1814,13 @@ def _date(answer: Mapping[str, Any]) -> datetime | None:
         return parsedate_to_datetime(text).astimezone(UTC)
     except ValueError:
         return None
+
+
+def tag_values(answer: object) -> object:
+    """Tags by name, of an answer of S3.tags(); what is not the tags (denied, refused) stays as it is."""
+    if isinstance(answer, dict) and isinstance(entries := answer.get("TagSet"), list):
+        return {entry["Key"]: entry["Value"] for entry in entries}
+    return answer
 
 
 def _utc(moment: datetime) -> datetime:

@@ -2245,6 +2245,44 @@ class Store:
                 return
             key, version = page[-1]["key"], page[-1]["version_id"]
 
+    def tagged(self, bucket: str) -> Iterator[tuple[str, str]]:
+        """(key, version id) of the versions that have tags by their recorded metadata, in key order."""
+        key, version = "", ""
+        sql = (
+            f"SELECT key, version_id, document FROM metadata WHERE bucket = ? AND (key, version_id) > (?, ?) AND {_TAGGED}"
+            f" ORDER BY key, version_id LIMIT {PAGE}"
+        )
+        while True:
+            page = self._conn.execute(sql, (bucket, key, version)).fetchall()
+            yield from ((r["key"], r["version_id"]) for r in page if json.loads(r["document"]).get("tags"))
+            if len(page) < PAGE:
+                return
+            key, version = page[-1]["key"], page[-1]["version_id"]
+
+    def recorded_tags(self, versions: Iterable[ObjectVersion]) -> dict[ObjectVersion, object]:
+        """The tags in the recorded metadata, by name, or why S3 did not give them; {} where there are none.
+
+        Versions whose metadata was not recorded are left out.
+        """
+        found: dict[ObjectVersion, object] = {}
+        sql = f"SELECT {_TAGGED}, document FROM metadata WHERE bucket = ? AND key = ? AND version_id = ?"
+        for version in versions:
+            r = self._conn.execute(sql, _identity(version)).fetchone()
+            if r is not None:
+                found[version] = (r[0] and json.loads(r[1]).get("tags")) or {}
+        return found
+
+    def record_tags(self, changed: Iterable[tuple[ObjectVersion, object]]) -> None:
+        """(version, tags by name) in place of those that were recorded; the rest of the record stays."""
+        named = "bucket = ? AND key = ? AND version_id = ?"
+        with self._writing():
+            for version, tags in changed:
+                r = self._conn.execute(f"SELECT document FROM metadata WHERE {named}", _identity(version)).fetchone()
+                if r is not None:
+                    document = json.loads(r["document"]) | {"tags": tags, "tags_asked_at": now()}
+                    text = json.dumps(document, ensure_ascii=True, sort_keys=True)
+                    self._conn.execute(f"UPDATE metadata SET document = ? WHERE {named}", (text, *_identity(version)))
+
     # -- delete
 
     def loose_markers(self, bucket: str) -> Iterator[DeleteMarker]:
@@ -2433,6 +2471,10 @@ _SETTLED = f"(o.state IN ('downloaded', 'verified') OR {_ONLY_COPY})"
 _LOOSE_MARKERS = f"""SELECT m.* FROM delete_markers m JOIN bucket_status b ON b.bucket = m.bucket
     WHERE m.bucket = :bucket AND m.state = 'listed' AND (m.version_id <> 'null' OR b.versioning = 'Enabled')
     AND NOT EXISTS (SELECT 1 FROM files o WHERE o.bucket = m.bucket AND o.key = m.key AND {_IN_S3})"""
+
+
+# Whether the document may have tags; the document itself decides.
+_TAGGED = 'instr(document, \'"tags": {"\') > 0'
 
 
 # What stands for the id of a version until S3 has listed it; no id of S3's has a "+".

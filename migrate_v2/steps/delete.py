@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from threading import Event as Flag
@@ -14,9 +15,9 @@ from migrate_v2 import deletion
 from migrate_v2.anchor import write_mark
 from migrate_v2.edges.disk import Changed, Disk, Obstacle
 from migrate_v2.edges.ledger import Settled
-from migrate_v2.edges.s3 import Deleter, Outcome
+from migrate_v2.edges.s3 import S3, Deleter, Gone, Outcome, tag_values
 from migrate_v2.edges.store import Store
-from migrate_v2.errors import Failure, Refused
+from migrate_v2.errors import Failure, NotFinished, Refused
 from migrate_v2.events import Ended, Event, Progress, Started
 from migrate_v2.flow import batched, in_threads
 from migrate_v2.keys import show
@@ -27,6 +28,7 @@ from migrate_v2.model import (
     DeleteMarker,
     Doomed,
     FileIdentity,
+    ObjectVersion,
     Place,
     Proof,
     Row,
@@ -78,7 +80,7 @@ def delete(
         found = identities(rows, disk)
         proofs = [_proof(row, identity, site, run, rules, trust) for row, identity in zip(rows, found, strict=True)]
         _same_site(site, unchanged())
-        _as_proved(deleter, proofs)
+        _as_recorded(store, deleter.s3, site, [row.version for row in rows], _as_proved(deleter, proofs))
         _send_proofs(store, disk, deleter, proofs, token)
         objects += len(proofs)
         size += sum(proof.size for proof in proofs)
@@ -182,20 +184,72 @@ def _same_site(site: Site, now: Site) -> None:
         raise Refused(f"the versioning of {show(site.bucket)} has changed meanwhile; nothing more is deleted")
 
 
-def _as_proved(deleter: Deleter, proofs: Sequence[Proof]) -> None:
-    """Versioning pins the id `null` while it is enabled, and nothing did before: is it still the object that was proved?"""
+def _as_proved(deleter: Deleter, proofs: Sequence[Proof]) -> set[str]:
+    """Refuse where an object that is deleted by the id `null` is not the one that was proved. The keys of those with tags.
 
-    def there(proof: Proof, _: Flag) -> bool | None:
-        return deleter.s3.is_there(proof.site.bucket, proof.key, "null", proof.etag, by_id=True)
+    Versioning pins that id while it is enabled, and nothing did before.
+    """
+
+    def there(proof: Proof, _: Flag) -> tuple[bool | None, int]:
+        return deleter.s3.is_there_with_tags(proof.site.bucket, proof.key, "null", proof.etag, by_id=True)
 
     pinned = [
         proof for proof in proofs if proof.version_id == "null" and not proof.conditional and proof.kind == "version"
     ]
-    for answer in in_threads(there, pinned, threads=_THREADS):
-        if answer is not None and answer[1] is not True:
+    with_tags = set()
+    for proof, (is_there, tags) in filter(None, in_threads(there, pinned, threads=_THREADS)):
+        if is_there is not True:
             raise Refused(
-                f"{show(answer[0].key)}: {CHANGED}, or S3 does not say; nothing more is deleted, run `migrate` again"
+                f"{show(proof.key)}: {CHANGED}, or S3 does not say; nothing more is deleted, run `migrate` again"
             )
+        if tags:
+            with_tags.add(proof.key)
+    return with_tags
+
+
+def _as_recorded(store: Store, s3: S3, site: Site, versions: Sequence[ObjectVersion], with_tags: set[str]) -> None:
+    """Record the tags of a batch anew where they changed, and stop then: they are written beside the data first."""
+    changed = changed_tags(store, s3, site, versions, with_tags)
+    if changed:
+        store.record_tags(changed)
+        raise NotFinished(
+            f"tags in {show(site.bucket)}, such as those of {show(changed[0][0].key)}, changed while it was deleted. They are"
+            " recorded now; run the same command again"
+        )
+
+
+def changed_tags(
+    store: Store, s3: S3, site: Site, versions: Sequence[ObjectVersion], with_tags: Collection[str] = ()
+) -> list[tuple[ObjectVersion, object]]:
+    """The versions whose tags are not those that are recorded, with those that S3 reports now.
+
+    Asked are those with recorded tags, and of those without the ones that are named `null` and have a key in `with_tags`;
+    none without recorded metadata. Raises Failure where S3 does not give the tags of one that had some.
+    """
+    recorded = store.recorded_tags(versions)
+    asked = [v for v, tags in recorded.items() if tags or (v.version_id == "null" and v.key in with_tags)]
+
+    def ask(version: ObjectVersion, _: Flag) -> object:
+        # By the id `null` where it pins the version, not as the current object.
+        named = replace(version, is_latest=False) if site.versioning == "Enabled" else version
+        try:
+            return s3.tags(named)
+        except Gone:
+            return None
+
+    changed = []
+    for version, answer in filter(None, in_threads(ask, asked, threads=_THREADS)):
+        tags = tag_values(answer)
+        # Gone: the delete finds that out, and there is nothing to record.
+        if answer is None or tags == recorded[version]:
+            continue
+        if not isinstance(answer, dict) or "TagSet" not in answer:
+            raise Failure(
+                f"S3 does not give the tags of {show(version.key)}, which has some by its record; nothing more is deleted."
+                " Allow s3:GetObjectTagging and s3:GetObjectVersionTagging and run the same command again"
+            )
+        changed.append((version, tags))
+    return changed
 
 
 def _in_order(store: Store, site: Site, rules: Rules, most_bytes: int | None = None) -> Iterator[Sequence[Row]]:

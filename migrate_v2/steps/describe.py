@@ -13,7 +13,18 @@ from threading import Event as Flag
 from typing import Literal
 
 from migrate_v2.edges.disk import Disk
-from migrate_v2.edges.s3 import S3, Archived, Denied, Document, Gone, Moved, Refusal, Unreachable, WrongVersion
+from migrate_v2.edges.s3 import (
+    S3,
+    Archived,
+    Denied,
+    Document,
+    Gone,
+    Moved,
+    Refusal,
+    Unreachable,
+    WrongVersion,
+    tag_values,
+)
 from migrate_v2.edges.store import Store
 from migrate_v2.errors import Failure
 from migrate_v2.events import Ended, Event, Noted, Progress, Started, Warned
@@ -163,7 +174,7 @@ def _asked(
             return {"refused": "not found, and HEAD finds it"}
 
     if full or tags or head.get("TagCount"):
-        document["tags"] = _tags(part(s3.tags))
+        document["tags"] = tag_values(part(s3.tags))
     if full:
         document["acl"] = part(s3.acl)
         # HEAD leaves these out, without a word, for who may not read them.
@@ -175,12 +186,6 @@ def _asked(
             part(lambda version: _annotations(version, disk, s3)) if annotations else {"not_known_here": True}
         )
     return document
-
-
-def _tags(answer: object) -> object:
-    if isinstance(answer, dict) and isinstance(entries := answer.get("TagSet"), list):
-        return {entry["Key"]: entry["Value"] for entry in entries}
-    return answer
 
 
 def _annotations(version: ObjectVersion, disk: Disk, s3: S3) -> object:

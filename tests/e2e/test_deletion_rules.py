@@ -265,3 +265,78 @@ def test_plan_names_the_permission_without_which_locks_are_not_seen(versioned: W
         made.server.allow(one)
     shown = json.loads(made.done("plan", "--json", made.bucket).out)
     assert "lock-permissions" not in {obstacle["kind"] for obstacle in shown["obstacles"]}
+
+
+# Tags
+
+
+def recorded_tags(made: World) -> dict[str, Any]:
+    lines = (made.home / ".migrate-v2" / made.bucket / "metadata.jsonl").read_text().splitlines()
+    return {entry["key"]: entry.get("tags") for entry in map(json.loads, lines)}
+
+
+def tag(made: World, key: str, **tags: str) -> None:
+    entries = [{"Key": name, "Value": value} for name, value in tags.items()]
+    client(made).put_object_tagging(Bucket=made.bucket, Key=key, Tagging={"TagSet": entries})
+
+
+def test_tags_that_changed_after_migrate_are_recorded_before_the_delete(unversioned: World) -> None:
+    made = unversioned
+    for key in ("changed", "removed", "same", "untagged"):
+        made.put(key, key.encode())
+        if key != "untagged":
+            tag(made, key, owner="first")
+    made.done("migrate", made.bucket)
+    document = plan(made)
+    assert document["tags"] == {"asked_again": 3, "not_asked_again": 1}
+    tag(made, "changed", owner="second", project="x")
+    client(made).delete_object_tagging(Bucket=made.bucket, Key="removed")
+    made.done("confirm-delete", f"--confirm={document['token']}", made.bucket)
+    assert made.server.versions(made.bucket) == []
+    found = recorded_tags(made)
+    assert found["changed"] == {"owner": "second", "project": "x"}
+    assert found["same"] == {"owner": "first"} and not found["removed"]
+
+
+@pytest.mark.parametrize("versioning", ["", "Enabled"])
+def test_tags_that_change_during_the_deletion_stop_it_until_they_are_recorded(
+    unversioned: World, versioning: Any
+) -> None:
+    made = unversioned
+    made.put("k", b"1")
+    if not versioning:
+        tag(made, "k", owner="first")
+    made.done("migrate", made.bucket)
+    made.server.bucket(made.bucket, versioning=versioning or None)
+    made.done("scan", "--rescan", made.bucket)
+    document = plan(made, env=SETTLED)
+    # In the HEAD of the batch where nothing was recorded, else in the second question, of the batch.
+    one = {"op": "HeadObject"} if versioning else {"op": "GetObjectTagging"}
+    seen: list[str] = []
+
+    def change(request: Any) -> None:
+        seen.append(request.op)
+        if versioning or len(seen) == 2:
+            stored(made, "k").tags = {"owner": "last"}
+
+    made.server.fault({**one, "key": "k"}, change)
+    confirm = ("confirm-delete", f"--confirm={document['token']}", made.bucket)
+    assert made.run(*confirm, env=SETTLED).code == 3
+    assert len(made.server.versions(made.bucket)) == 1
+    made.done(*confirm, env=SETTLED)
+    assert made.server.versions(made.bucket) == []
+    assert recorded_tags(made) == {"k": {"owner": "last"}}
+
+
+def test_an_object_whose_tags_s3_does_not_give_any_more_stays(unversioned: World) -> None:
+    made = unversioned
+    made.put("k", b"1")
+    tag(made, "k", owner="first")
+    made.done("migrate", made.bucket)
+    document = plan(made)
+    denied = made.server.deny("s3:GetObjectTagging")
+    assert made.run("confirm-delete", f"--confirm={document['token']}", made.bucket).code == 1
+    assert len(made.server.versions(made.bucket)) == 1
+    made.server.allow(denied)
+    made.done("confirm-delete", f"--confirm={document['token']}", made.bucket)
+    assert recorded_tags(made) == {"k": {"owner": "first"}}

@@ -522,7 +522,7 @@ def _confirm_delete(arguments: Mapping[str, Any], tools: Tools, report: Report) 
                     f"this token is not that of the plan as it is now; see `confirm-delete --dry-run {bucket}`"
                 )
             return "by its token"
-        lines = ["  ".join(line) for line in _plan_lines(plan)]
+        lines = ["  ".join(line) for line in _plan_lines(plan, at_aws=tools.s3.at_aws)]
         if remove:
             lines.append("The bucket itself is removed too, if nothing is left in it.")
         lines.append(
@@ -565,7 +565,13 @@ def _confirm_delete(arguments: Mapping[str, Any], tools: Tools, report: Report) 
 _REASONS = 10
 
 
-def _plan_lines(plan: Plan) -> list[tuple[str, str]]:
+_CANARY = (
+    "this endpoint is not AWS: first a DELETE of the smallest object goes out with a wrong ETag. A server that does not refuse it"
+    " deletes that object, whose verified copy is here, and nothing else is deleted"
+)
+
+
+def _plan_lines(plan: Plan, *, at_aws: bool) -> list[tuple[str, str]]:
     evidence = ", ".join(f"{count:,} by {kind}" for kind, count in sorted(plan.evidence.items()))
     trusted = f"; not read again if they were within {span(plan.trust.total_seconds())}" if plan.trust else ""
     reasons = sorted(plan.reasons.items(), key=lambda one: (-one[1], one[0]))
@@ -593,6 +599,7 @@ def _plan_lines(plan: Plan) -> list[tuple[str, str]]:
         *([("because", f"{more:,}: {deletion.OTHER_REASONS}")] if more else []),
         *([("hard links", f"{_figures(plan.linked)} in files of their own (adopt = copy)")] if plan.linked[0] else []),
         ("deleted before", _figures(plan.deleted)),
+        *([("canary", _CANARY)] if plan.conditional and not at_aws else []),
         *([("older versions", "a deletion may make one current")] if plan.rules.allow_older_current else []),
         *(
             (f"gone: {kind.value.replace('_', ' ')}", _figures(amount))
@@ -640,6 +647,7 @@ def _show_plan(plan: Plan, tools: Tools, report: Report, as_json: bool) -> None:
                     for class_, early in plan.early.items()
                 },
                 "tags": {"asked_again": plan.tags_asked, "not_asked_again": plan.tags_not_asked},
+                "canary": bool(plan.conditional) and not tools.s3.at_aws,
                 "abort_uploads": plan.uploads,
                 "uploads": [
                     {
@@ -671,7 +679,7 @@ def _show_plan(plan: Plan, tools: Tools, report: Report, as_json: bool) -> None:
             }
         )
         return
-    report.table(("plan", ""), _plan_lines(plan))
+    report.table(("plan", ""), _plan_lines(plan, at_aws=tools.s3.at_aws))
     if plan.kept:
         report.table(
             ("kept", "key", "version", "reason"),

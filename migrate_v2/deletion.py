@@ -28,6 +28,7 @@ from migrate_v2.model import (
     Row,
     Rules,
     Site,
+    by_if_match,
     doomed,
     gone_kind,
     why_kept,
@@ -69,6 +70,7 @@ class Plan:
     gone: Mapping[GoneKind, tuple[int, int]]
     linked: tuple[int, int]
     early: Mapping[str, Early]
+    conditional: int  # objects that are deleted by If-Match; elsewhere than at AWS one of them is a canary first
     tags_asked: int  # objects whose tags S3 is asked for again before they go
     tags_not_asked: int  # the others: tags put on them since their metadata was recorded go unrecorded
     uploads: int
@@ -186,7 +188,7 @@ def plan(
     evidence: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     early: dict[str, Early] = {}
-    tagged, tags_asked = _Tagged(store.tagged(site.bucket)), 0
+    tagged, tags_asked, conditional = _Tagged(store.tagged(site.bucket)), 0, 0
     gone, aborts = (
         _Ahead(store.ledger.gone_under(site.bucket, resumes, uploads=of_uploads)) for of_uploads in (False, True)
     )
@@ -209,6 +211,7 @@ def plan(
             size += subject.version.size
             evidence[subject.witnesses[0].kind] += 1
             _add_early(early, subject.version, now)
+            conditional += by_if_match(subject, site)
             tags_asked += (subject.version.version_id == "null" and site.versioning == "Enabled") or tagged.has(subject)
         else:
             markers += 1
@@ -251,6 +254,7 @@ def plan(
         gone=absent,
         linked=store.linked_amount(site.bucket),
         early=early,
+        conditional=conditional,
         tags_asked=tags_asked,
         tags_not_asked=objects - tags_asked,
         uploads=aborted,

@@ -417,7 +417,16 @@ class Proof:
     @property
     def conditional(self) -> bool:
         """Goes by If-Match with the verified ETag, because the id `null` may be overwritten at any time."""
-        return self.kind == "version" and self.version_id == "null" and self.site.versioning != "Enabled"
+        return self.kind == "version" and _by_if_match(self.version_id, self.site)
+
+
+def _by_if_match(version_id: str, site: Site) -> bool:
+    return version_id == "null" and site.versioning != "Enabled"
+
+
+def by_if_match(row: Row, site: Site) -> bool:
+    """Whether this version is deleted by If-Match with its ETag, not by its version id."""
+    return _by_if_match(row.version.version_id, site)
 
 
 def strong(witnesses: Iterable[Witness]) -> bool:
@@ -600,13 +609,17 @@ def _sealed(*fields: object) -> Proof:
     return Proof(*fields, _seal(proof))  # type: ignore[arg-type, call-arg]
 
 
+# The kind of a DELETE with a wrong ETag, which an endpoint has to refuse; where it does not, the version is gone.
+CANARY = "canary"
+
+
 @dataclass(frozen=True, slots=True)
 class Doomed:
     """What a delete names: a data version with what was proved of it, a delete marker, or an unfinished upload by its id."""
 
     key: str
     version_id: str
-    kind: str  # "version", "marker" or "upload"
+    kind: str  # "version", "marker", "upload" or CANARY
     etag: str = ""
     size: int = 0
     sha256: str = ""

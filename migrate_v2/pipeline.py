@@ -1359,10 +1359,14 @@ def confirm_delete(
             yield from _manifest(bucket, tools)
             under = planned.resumes or planned.token
             tools.store.ledger.consent(bucket, under, _facts(planned, tools, agreed, allow_volatile))
+            deleter = Deleter(tools.s3)
+            delete_step.try_wrong_etag(
+                tools.store, tools.disk, deleter, site, rules, run=tools.session, token=under, trust=trust
+            )
             yield from delete_step.delete(
                 tools.store,
                 tools.disk,
-                Deleter(tools.s3),
+                deleter,
                 site,
                 rules,
                 run=tools.session,

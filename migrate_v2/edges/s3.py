@@ -100,6 +100,8 @@ _PARTS = {
 # Their ETags are no digest of the content (AWS, "Object" in the API reference).
 OPAQUE = ("aws:kms", "aws:kms:dsse", "SSE-C")
 PUBLIC_ACCESS_BLOCK = ("BlockPublicAcls", "BlockPublicPolicy", "IgnorePublicAcls", "RestrictPublicBuckets")
+# Outcome of a DELETE with a wrong ETag: the only right one.
+WRONG_ETAG_REFUSED = "a wrong ETag was refused"
 # Seconds of silence after which a GET that its caller repeats is given up.
 SILENCE = 30
 # Seconds that all wait after the first SlowDown, doubled at each further one.
@@ -1393,6 +1395,7 @@ class Deleter:
     def __init__(self, s3: S3) -> None:
         self.s3 = s3
         self._honest: set[str] = set()
+        self._refuses: set[str] = set()  # buckets in which a DELETE with a wrong ETag was refused
 
     def honours_if_match(self, bucket: str) -> bool:
         """Does this endpoint look at If-Match on a DELETE? Asked with a key that cannot exist and an ETag that cannot match.
@@ -1438,6 +1441,30 @@ class Deleter:
             )
         self._honest.add(bucket)
 
+    def delete_with_wrong_etag(self, proof: Proof) -> Outcome:
+        """Send a DELETE of an object under an ETag that is not its own; 412 is the only right answer.
+
+        Some servers honour If-Match for missing keys only, and delete here. So the object has to be one that is proved, and
+        the caller records before that it may be gone.
+        """
+        if not proof.conditional:
+            raise ValueError("only what is deleted by If-Match is tried so")
+        bucket = proof.site.bucket
+        wrong = next(etag for etag in ("0" * 32, "1" * 32) if etag != proof.etag)
+        named: Any = {"Bucket": bucket, "Key": proof.key, **self.s3._owner()}
+        try:
+            answer = self._deleting(bucket).delete_object(**named, IfMatch=f'"{wrong}"')
+        except ClientError as error:
+            status = _status(error)
+            if status == 412:
+                self._refuses.add(bucket)
+                return Outcome(False, WRONG_ETAG_REFUSED)
+            return Outcome(False, f"S3 answered {show(_said(error))}", unknown=status >= 500 or status == 404)
+        except _BROKEN as error:
+            return Outcome(False, f"no answer: {show(str(error))}", unknown=True)
+        status = answer["ResponseMetadata"]["HTTPStatusCode"]
+        return Outcome(False, f"S3 answered a wrong ETag with HTTP {status}", unknown=True)
+
     def delete(self, proofs: Sequence[Proof]) -> list[Outcome]:
         """Deletes what these proofs name, at most 1,000 of one bucket, and says what came of each, in their order.
 
@@ -1478,6 +1505,10 @@ class Deleter:
         pin: Any = {"VersionId": proof.version_id}
         if proof.conditional:
             self.must_honour_if_match(bucket)
+            if not self.s3.at_aws and bucket not in self._refuses:
+                raise Refused(
+                    f"{self.s3.endpoint_of(bucket)} was not seen to refuse a wrong ETag, so nothing in {bucket} is deleted"
+                )
             pin = {"IfMatch": f'"{proof.etag}"'}
         try:
             answer = self._deleting(bucket).delete_object(Bucket=bucket, Key=proof.key, **pin, **self.s3._owner())

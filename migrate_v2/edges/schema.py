@@ -370,6 +370,15 @@ def m004_causes(db: Database) -> None:
     db.execute("ALTER TABLE bucket_status ADD COLUMN enabled_date TEXT")
     db.execute("ALTER TABLE bucket_status ADD COLUMN enabled_boot TEXT")
     db.execute("ALTER TABLE bucket_status ADD COLUMN enabled_uptime REAL")
+    # A DELETE with a wrong ETag is a deletion only where the server carried it out.
+    db.execute("DROP VIEW deletions")
+    db.execute("""
+        CREATE VIEW deletions AS
+        SELECT i.seq AS id, i.bucket, i.key, i.version_id, i.kind, i.etag, i.size, i.sha256, i.token, i.at AS intent_at,
+            o.outcome, o.at AS outcome_at
+        FROM ledger i LEFT JOIN ledger o ON o.intent = i.seq
+        WHERE i.entry = 'intent' AND (i.kind <> 'canary' OR o.gone IS NOT 0)
+    """)
     # The path that the local copy is about to be renamed to, until the row has the new path.
     db.execute("ALTER TABLE files ADD COLUMN moving_to TEXT")
     db.execute("CREATE INDEX files_moving ON files (bucket, key, version_id) WHERE moving_to IS NOT NULL")

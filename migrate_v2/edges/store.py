@@ -31,6 +31,7 @@ from migrate_v2.flow import batched
 from migrate_v2.keys import show
 from migrate_v2.model import (
     ARCHIVED_CLASSES,
+    CANARY,
     GONE_CAUSES,
     NO_ATTEMPTS,
     STILL_THERE,
@@ -2321,7 +2322,7 @@ class Store:
 
     def concluded(self, bucket: str, settled: Sequence[Settled], *, marked: int = 0) -> None:
         """Closes the intents, and moves the rows that are gone, in one transaction. `marked` as in Ledger.conclude()."""
-        tables = {"version": "files", "marker": "delete_markers"}
+        tables = {"version": "files", CANARY: "files", "marker": "delete_markers"}
         with self._writing():
             self.ledger.conclude(bucket, settled, marked=marked)
             for intent, outcome, gone in settled:
@@ -2330,6 +2331,8 @@ class Store:
                     if gone:
                         sql = "DELETE FROM uploads WHERE bucket = ? AND key = ? AND upload_id = ?"
                         self._conn.execute(sql, (bucket, d.key, d.version_id))
+                    continue
+                if d.kind == CANARY and not gone:
                     continue
                 change = "state = 'deleted'" if gone else "reason = :outcome"
                 self._conn.execute(

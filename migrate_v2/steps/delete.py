@@ -15,13 +15,14 @@ from migrate_v2 import deletion
 from migrate_v2.anchor import write_mark
 from migrate_v2.edges.disk import Changed, Disk, Obstacle
 from migrate_v2.edges.ledger import Settled
-from migrate_v2.edges.s3 import S3, Deleter, Gone, Outcome, tag_values
+from migrate_v2.edges.s3 import S3, WRONG_ETAG_REFUSED, Deleter, Gone, Outcome, tag_values
 from migrate_v2.edges.store import Store
 from migrate_v2.errors import Failure, NotFinished, Refused
 from migrate_v2.events import Ended, Event, Progress, Started
 from migrate_v2.flow import batched, in_threads
 from migrate_v2.keys import show
 from migrate_v2.model import (
+    CANARY,
     CHANGED,
     REPLY_LOST,
     STILL_THERE,
@@ -34,6 +35,7 @@ from migrate_v2.model import (
     Row,
     Rules,
     Site,
+    by_if_match,
     doomed,
     prove,
 )
@@ -91,6 +93,60 @@ def delete(
         released = [_released(marker, site, run, rules) for marker in markers]
         _send_proofs(store, disk, deleter, [proof for proof in released if isinstance(proof, Proof)], token)
     yield Ended(bucket, "delete", objects, size, time.monotonic() - began)
+
+
+def try_wrong_etag(
+    store: Store,
+    disk: Disk,
+    deleter: Deleter,
+    site: Site,
+    rules: Rules,
+    *,
+    run: str,
+    token: str,
+    trust: timedelta | None = None,
+) -> None:
+    """Show, before any other delete, that the endpoint refuses a DELETE whose If-Match is not the object's ETag.
+
+    AWS does. Other servers are asked by the smallest object that the plan deletes by If-Match: its copy is read once more,
+    HEAD shows that it is the object that was proved, and the ledger says `canary` before the request. Refused for whatever
+    is not 412. A server that deletes the object all the same has deleted what was proved, and its row says so.
+    """
+    bucket = site.bucket
+    conditional = (row for row in deletion.to_delete(store, site, rules) if by_if_match(row, site))
+    row = None if deleter.s3.at_aws else min(conditional, key=lambda row: row.version.size, default=None)
+    if row is None:
+        return
+    deleter.must_honour_if_match(bucket)
+    disk.same_place()
+    if row.place is not Place.FOLDER and _digest(disk, row, Flag()) != row.sha256:
+        raise Refused(
+            f"{show(row.key)}: its local copy changed after it was read; nothing is deleted, run `migrate` again"
+        )
+    proof = _proof(row, _identities([row], disk)[0], site, run, rules, trust)
+
+    def there() -> bool | None:
+        v = row.version
+        return deleter.s3.is_there(bucket, v.key, v.version_id, v.etag, by_id=site.versioning != "")
+
+    if there() is not True:
+        raise Refused(f"{show(row.key)}: {CHANGED}, or S3 does not say; nothing is deleted, run `migrate` again")
+    (intent,) = store.ledger.intend(bucket, [replace(doomed(proof), kind=CANARY)], token)
+    marked = write_mark(bucket, store, disk)
+    outcome = deleter.delete_with_wrong_etag(proof)
+    held = there() if outcome.unknown else True
+    if held is None:
+        raise Failure(
+            f"S3 does not say what became of {show(row.key)}, tried with a wrong ETag; run the same command again"
+        )
+    text = (STILL_THERE if held else REPLY_LOST) if outcome.unknown else outcome.text
+    store.concluded(bucket, [(intent, text, not held)], marked=marked)
+    if outcome.text != WRONG_ETAG_REFUSED:
+        lost = "" if held else f"; {show(row.key)} is gone by that, and its verified copy is here"
+        raise Refused(
+            f"{site.endpoint} did not refuse a DELETE with a wrong ETag ({outcome.text}), so If-Match protects nothing there"
+            f" and nothing in {show(bucket)} is deleted{lost}; delete by other means, or turn versioning on"
+        )
 
 
 def abort_uploads(

@@ -340,3 +340,39 @@ def test_an_object_whose_tags_s3_does_not_give_any_more_stays(unversioned: World
     made.server.allow(denied)
     made.done("confirm-delete", f"--confirm={document['token']}", made.bucket)
     assert recorded_tags(made) == {"k": {"owner": "first"}}
+
+
+# If-Match
+
+
+def test_an_endpoint_that_honours_if_match_for_missing_keys_only_is_refused(unversioned: World) -> None:
+    made = unversioned
+    past_the_oracle = {"AWS_ENDPOINT_URL": made.server.url}
+    bodies = {f"k{number}": bytes(number) for number in range(1, 6)}
+    for key, body in bodies.items():
+        made.put(key, body)
+    made.server.honours_if_match = "missing keys"
+    made.done("migrate", made.bucket, env=past_the_oracle)
+    document = plan(made, env=past_the_oracle)
+    assert document["canary"] is True
+    for _ in range(2):
+        ended = made.run("confirm-delete", f"--confirm={document['token']}", made.bucket, env=past_the_oracle)
+        assert ended.code == 5
+        # At most the smallest object is gone, which was proved before; its copy is here and recorded as the only one.
+        assert made.server.deletes == [(made.bucket, "k1", "null")]
+        assert (made.home / made.bucket / "k1").read_bytes() == bodies["k1"]
+        with closing(sqlite3.connect(made.state)) as state:
+            assert state.execute("SELECT key FROM files WHERE state = 'deleted'").fetchall() == [("k1",)]
+            assert state.execute("SELECT key, kind FROM deletions").fetchall() == [("k1", "canary")]
+
+
+def test_a_canary_leaves_no_trace_at_an_honest_endpoint(unversioned: World) -> None:
+    made = unversioned
+    for number in range(1, 4):
+        made.put(f"k{number}", bytes(number))
+    made.done("migrate", made.bucket)
+    made.done("confirm-delete", made.token(), made.bucket)
+    assert made.server.versions(made.bucket) == []
+    with closing(sqlite3.connect(made.state)) as state:
+        kinds = state.execute("SELECT kind, count(*) FROM deletions GROUP BY kind").fetchall()
+    assert kinds == [("version", 3)]

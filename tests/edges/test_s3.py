@@ -24,6 +24,7 @@ from botocore.retries.standard import ExponentialBackoff
 from migrate_v2.edges.s3 import (
     _IDLE,
     S3,
+    WRONG_ETAG_REFUSED,
     Archived,
     BucketFacts,
     Corrupted,
@@ -244,11 +245,11 @@ def test_every_request_names_the_owner_it_expects(server: S3Server, s3: S3) -> N
     list(s3.get(version_of(stored), 65536))
     s3.is_there("b", "k", "null", stored.etag, by_id=False)
     Restorer(s3).restore(version_of(archived), days=1, tier="Bulk")
-    Deleter(s3).delete([proof])
+    deleter_at(s3).delete([proof])
     server.bucket("v", versioning="Enabled")
     server.put("v", "k", b"1")
     server.put("v", "\x01", b"1")
-    Deleter(s3).delete([proved(server, s3, "k", "v"), proved(server, s3, "\x01", "v")])
+    deleter_at(s3).delete([proved(server, s3, "k", "v"), proved(server, s3, "\x01", "v")])
     Deleter(s3).remove_bucket("v")
     ops = {op for op, _ in seen}
     assert {"DeleteObject", "DeleteObjects", "DeleteBucket", "RestoreObject", "HeadObject", "GetObject"} <= ops
@@ -1134,6 +1135,13 @@ def proved(server: S3Server, s3: S3, key: str, bucket: str = "b", version_id: st
     return proof
 
 
+def deleter_at(s3: S3, *buckets: str) -> Deleter:
+    """One that has seen its endpoint refuse a wrong ETag."""
+    deleter = Deleter(s3)
+    deleter._refuses |= {*buckets, "b", "v"}
+    return deleter
+
+
 def marker_proof(s3: S3, bucket: str, marker: Version) -> Proof:
     versioning, mfa_delete, _ = s3.versioning(bucket)
     site = Site(s3.identity().account, s3.endpoint_of(bucket), bucket, versioning, mfa_delete)
@@ -1147,7 +1155,7 @@ def test_a_null_version_goes_by_the_etag_that_was_proved(server: S3Server, s3: S
     stored = server.put("b", "k", BODY)
     proof = proved(server, s3, "k")
     seen = headers_seen(server)
-    (outcome,) = Deleter(s3).delete([proof])
+    (outcome,) = deleter_at(s3).delete([proof])
     assert outcome.gone and server.get("b", "k") is None
     sent = [headers for op, headers in seen if op == "DeleteObject"]
     assert [headers.get("if-match") for headers in sent] == [None, f'"{"0" * 32}"', f'"{stored.etag}"']
@@ -1161,7 +1169,7 @@ def test_a_version_goes_by_its_id_and_no_other(server: S3Server, s3: S3) -> None
         marker = server._insert(server.buckets["b"], Version("k", is_marker=True))
     seen = headers_seen(server)
     proofs = [proved(server, s3, "k", version_id="null"), proved(server, s3, "k", version_id=old.version_id)]
-    outcomes = Deleter(s3).delete([*proofs, marker_proof(s3, "b", marker)])
+    outcomes = deleter_at(s3).delete([*proofs, marker_proof(s3, "b", marker)])
     assert [outcome.gone for outcome in outcomes] == [True] * 3
     assert server.versions("b") == [replace(new, is_latest=True)]
     assert all("if-match" not in headers for op, headers in seen)
@@ -1173,7 +1181,7 @@ def test_keys_that_xml_cannot_name_go_one_by_one_and_by_id(server: S3Server, s3:
     server.bucket("b", versioning="Enabled")
     server.put("b", key, b"1")
     server.put("b", "plain", b"1")
-    outcomes = Deleter(s3).delete([proved(server, s3, "plain"), proved(server, s3, key)])
+    outcomes = deleter_at(s3).delete([proved(server, s3, "plain"), proved(server, s3, key)])
     assert [outcome.gone for outcome in outcomes] == [True, True] and server.versions("b") == []
 
 
@@ -1181,7 +1189,7 @@ def test_an_object_overwritten_meanwhile_stays(server: S3Server, s3: S3) -> None
     server.put("b", "k", b"proved")
     proof = proved(server, s3, "k")
     server.fault({"op": "DeleteObject", "key": "k"}, lambda _: server.put("b", "k", b"newer!"), times=1)
-    (outcome,) = Deleter(s3).delete([proof])
+    (outcome,) = deleter_at(s3).delete([proof])
     assert (outcome.gone, outcome.unknown, outcome.text) == (False, False, CHANGED)
     current = server.get("b", "k")
     assert current and current.body == b"newer!" and server.deletes == []
@@ -1193,7 +1201,7 @@ def test_an_endpoint_that_ignores_if_match_is_refused_before_anything_goes(serve
     server.honours_if_match = False
     assert not Deleter(s3).honours_if_match("b")
     with pytest.raises(Refused, match="ignores If-Match") as refused:
-        Deleter(s3).delete([proof])
+        deleter_at(s3).delete([proof])
     assert_one_line(refused.value)
     assert server.deletes == [] and server.get("b", "k")
 
@@ -1204,7 +1212,7 @@ def test_a_canary_without_its_answer_is_no_leave(server: S3Server, s3: S3, actio
     proof = proved(server, s3, "k")
     server.fault({"op": "DeleteObject"}, action, times=1)
     with pytest.raises(Failure):
-        Deleter(s3).delete([proof])
+        deleter_at(s3).delete([proof])
     assert server.deletes == []
 
 
@@ -1212,7 +1220,7 @@ def test_the_canary_is_asked_once_and_names_nothing_that_can_be(server: S3Server
     server.put("b", "k1", b"1")
     server.put("b", "k2", b"1")
     proofs = [proved(server, s3, "k1"), proved(server, s3, "k2")]
-    deleter = Deleter(s3)
+    deleter = deleter_at(s3)
     for proof in proofs:
         deleter.delete([proof])
     keys = [entry.key for entry in server.requests if entry.op == "DeleteObject"]
@@ -1242,7 +1250,7 @@ def test_each_key_of_a_batch_has_its_own_outcome(server: S3Server, s3: S3) -> No
     retained.lock_mode, retained.retain_until = "COMPLIANCE", server.clock() + DAY
     proofs = [proved(server, s3, key, "locked") for key in ("fine", "held", "retained", "gone", "also")]
     server.remove("locked", "gone", proofs[3].version_id)
-    outcomes = Deleter(s3).delete(proofs)
+    outcomes = deleter_at(s3).delete(proofs)
     assert [(o.gone, o.unknown) for o in outcomes] == [
         (True, False),
         (False, False),
@@ -1256,7 +1264,7 @@ def test_each_key_of_a_batch_has_its_own_outcome(server: S3Server, s3: S3) -> No
     server.put("locked", "silent", b"1")
     proof = proved(server, s3, "silent", "locked")
     server.fault({"op": "DeleteObjects"}, rewrite=rewritten(drop("Deleted")))
-    (outcome,) = Deleter(s3).delete([proof])
+    (outcome,) = deleter_at(s3).delete([proof])
     assert (outcome.gone, outcome.unknown) == (False, True)
 
 
@@ -1270,7 +1278,7 @@ def test_a_lost_answer_is_unknown_and_nothing_is_sent_twice(
     server.buckets["b"].versioning = versioning
     stored = server.put("b", "k", b"1")
     proof = proved(server, s3, "k")
-    deleter = Deleter(s3)
+    deleter = deleter_at(s3)
     if not versioning:
         deleter.must_honour_if_match("b")
     fault = server.fault({"op": ("DeleteObject", "DeleteObjects")}, action)
@@ -1309,7 +1317,7 @@ def test_delete_that_ignores_the_version_id_is_unknown(server: S3Server, s3: S3,
 
     before = {v.version_id for v in server.versions("b")}
     server.fault({"op": ("DeleteObject", "DeleteObjects")}, forget, rewrite=None if single else echo)
-    (outcome,) = Deleter(s3).delete([proof])
+    (outcome,) = deleter_at(s3).delete([proof])
     assert before < {v.version_id for v in server.versions("b")}, "the fault is as meant"
     assert (outcome.gone, outcome.unknown, outcome.wrong_version) == (False, True, True)
 
@@ -1319,7 +1327,7 @@ def test_a_portals_page_is_not_a_delete(server: S3Server, s3: S3) -> None:
         server.buckets["b"].versioning = versioning
         server.put("b", "k", b"1")
         proof = proved(server, s3, "k")
-        deleter = Deleter(s3)
+        deleter = deleter_at(s3)
         deleter._honest.add("b")
         fault = server.fault({"op": ("DeleteObject", "DeleteObjects")}, "garbage-200")
         (outcome,) = deleter.delete([proof])
@@ -1333,24 +1341,24 @@ def test_a_proof_of_another_account_endpoint_or_bucket_deletes_nothing(server: S
     server.bucket("c")
     server.put("c", "k", b"1")
     with pytest.raises(ValueError, match="one bucket"):
-        Deleter(s3).delete([proof, proved(server, s3, "k", "c")])
+        deleter_at(s3).delete([proof, proved(server, s3, "k", "c")])
     with S3Server() as other:
         other.bucket("b")
         other.put("b", "k", b"1")
         with pytest.raises(Refused, match="another endpoint or account"):
-            Deleter(connect(other)).delete([proof])
+            deleter_at(connect(other)).delete([proof])
         assert other.deletes == []
     server.identities["AKIAFAKEFAKEFAKEFAKE"] = ("999999999999", "arn:aws:iam::999999999999:user/x")
     with pytest.raises(Refused, match="another endpoint or account"):
-        Deleter(connect(server)).delete([proof])
-    assert server.deletes == [] and Deleter(s3).delete([]) == []
+        deleter_at(connect(server)).delete([proof])
+    assert server.deletes == [] and deleter_at(s3).delete([]) == []
 
 
 def test_no_more_than_a_thousand(server: S3Server, s3: S3) -> None:
     server.put("b", "k", b"1")
     proof = proved(server, s3, "k")
     with pytest.raises(ValueError, match="at most 1,000"):
-        Deleter(s3).delete([proof] * 1001)
+        deleter_at(s3).delete([proof] * 1001)
     assert server.deletes == []
 
 
@@ -1398,7 +1406,7 @@ def test_is_exactly_this_null_version_there_where_versioning_is_suspended(server
     server.bucket("b", versioning="Suspended")
     stored = server.put("b", "k", b"proved")
     assert s3.is_there("b", "k", "null", stored.etag, by_id=True) is True
-    Deleter(s3).delete([proved(server, s3, "k")])
+    deleter_at(s3).delete([proved(server, s3, "k")])
     assert [v.is_marker for v in server.versions("b")] == [True]
     assert s3.is_there("b", "k", "null", stored.etag, by_id=True) is False
     assert s3.is_there("b", "k", "null", "", by_id=True) is True, "the marker"
@@ -1618,3 +1626,48 @@ def test_parts_of_unfinished_uploads_are_weighed(s3: S3, server: S3Server) -> No
     assert s3.upload_bytes("b", at_most=1) is None, "too many to be asked one by one"
     server.deny("s3:ListBucketMultipartUploads")
     assert s3.upload_bytes("b") is None
+
+
+def test_a_wrong_etag_that_is_refused_lets_conditional_deletes_go(server: S3Server, s3: S3) -> None:
+    server.put("b", "k", BODY)
+    proof = proved(server, s3, "k")
+    deleter = Deleter(s3)
+    with pytest.raises(Refused):
+        deleter.delete([proof])
+    assert deleter.delete_with_wrong_etag(proof) == Outcome(False, WRONG_ETAG_REFUSED)
+    assert server.get("b", "k") is not None
+    assert deleter.delete([proof]) == [Outcome(True, "deleted")]
+
+
+def test_a_wrong_etag_differs_from_the_etag_of_the_object(server: S3Server, s3: S3) -> None:
+    server.put("b", "k", BODY, etag="0" * 32)
+    assert Deleter(s3).delete_with_wrong_etag(proved(server, s3, "k")).text == WRONG_ETAG_REFUSED
+    assert server.get("b", "k") is not None
+
+
+@pytest.mark.parametrize(
+    ("action", "unknown"),
+    [("lost-reply", True), ("500", True), ("garbage-200", True), ("404", True), ("access-denied", False)],
+)
+def test_any_answer_but_412_to_a_wrong_etag_lets_nothing_go(
+    server: S3Server, s3: S3, action: Any, unknown: bool
+) -> None:
+    server.put("b", "k", BODY)
+    proof = proved(server, s3, "k")
+    deleter = Deleter(s3)
+    if action == "404":
+        server.fault({"op": "DeleteObject", "key": "k"}, lambda _: server.remove("b", "k"))
+    else:
+        server.fault({"op": "DeleteObject", "key": "k"}, action)
+    outcome = deleter.delete_with_wrong_etag(proof)
+    assert (outcome.gone, outcome.unknown, "b" in deleter._refuses) == (False, unknown, False)
+    server.calm()
+    with pytest.raises(Refused):
+        deleter.delete([proof])
+
+
+def test_a_version_named_by_its_id_is_no_canary(server: S3Server, s3: S3) -> None:
+    server.bucket("v", versioning="Enabled")
+    server.put("v", "k", BODY)
+    with pytest.raises(ValueError, match="If-Match"):
+        Deleter(s3).delete_with_wrong_etag(proved(server, s3, "k", "v"))

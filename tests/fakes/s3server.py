@@ -693,7 +693,8 @@ class S3Server:
         self.denied_keys: set[str] = set()  # AccessDenied in S3
         self.unknown_keys: set[str] = set()  # InvalidAccessKeyId
         self.expired_tokens: set[str] = set()  # session tokens, or access keys whose token has expired
-        self.honours_if_match = True  # False: If-Match of deletes is silently ignored
+        # False: If-Match of deletes is silently ignored; "missing keys": it is looked at only where there is no object
+        self.honours_if_match: bool | Literal["missing keys"] = True
         self.versions_listing = True
         self.restore_status_in_lists = True
         self.enforces_regions = True
@@ -2060,7 +2061,7 @@ def delete_current(s3: S3Server, bucket: Bucket, request: Request, key: str, eta
     if etag is not None and s3.honours_if_match:
         if current is None:
             raise no_such_key(key)
-        if not same_etag(etag, current.etag):
+        if s3.honours_if_match is True and not same_etag(etag, current.etag):
             raise precondition("If-Match")
     if not bucket.versioning:
         if current:

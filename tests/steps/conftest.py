@@ -107,13 +107,19 @@ class Job:
         """Reads again all that is about to go."""
         return self.verify(deletion.to_delete(self.store, self.site(), self.rules))
 
+    def deleter(self) -> Deleter:
+        """One that has seen the endpoint refuse a wrong ETag."""
+        deleter = Deleter(self.s3)
+        deleter._refuses.add(self.bucket)
+        return deleter
+
     def deleting(
         self, site: Site | None = None, deleter: Deleter | None = None, rules: Rules | None = None, **more: Any
     ) -> Iterator[Event]:
         named: dict[str, Any] = {"run": self.run, "token": TOKEN, "unchanged": self.site}
         named |= {"total_objects": 0, "total_bytes": 0, **more}
         return delete_step.delete(
-            self.store, self.disk, deleter or Deleter(self.s3), site or self.site(), rules or self.rules, **named
+            self.store, self.disk, deleter or self.deleter(), site or self.site(), rules or self.rules, **named
         )
 
     def delete(self) -> list[Event]:

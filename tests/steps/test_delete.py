@@ -18,11 +18,11 @@ import boto3
 import pytest
 
 from migrate_v2 import deletion, model
-from migrate_v2.edges.s3 import S3, Deleter
+from migrate_v2.edges.s3 import S3, WRONG_ETAG_REFUSED, Deleter
 from migrate_v2.edges.store import Evidence, Store, Upload
-from migrate_v2.errors import Failure, Refused
+from migrate_v2.errors import Failure, NotFinished, Refused
 from migrate_v2.events import Event
-from migrate_v2.model import CHANGED, EvidenceSource, FileState, Place, Proof, prove, why_kept
+from migrate_v2.model import CHANGED, STILL_THERE, EvidenceSource, FileState, Place, Proof, prove, why_kept
 from migrate_v2.steps import delete as delete_step
 from migrate_v2.steps.settle import settle
 from migrate_v2.steps.verify import verify
@@ -532,7 +532,7 @@ def test_a_crash_between_intent_and_outcome_is_settled_by_the_next_scan(
             broken.setattr(job.store, "concluded", cut)
             list(job.deleting())
         else:
-            deleter = Deleter(job.s3)
+            deleter = job.deleter()
             broken.setattr(deleter, "delete", cut)
             list(job.deleting(deleter=deleter))
     assert len(job.server.deletes) == (5 if sent else 0)
@@ -1011,3 +1011,212 @@ def test_sealed_evidence_keeps_its_origin_and_proves_the_copy_again(job: Job) ->
     row = job.row("opaque")
     assert (row.state, row.sealed, row.evidence_source) == (FileState.VERIFIED, True, EvidenceSource.REFETCH)
     assert row.evidence_run == "run-1" and job.server.count("GetObject") == gets
+
+
+# The endpoint is shown to refuse a wrong ETag
+
+
+def trying(job: Job, deleter: Deleter) -> None:
+    site = job.site()
+    delete_step.try_wrong_etag(
+        job.store, job.disk, deleter, site, job.rules, run=job.run, token=TOKEN, trust=timedelta(hours=1)
+    )
+
+
+def canaries(job: Job) -> list[tuple[str, str | None, int | None]]:
+    sql = (
+        "SELECT i.key, o.outcome, o.gone FROM ledger i LEFT JOIN ledger o ON o.intent = i.seq"
+        " WHERE i.entry = 'intent' AND i.kind = 'canary' ORDER BY i.seq"
+    )
+    return [tuple(r) for r in job.store._conn.execute(sql)]
+
+
+@pytest.mark.parametrize("versioning", ["", "Suspended"])
+def test_a_canary_is_the_smallest_object_and_stays_where_its_wrong_etag_is_refused(job: Job, versioning: str) -> None:
+    fill(job)
+    job.server.buckets["b"].versioning = versioning
+    job.bring()
+    job.prove()
+    deleter = Deleter(job.s3)
+    trying(job, deleter)
+    assert canaries(job) == [("dir/1", WRONG_ETAG_REFUSED, 0)]
+    assert job.server.deletes == [] and job.row("dir/1").reason == "" and job.outcomes() == []
+    list(job.deleting(deleter=deleter))
+    assert set(job.states().values()) == {FileState.DELETED}
+
+
+def test_p2_a_server_that_honours_if_match_for_missing_keys_only_is_refused(job: Job) -> None:
+    """What it has deleted is recorded as deleted, and its copy is here."""
+    bodies = fill(job)
+    job.s3 = job.connect()  # the oracle would object
+    job.server.honours_if_match = "missing keys"
+    job.bring()
+    job.prove()
+    deleter = Deleter(job.s3)
+    with pytest.raises(Refused):
+        trying(job, deleter)
+    assert job.server.deletes == [("b", "dir/1", "null")] and len(in_s3(job)) == len(bodies) - 1
+    assert job.row("dir/1").state is FileState.DELETED and canaries(job) == [("dir/1", LOST, 1)]
+    assert job.outcomes() == [("dir/1", "canary", LOST)]
+    assert job.path("dir/1").read_bytes() == bodies["dir/1"]
+    with pytest.raises(Refused):
+        list(job.deleting(deleter=deleter))
+    assert len(in_s3(job)) == len(bodies) - 1
+    job.scan()
+    assert job.row("dir/1").state is FileState.DELETED
+
+
+@pytest.mark.parametrize("honours", [True, "missing keys"])
+def test_a_canary_cut_short_is_settled(job: Job, monkeypatch: pytest.MonkeyPatch, honours: Any) -> None:
+    fill(job)
+    job.s3 = job.connect()  # the oracle would object
+    job.server.honours_if_match = honours
+    job.bring()
+    with monkeypatch.context() as broken, pytest.raises(PowerCut):
+        broken.setattr(job.store, "concluded", cut)
+        trying(job, Deleter(job.s3))
+    assert len(job.store.ledger.open("b")) == 1
+    list(settle("b", job.store, job.s3))
+    gone = honours is not True
+    assert canaries(job) == [("dir/1", LOST if gone else STILL_THERE, int(gone))]
+    assert job.row("dir/1").state is (FileState.DELETED if gone else FileState.VERIFIED)
+
+
+@pytest.mark.parametrize(("action", "code"), [("500", 5), ("access-denied", 5)])
+def test_a_canary_that_is_not_answered_with_412_ends_the_deletion(job: Job, action: Any, code: int) -> None:
+    fill(job)
+    job.bring()
+    job.server.fault({"op": "DeleteObject", "key": "dir/1"}, action)
+    with pytest.raises(Refused) as refused:
+        trying(job, Deleter(job.s3))
+    assert refused.value.code == code
+    assert job.row("dir/1").state is FileState.VERIFIED and job.server.deletes == []
+    assert [gone for _, _, gone in canaries(job)] == [0]
+
+
+def test_a_canary_that_nobody_knows_about_stays_open(job: Job) -> None:
+    fill(job)
+    job.bring()
+    job.server.fault({"op": "DeleteObject", "key": "dir/1"}, "lost-reply")
+    job.server.fault({"op": "HeadObject", "key": "dir/1"}, "access-denied", after=1)
+    with pytest.raises(Failure) as failed:
+        trying(job, Deleter(job.s3))
+    assert type(failed.value) is Failure and len(job.store.ledger.open("b")) == 1
+
+
+@pytest.mark.parametrize("what", ["copy", "object"])
+def test_a_canary_is_not_sent_for_what_is_not_as_it_was_proved(job: Job, what: str) -> None:
+    fill(job)
+    job.bring()
+    if what == "copy":
+        job.path("dir/1").write_bytes(b"other.")
+    else:
+        job.server.put("b", "dir/1", b"other.")
+    with pytest.raises(Refused):
+        trying(job, Deleter(job.s3))
+    assert canaries(job) == [] and job.server.deletes == []
+
+
+def test_no_canary_where_nothing_goes_by_if_match(job: Job) -> None:
+    job.server.bucket("b", versioning="Enabled")
+    fill(job)
+    job.bring()
+    trying(job, Deleter(job.s3))
+    assert canaries(job) == [] and "DeleteObject" not in job.server.served
+
+
+def test_an_empty_folder_object_may_be_the_canary(job: Job) -> None:
+    fill(job)
+    job.server.put("b", "folder/", b"")
+    job.bring()
+    trying(job, Deleter(job.s3))
+    assert canaries(job) == [("folder/", WRONG_ETAG_REFUSED, 0)]
+
+
+# Tags
+
+
+def describe(job: Job, **tags: dict[str, str]) -> None:
+    """Records the metadata of every row, with these tags by key, and tags the objects so."""
+    documents = []
+    for row in job.rows():
+        stored = job.server.get("b", row.key, row.version.version_id)
+        assert stored
+        stored.tags = tags.get(row.key, {})
+        documents.append((row.version, json.dumps({"head": {"k": 1}, "tags": stored.tags}, sort_keys=True)))
+    job.store.add_metadata(documents, full=False)
+
+
+def tags_on_record(job: Job) -> dict[str, Any]:
+    return {d.key: json.loads(d.document).get("tags") for d in job.store.metadata("b")}
+
+
+def four(job: Job, versioning: str) -> None:
+    for key in ("a", "b", "c", "plain"):
+        job.server.put("b", key, key.encode())
+    job.server.buckets["b"].versioning = versioning
+    job.bring()
+    describe(job, a={"x": "1"}, b={"x": "2"}, c={"x": "3"})
+    job.prove()
+
+
+@pytest.mark.parametrize("versioning", ["", "Enabled"])
+def test_an_object_does_not_go_with_an_old_record_of_its_tags(job: Job, versioning: str) -> None:
+    four(job, versioning)
+    changed = job.server.get("b", "b")
+    assert changed
+    changed.tags = {"x": "new"}
+    with pytest.raises(NotFinished):
+        list(job.deleting())
+    assert job.server.deletes == [] and job.outcomes() == []
+    assert tags_on_record(job) == {"a": {"x": "1"}, "b": {"x": "new"}, "c": {"x": "3"}, "plain": {}}
+    list(job.deleting())
+    assert in_s3(job) == set()
+
+
+def test_tags_of_an_untagged_object_are_seen_by_the_head_of_its_batch(job: Job) -> None:
+    """The id `null` with versioning on: a HEAD comes before the batch."""
+    four(job, "Enabled")
+    plain = job.server.get("b", "plain")
+    assert plain
+    plain.tags = {"late": "1"}
+    # A newer version on top has tags of its own, which are not those of the version that goes.
+    job.server.put("b", "plain", b"on top", tags={"other": "1"})
+    with pytest.raises(NotFinished):
+        list(job.deleting())
+    assert tags_on_record(job)["plain"] == {"late": "1"}
+    list(job.deleting())
+    assert [v.body for v in job.server.versions("b")] == [b"on top"]
+
+
+def test_tags_are_not_asked_of_what_has_no_metadata_on_record(job: Job) -> None:
+    job.server.put("b", "k", b"1", tags={"x": "1"})
+    job.server.buckets["b"].versioning = "Enabled"
+    job.bring()
+    job.delete()
+    assert in_s3(job) == set() and job.server.count("GetObjectTagging") == 0
+
+
+def test_an_object_that_is_gone_has_no_tags_to_record(job: Job) -> None:
+    four(job, "")
+    job.server.remove("b", "a")
+    with contextlib.suppress(Failure):
+        list(job.deleting())
+    assert tags_on_record(job)["a"] == {"x": "1"}
+
+
+def test_tags_that_s3_does_not_give_stop_the_deletion(job: Job) -> None:
+    four(job, "")
+    job.server.deny("s3:GetObjectTagging", "b", "b")
+    with pytest.raises(Failure):
+        list(job.deleting())
+    assert job.server.deletes == []
+
+
+def test_the_plan_counts_whose_tags_are_asked_again(job: Job) -> None:
+    four(job, "")
+    planned = deletion.plan(job.store, job.site(), job.rules)
+    assert (planned.tags_asked, planned.tags_not_asked) == (3, 1)
+    job.server.bucket("b", versioning="Enabled")
+    planned = deletion.plan(job.store, job.site(), job.rules)
+    assert (planned.tags_asked, planned.tags_not_asked) == (4, 0)

@@ -720,7 +720,8 @@ class S3:
             answered, of_marker = _marker_headers(error)
             # A delete marker can take over the id `null`, and no other one.
             if _is_missing(error) or (_status(error) in (404, 405) and of_marker):
-                if names_version(named, answered) and not (of_marker and named not in ("", "null")):
+                other = of_marker and (named not in ("", "null") or not answered)
+                if names_version(named, answered) and not other:
                     return Presence.GONE
                 raise Unreachable(
                     f"unexpected response for {show(version.key)}: it is about another version"

@@ -276,6 +276,8 @@ def _judge(row: Row, disk: Disk, s3: S3, meter: Meter, stop: Flag, read: Read = 
             return _found_gone(row, witnesses, measured, identity, Cause.VANISHED)
         except Moved:
             return _found_gone(row, witnesses, measured, identity, Cause.CHANGED)
+        except SizeDiffers as failure:
+            return _size_differs(failure)
         except (Denied, Refusal, Archived, Unreachable):
             pass
         return Finding(Verdict.DIFFERS, reason, measured.sha256)

@@ -36,6 +36,7 @@ from migrate_v2.edges.s3 import (
     Outcome,
     Pace,
     Page,
+    Presence,
     Refusal,
     Restorer,
     SizeDiffers,
@@ -1448,6 +1449,29 @@ def test_is_there_without_version_id_under_another_version_is_unknown(server: S3
     assert s3.is_there("b", "k", "null", stored.etag, by_id=True) is True
     server.put("b", "k", b"proved")
     assert s3.is_there("b", "k", "null", stored.etag, by_id=False) is None, "a version of the same bytes"
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("above", ["version", "marker"])
+def test_presence_with_server_ignoring_version_ids_is_unknown(
+    server: S3Server, s3: S3, above: str, named: bool
+) -> None:
+    null = version_of(server.put("b", "k", b"null"), is_latest=False)
+    server.bucket("b", versioning="Enabled")
+    old = version_of(server.put("b", "k", b"old"), is_latest=False)
+    if above == "version":
+        server.put("b", "k", b"new")
+    else:
+        under_a_marker(server)
+    rewrite = None if named else headed("x-amz-version-id", None)
+    server.fault({"op": "HeadObject"}, "ignore-version", rewrite=rewrite)
+    with pytest.raises(Unreachable):
+        s3.presence(old, by_id=True)
+    if above == "version" and not named:  # an answer about the id `null` need not name it
+        assert s3.presence(null, by_id=True) is Presence.CHANGED
+    else:
+        with pytest.raises(Unreachable):
+            s3.presence(null, by_id=True)
 
 
 @pytest.mark.parametrize("action", ["access-denied", "503", "reset-before", "garbage-200", "expired-token"])

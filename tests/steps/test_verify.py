@@ -214,6 +214,19 @@ def test_verify_of_object_listed_without_bytes_asks_head(job: Job, key: str, how
     assert job.server.get("b", key) is not None and job.outcomes() == []
 
 
+def test_verify_of_right_copy_whose_size_is_listed_wrong_leaves_it(job: Job) -> None:
+    job.server.put("b", "file", bytes(4000))
+    lists_no_bytes(job)
+    for step in (job.scan, job.place):
+        step()
+    job.path("file").parent.mkdir(parents=True, exist_ok=True)
+    job.path("file").write_bytes(bytes(4000))
+    job.store.fetched("b", [job.row("file").version])
+    job.verify()
+    assert (job.row("file").state, job.row("file").cause) == (FileState.ERROR, Cause.REFUSED)
+    assert job.path("file").read_bytes() == bytes(4000) and quarantined(job) == []
+
+
 @pytest.mark.parametrize("how", DAMAGED)
 @pytest.mark.parametrize("key", ["file", "folder/", "a//side"])
 def test_fetch_of_object_listed_without_bytes_makes_no_copy(job: Job, key: str, how: str) -> None:

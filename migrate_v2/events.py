@@ -130,6 +130,7 @@ class Stands:
     deleted: tuple[int, int]
     pending: tuple[int, int]
     gone: GoneQuantities = GoneQuantities()
+    new_since_plan: tuple[int, int] = (0, 0)  # of `pending`: put or overwritten after the plan of a deletion was made
 
 
 Event = Noted | Warned | Started | Progress | Ended | Found | PhaseEarned | Waiting | Failed | Stands

@@ -33,6 +33,7 @@ from migrate_v2.edges.mounts import mount_at
 from migrate_v2.edges.s3 import S3, Deleter, PolicySetter, Restorer, Unreachable
 from migrate_v2.edges.s3control import BatchRestorer
 from migrate_v2.edges.store import BucketRow, Store, Upload
+from migrate_v2.edges.store import now as timestamp
 from migrate_v2.errors import BadUsage, Differs, Failure, NotFinished, Refused
 from migrate_v2.events import Ended, Event, Failed, Found, Noted, PhaseEarned, Waiting, Warned
 from migrate_v2.flow import batched
@@ -1316,6 +1317,7 @@ def confirm_delete(
         if not agreed or dry_run:
             return
         left_over = 0
+        new = (0, 0)
         if not planned.objects and not planned.markers and not planned.uploads:
             if planned.kept:
                 raise Refused(f"nothing in {show(bucket)} is proved and may go; --dry-run says why each object stays")
@@ -1383,12 +1385,19 @@ def confirm_delete(
                     tools.store, tools.disk, Deleter(tools.s3), site, rules, token=under
                 )
             # What S3 lists afterwards is the last word: it shows what was put meanwhile, and a delete that did not take.
+            listed_again = timestamp()
             yield from _scan(bucket, tools)
             yield from _advance(bucket, tools, anew=True)
             yield from manifest_step.certificate(bucket, tools.store, tools.disk)
+            new = tools.store.new_since(bucket, listed_again)
+            if new[0]:
+                yield Noted(
+                    bucket,
+                    f"new since the plan, and staying in S3: objects {new[0]:,}, bytes {new[1]:,}; run `migrate`",
+                )
         if remove_bucket and not left_over:
             yield from _remove(bucket, tools)
-        yield stands(held_row(bucket, tools), tools.store)
+        yield replace(stands(held_row(bucket, tools), tools.store), new_since_plan=new)
         if left_over:
             raise NotFinished(
                 f"{at_most:,} of {planned.objects + planned.markers:,} were deleted from {bucket}, as --max-delete says;"

@@ -2341,6 +2341,15 @@ class Store:
                     {"bucket": bucket, "key": d.key, "version": d.version_id, "outcome": outcome},
                 )
 
+    def new_since(self, bucket: str, moment: str) -> tuple[int, int]:
+        """Objects and bytes that a listing showed for the first time, or as other objects than before, since this moment."""
+        r = self._conn.execute(
+            f"SELECT count(*), ifnull(sum(size), 0) FROM files o WHERE bucket = ? AND updated_at >= ? AND {_IN_S3}"
+            f" AND +state IN {_TO_COME}",
+            (bucket, moment),
+        ).fetchone()
+        return int(r[0]), int(r[1])
+
     def snapshot(self, bucket: str, target: Path) -> None:
         """Writes this bucket's rows to a state file of their own; `target` must not exist."""
         with Store.open(target, self._key, shared=False):  # beside the copies, which may be on a network file system

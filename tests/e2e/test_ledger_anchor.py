@@ -174,3 +174,16 @@ def test_kill_during_a_deletion_is_no_mismatch(zygote: Zygote, tmp_path: Path, a
 def test_kill_at_any_write_of_a_deletion_is_no_mismatch(zygote: Zygote, tmp_path: Path, at: str, do: str) -> None:
     with world(tmp_path, zygote, versioning="Enabled") as made:
         assert killed_at(made, at, do, range(1, 100)) > 5
+
+
+def test_object_put_during_a_deletion_leaves_the_token_good(zygote: Zygote, tmp_path: Path) -> None:
+    with world(tmp_path, zygote, versioning="Enabled") as made:
+        made.put("a", b"1")
+        made.done("migrate", made.bucket)
+        token = made.token()
+        made.server.fault({"op": "DeleteObjects"}, lambda _: made.put("new", b"12345"), times=1)
+        ran = made.done("--json", "confirm-delete", token, made.bucket)
+        events = [json.loads(line) for line in ran.out.splitlines()]
+        assert [v.key for v in made.server.versions(made.bucket)] == ["new"]
+        (stands,) = [event for event in events if event["event"] == "stands"]
+        assert stands["new_since_plan"] == {"objects": 1, "bytes": 5}

@@ -172,7 +172,7 @@ def test_the_snapshot_is_a_state_file_of_this_bucket_alone(job: Job) -> None:
         folder = job.disk.base / ".migrate-v2/b"
         assert sorted(p.name for p in folder.iterdir() if p.name.startswith("state")) == ["state.db"]
         assert (folder / "state.db").stat().st_mode & 0o777 == 0o600
-    with Store.open(folder / "state.db") as kept:
+    with Store.open(folder / "state.db", job.store._key) as kept:
         assert kept.buckets() == ["b"]
         assert list(kept.rows("b", "1")) == job.rows() and list(kept.rows("c", "1")) == []
         assert kept.bucket("b") == job.store.bucket("b")
@@ -184,7 +184,7 @@ def test_the_snapshot_is_a_state_file_of_this_bucket_alone(job: Job) -> None:
     (folder / "state.db.new").write_bytes(b"half a snapshot")
     (folder / "state.db.new-wal").write_bytes(b"half")
     list(snapshot("b", job.store, job.disk))
-    with Store.open(folder / "state.db") as kept:
+    with Store.open(folder / "state.db", job.store._key) as kept:
         assert list(kept.rows("b", "1")) == job.rows()
 
 

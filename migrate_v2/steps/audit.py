@@ -20,7 +20,7 @@ from migrate_v2.errors import Failure, Refused
 from migrate_v2.events import Ended, Event, Found, Noted, Progress, Started, Warned
 from migrate_v2.flow import Meter, in_threads
 from migrate_v2.keys import CERTIFICATE, SIDE, count_of, only_copies_mark, show
-from migrate_v2.model import FileState, Place, Verdict, Witness
+from migrate_v2.model import FileState, GoneKind, Place, Verdict, Witness
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
@@ -32,6 +32,8 @@ MOST_WITNESSES = 64
 
 # The states in which the folder of a `dir/` was made; None where an older line does not say.
 _WITH_FOLDER = (None, FileState.DOWNLOADED, FileState.VERIFIED, FileState.DELETED)
+# Gone from S3, and the copy is here.
+_LEFT_HERE = (GoneKind.ONLY_COPY, GoneKind.UNPROVED_ONLY_COPY)
 
 
 class NothingToCheck(Failure):
@@ -273,7 +275,7 @@ def _of_json(line: bytes) -> Recorded:
         _text(said, "key"),
         _text(said, "version_id"),
         _text(said, "path"),
-        said.get("place") == Place.FOLDER and said.get("state") in _WITH_FOLDER,
+        said.get("place") == Place.FOLDER and (said.get("state") in _WITH_FOLDER or said.get("gone") in _LEFT_HERE),
         size,
         sha256,
         tuple(map(_witness, witnesses)),

@@ -158,6 +158,26 @@ def test_originals_of_overwritten_objects_are_kept_and_named(encrypted: World) -
     assert rows == [(len(BODIES),)]
 
 
+def test_migrate_stops_before_it_acts_on_many_overwritten_objects(zygote: Zygote, tmp_path: Path) -> None:
+    with world(tmp_path, zygote) as made:
+        made.env["MIGRATE_V2_METADATA"] = "none"
+        bodies = {f"files/{n:03}": b"the original %d" % n for n in range(120)}
+        for key, body in bodies.items():
+            made.put(key, body)
+        made.done("migrate", made.bucket)
+        for key in bodies:
+            made.server.put(made.bucket, key, b"encrypted")
+        made.done("scan", "--rescan", made.bucket)
+        before = gets(made)
+        assert made.run("migrate", made.bucket).code == 5 and gets(made) == before
+        for key, body in bodies.items():
+            assert (made.home / "bucket" / key).read_bytes() == body
+        made.done("migrate", "--accept-changes", made.bucket)
+        entries = superseded_evidence(made)
+        assert {(made.home / str(entry["path"])).read_bytes() for entry in entries} == set(bodies.values())
+        made.done("verify", "--offline", made.bucket)
+
+
 def reset_token(made: World) -> str:
     return str(json.loads(made.done("reset", "--dry-run", "--json", made.bucket).out)["token"])
 
@@ -169,3 +189,17 @@ def test_originals_survive_a_kill(encrypted: World, n: int) -> None:
     encrypted.nothing_is_lost()
     encrypted.done("migrate", encrypted.bucket)
     assert_originals_are_kept(encrypted)
+
+
+def test_folder_of_an_object_that_is_gone_is_checked_as_a_folder(zygote: Zygote, tmp_path: Path) -> None:
+    with world(tmp_path, zygote) as made:
+        for key in ("overwritten/", "removed/"):
+            made.put(key, b"")
+        made.done("migrate", made.bucket)
+        made.server.put(made.bucket, "overwritten/", b"not empty any more")
+        made.server.remove(made.bucket, "removed/")
+        made.done("scan", "--rescan", made.bucket)
+        made.done("migrate", made.bucket)
+        made.done("verify", "--offline", made.bucket)
+        (made.home / "bucket/removed").rmdir()
+        assert made.run("verify", "--offline", made.bucket).code == 4

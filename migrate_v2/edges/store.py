@@ -2699,7 +2699,12 @@ def _refuse_copy(conn: sqlite3.Connection, path: Path) -> None:
 
 
 def _refuse_foreign(conn: sqlite3.Connection, path: Path) -> None:
-    if older.kind(conn, path) == "older":
+    conn.execute("BEGIN")  # another process may be making the tables of a new file at this moment
+    try:
+        kind = older.kind(conn, path)
+    finally:
+        conn.execute("COMMIT")
+    if kind == "older":
         raise Refused(
             f"{show(str(path))} is a state file of the older toolkit; `migrate-v2 upgrade-db` makes one of this program out"
             " of it and keeps the old one"

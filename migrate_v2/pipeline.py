@@ -776,7 +776,7 @@ def scan_bucket(bucket: str, tools: Tools, *, rescan: bool = False) -> Events:
     with tools.locked(bucket, destination=False):
         must_be_whole(bucket, tools.store)
         held = tools.store.bucket(bucket)
-        if held is not None and held.scan_complete and not rescan:
+        if held is not None and held.scan_complete and not rescan and not held.unconfirmed:
             yield Noted(bucket, f"was listed at {held.scanned_at}; --rescan lists it again")
             return
         yield from _ensure_scanned(bucket, tools, rescan=True, destination=False, acts=False)

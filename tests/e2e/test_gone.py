@@ -464,6 +464,10 @@ def test_brake_stops_before_anything_is_fetched(thousand: World, how: str) -> No
     if how == "gone":
         made.done("sync", "--accept-changes", made.bucket)
         made.done("verify", made.bucket)  # accepted once and for all
+        with closing(sqlite3.connect(made.state)) as db:
+            (text,) = db.execute("SELECT value FROM migration_metadata WHERE key LIKE 'accepted changes %'").fetchone()
+        accepted = json.loads(text)
+        assert (accepted["gone"], accepted["changed"], accepted["of"]) == (150, 0, 1000) and accepted["at"]
         assert gone(made) == (150, 0, 0) and status(made)["verified"]["objects"] == 850
         made.done("scan", "--rescan", made.bucket)
         made.done("sync", made.bucket)

@@ -31,14 +31,17 @@ def bucket_folder(path: Path, base: Path | None, *more: Path) -> Path | None:
     """The bucket's folder of a destination in which this file is or would be; None where it is in none.
 
     A destination is a folder with a `.migrate-v2` in it, or one of the named ones: `base` (the setting local_base_path)
-    and `more`. A bucket's folder is one directly below it whose name a bucket can have. Links are followed and are not:
-    both the path as it is written and what it leads to must be outside.
+    and `more`. A bucket's folder is one directly below it whose name a bucket can have, or one below
+    `.migrate-v2/<bucket>/`, where contents of objects are as well (incoming, quarantine, superseded). Links are followed
+    and are not: both the path as it is written and what it leads to must be outside.
     """
     named = [os.path.realpath(one) for one in (base, *more) if one is not None]
     known = {_identity(one) for one in named} - {None}
     for whole in dict.fromkeys((os.path.abspath(path), os.path.realpath(path))):  # noqa: PTH100 - `..` is to go, too
         for root in Path(whole).parents:
             first, *rest = Path(whole).relative_to(root).parts
+            if first == OWN_FOLDER and len(rest) > 2:
+                return root / first / rest[0] / rest[1]
             if not rest or not could_be_bucket(first):
                 continue
             if str(root) in named or (root / OWN_FOLDER).is_dir() or _identity(str(root)) in known:

@@ -58,6 +58,8 @@ def test_bucket_folder_is_found_by_marker_or_by_name(base: Path, tmp_path: Path)
     (base / ".migrate-v2").mkdir()
     assert [bucket_folder(path, None) for path in inside] == [base / "photos", base / "photos", base / "absent"]
     assert [bucket_folder(path, None) for path in outside] == [None] * 5
+    arrivals = base / ".migrate-v2" / "photos" / "incoming"
+    assert bucket_folder(arrivals / "migrate-v2.toml", None) == bucket_folder(arrivals / "a" / "x", None) == arrivals
 
 
 def test_bucket_folder_is_found_through_links_and_dots(

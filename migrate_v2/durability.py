@@ -32,9 +32,9 @@ class Durability(StrEnum):
     """Whether what was flushed to a file system is there after a power cut, a reboot, the end of a container."""
 
     LASTING = "lasting"
-    INSTANCE_STORE = "instance store"  # lost when the EC2 instance is stopped or ends
+    INSTANCE_STORE = "instance_store"  # lost when the EC2 instance is stopped or ends
     DAEMON = "daemon"  # a process of user space decides what fsync(2) does (FUSE)
-    LAYER = "container layer"  # lost with the container: its writable layer, or a volume of its own
+    LAYER = "container_layer"  # lost with the container: its writable layer, or a volume of its own
     MEMORY = "memory"  # lost at a reboot
 
     @property

@@ -744,8 +744,7 @@ def _ensure_scanned(
 
 
 def _adopt(bucket: str, tools: Tools) -> Events:
-    """Takes over what an older toolkit left, and gives hard links of earlier runs files of their own."""
-    how = Adopt(tools.settings.adopt)
+    """Takes over what an older toolkit left."""
     if tools.store.may_adopt(bucket):
         _must_stand_alone(bucket, tools)
         yield from adopt_step.adopt(
@@ -754,10 +753,16 @@ def _adopt(bucket: str, tools: Tools) -> Events:
             tools.disk,
             _adopt_roots(tools),
             relative_to=_unless_all(Path.cwd()),
-            how=how,
+            how=Adopt(tools.settings.adopt),
             rows_per_commit=tools.settings.db_batch_commit_size,
         )
-    yield from adopt_step.separate(bucket, tools.store, tools.disk, _adopt_roots(tools), how=how, said=tools.said)
+
+
+def _separate(bucket: str, tools: Tools) -> Events:
+    """Gives hard links of earlier runs files of their own. They are to be verified then, so this is no part of a deletion."""
+    yield from adopt_step.separate(
+        bucket, tools.store, tools.disk, _adopt_roots(tools), how=Adopt(tools.settings.adopt), said=tools.said
+    )
 
 
 def _adopt_roots(tools: Tools) -> list[Path]:
@@ -843,6 +848,7 @@ def sync_bucket(bucket: str, tools: Tools) -> Events:
     _must_stand_alone(bucket, tools)
     with tools.locked(bucket) as (folder, lock_fds):
         yield from _ensure_scanned(bucket, tools)
+        yield from _separate(bucket, tools)
         yield from _fetch(bucket, tools, folder, lock_fds)
         yield from _advance(bucket, tools)
         yield stands(held_row(bucket, tools), tools.store)
@@ -904,6 +910,7 @@ def migrate_bucket(bucket: str, tools: Tools, *, force_space: bool = False) -> E
     with tools.locked(bucket) as (folder, lock_fds):
         unproved = _unproved_only_copies(bucket, tools)
         yield from _ensure_scanned(bucket, tools)
+        yield from _separate(bucket, tools)
         if (superseded := tools.store.superseded(bucket))[0]:
             yield Warned(
                 bucket,

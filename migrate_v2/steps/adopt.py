@@ -213,7 +213,7 @@ class _Search:
                     if source.identity.size == row.version.size or not exact:
                         for place in places:
                             with suppress(Obstacle):
-                                if self._take(row, place, source, ours=self._within(root, path)):
+                                if self._take(row, place, source):
                                     return _Outcome.ADOPTED
         return _Outcome.CLOSED if closed else _Outcome.MISSING
 
@@ -283,16 +283,13 @@ class _Search:
                     self.store.mark_linked(row.version, path, source.path)
                     return
 
-    def _within(self, root: Root, path: str) -> bool:
-        return root is self.roots[0] and path.startswith(f"{self.bucket}/")
-
-    def _take(self, row: Row, place: Placed, source: Source, *, ours: bool) -> bool:
-        """Bring a file from elsewhere to its place; `ours`: it is in the bucket's folder, and may be another row's copy."""
+    def _take(self, row: Row, place: Placed, source: Source) -> bool:
+        """Bring a file from elsewhere to its place. Nothing is moved within the destination: it may be another row's copy."""
         version, _, path, _ = place
         if self.disk.look(path) is not None:
             return False
         mtime = version.last_modified.timestamp()
-        if self.how is Adopt.MOVE and not ours and self.disk.move_from(source, path, mtime):
+        if self.how is Adopt.MOVE and _elsewhere(self.disk, source) and self.disk.move_from(source, path, mtime):
             pass
         elif self.how is not Adopt.REFLINK:
             self.disk.copy_from(source, path, mtime)
@@ -395,5 +392,5 @@ def _separated(bucket: str, copy: LinkedCopy, disk: Disk, roots: Sequence[Root],
 
 
 def _elsewhere(disk: Disk, source: Source) -> bool:
-    """Not in the destination, where the other name may be another object's copy."""
-    return not source.path.is_relative_to(disk.base)
+    """Not in the destination, where the file may be another object's copy."""
+    return not Path(os.path.realpath(source.path)).is_relative_to(os.path.realpath(disk.base))

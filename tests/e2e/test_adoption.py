@@ -77,6 +77,8 @@ def test_copies_elsewhere_are_kept_in_s3_until_they_have_an_inode_of_their_own(b
     assert plan["linked"] == {"objects": 1, "bytes": len(BODY)}
     assert made.run("confirm-delete", made.token(), made.bucket).code == 5
     assert made.server.get(made.bucket, "k") is not None
+    dry = made.done("confirm-delete", "--dry-run", "--json", made.bucket, env={"MIGRATE_V2_ADOPT": "copy"})
+    assert json.loads(dry.out)["linked"]["objects"] == 1, "a deletion makes no copies"
     made.done("migrate", made.bucket, env={"MIGRATE_V2_ADOPT": "copy"})
     assert before.plan()["linked"] == {"objects": 0, "bytes": 0}
     made.done("confirm-delete", made.token(), made.bucket)

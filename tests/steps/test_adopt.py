@@ -252,6 +252,31 @@ def test_adopt_move_renames_at_once(old: Old, tmp_path: Path) -> None:
     assert plan(old.job.store, old.job.site(), Rules()).objects == 1
 
 
+@pytest.mark.parametrize("by_link", [False, True], ids=["named as it is", "named through a link"])
+def test_adopt_move_never_moves_a_copy_within_the_destination(old: Old, tmp_path: Path, by_link: bool) -> None:
+    base = old.job.disk.base
+    (tmp_path / "link").symlink_to(base)
+    other = base / "other/photo.jpg"
+    other.parent.mkdir()
+    other.write_bytes(BODY)
+    old.put("k", BODY)
+    named = tmp_path / "link/other/photo.jpg" if by_link else other
+    old.rows.append(
+        {
+            "bucket": "bbb",
+            "key": "k",
+            "size": len(BODY),
+            "state": "verified",
+            "etag": hashlib.md5(BODY).hexdigest(),
+            "local_path": str(named),
+        }
+    )
+    old.roots, old.how = [tmp_path / "link"], Adopt.MOVE
+    old.go()
+    assert other.read_bytes() == BODY and other.stat().st_nlink == 1
+    assert old.fetched == 0 and old.job.path("k").read_bytes() == BODY
+
+
 def test_adopt_copy_copies_at_once(old: Old, tmp_path: Path) -> None:
     old.put("k", BODY)
     path = old.row("k", BODY, local=str(tmp_path / "elsewhere/k"))

@@ -14,6 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from migrate_v2 import deletion
+from migrate_v2.durability import Durability
+from migrate_v2.edges.mounts import Mount
 from migrate_v2.edges.store import Evidence, Store, Upload
 from migrate_v2.model import (
     Cause,
@@ -107,6 +109,15 @@ def test_the_plan_counts_what_it_decides(store: Store) -> None:
     assert deletion.plan(store, ENABLED, RULES).token == plan.token
     store.fetched("bucket", [version("c", "null")])
     assert deletion.plan(store, ENABLED, RULES).token != plan.token
+
+
+def test_the_plan_says_whether_the_copies_last(store: Store) -> None:
+    kept = replace(ENABLED, mfa_delete=True)
+    for kind, volatile in (("ext4", False), ("tmpfs", True)):
+        mount = Mount(kind, Durability.MEMORY if volatile else Durability.LASTING)
+        planned = deletion.plan(store, ENABLED, RULES, mount=mount)
+        assert (planned.needs_allow_volatile, planned.rests_on != "") == (volatile, volatile)
+        assert not deletion.plan(store, kept, RULES, mount=mount).needs_allow_volatile
 
 
 def test_places_of_the_plan_do_not_matter_to_the_token(store: Store) -> None:

@@ -116,6 +116,7 @@ def test_p1_only_a_verified_match_goes(state: FileState, verdict: Verdict | None
         (replace(ROW, witnesses=(CRC32,)), ENABLED, False),
         (replace(ROW, sha256=""), ENABLED, False),
         (ROW, replace(ENABLED, mfa_delete=True), False),
+        (replace(ROW, linked="/elsewhere/a"), ENABLED, False),
     ],
 )
 def test_p2_what_goes_has_an_identity_that_cannot_move(row: Row, site: Site, goes: bool) -> None:
@@ -285,3 +286,7 @@ def test_p2_null_is_not_proved_soon_after_versioning_was_turned_on(subject: Row 
     new = replace(RULES, null_settled=False)
     assert not isinstance(prove(subject, ENABLED, "run", new, identity=IDENTITY, left_beneath=0), Proof)
     assert isinstance(prove(subject, ENABLED, "run", RULES, identity=IDENTITY, left_beneath=0), Proof)
+
+
+def test_seconds_are_those_of_last_modified() -> None:
+    assert VERSION.seconds == WHEN.timestamp()

@@ -123,7 +123,8 @@ def try_wrong_etag(
         raise Refused(
             f"{show(row.key)}: its local copy changed after it was read; nothing is deleted, run `migrate` again"
         )
-    proof = _proof(row, _identities([row], disk)[0], site, run, rules, trust)
+    identities = _identities if disk.notices_edits() else _identities_by_hash
+    proof = _proof(row, identities([row], disk)[0], site, run, rules, trust)
 
     def there() -> bool | None:
         v = row.version
@@ -285,21 +286,22 @@ def changed_tags(
     recorded = store.recorded_tags(versions)
     asked = [v for v, tags in recorded.items() if tags or (v.version_id == "null" and v.key in with_tags)]
 
-    def ask(version: ObjectVersion, _: Flag) -> object:
+    def ask(version: ObjectVersion, _: Flag) -> tuple[object, bool]:
+        """The tags, or why S3 does not give them; and whether it does."""
         # By the id `null` where it pins the version, not as the current object.
         named = replace(version, is_latest=False) if site.versioning == "Enabled" else version
         try:
-            return s3.tags(named)
-        except Gone:
-            return None
+            answer = s3.tags(named)
+        except Gone:  # the delete finds that out, and there is nothing to record
+            return recorded[version], True
+        # None: some servers answer 404 where there are no tags.
+        return tag_values(answer) or {}, answer is None or (isinstance(answer, dict) and "TagSet" in answer)
 
     changed = []
-    for version, answer in filter(None, in_threads(ask, asked, threads=_THREADS)):
-        tags = tag_values(answer)
-        # Gone: the delete finds that out, and there is nothing to record.
-        if answer is None or tags == recorded[version]:
+    for version, (tags, given) in filter(None, in_threads(ask, asked, threads=_THREADS)):
+        if tags == recorded[version]:
             continue
-        if not isinstance(answer, dict) or "TagSet" not in answer:
+        if not given:
             raise Failure(
                 f"S3 does not give the tags of {show(version.key)}, which has some by its record; nothing more is deleted."
                 " Allow s3:GetObjectTagging and s3:GetObjectVersionTagging and run the same command again"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from migrate_v2.edges.ledger import Key, hash_of
+from migrate_v2.edges.ledger import Anchors, Key, hash_of
 from migrate_v2.edges.store import Store
 from migrate_v2.errors import Failure, Refused
 from migrate_v2.model import Doomed
@@ -344,3 +344,12 @@ def test_a_key_that_does_not_read_as_it_was_written_is_none(
         with pytest.raises(Failure, match="what was written reads otherwise"):
             Key.beside(tmp_path / "s.db")
         assert not list(tmp_path.iterdir())
+
+
+def test_the_anchor_follows_the_entries_and_the_destination(store: Store) -> None:
+    store.concluded("empty", [])
+    assert store.ledger.anchors("empty") == Anchors()
+    fill(store)
+    last = store.ledger.last("bucket")
+    store.ledger.record_destination("bucket", marked=3, certified=(2, "hash"))
+    assert store.ledger.anchors("bucket") == Anchors(last, 3, 2, "hash")

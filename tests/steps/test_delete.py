@@ -1213,6 +1213,46 @@ def test_tags_that_s3_does_not_give_stop_the_deletion(job: Job) -> None:
     assert job.server.deletes == []
 
 
+def test_a_server_that_answers_404_where_there_are_no_tags(job: Job) -> None:
+    four(job, "")
+    job.server.fault({"op": "GetObjectTagging", "key": "b"}, rewrite=lambda *_: no_tag_set())
+    with pytest.raises(NotFinished):
+        list(job.deleting())
+    assert tags_on_record(job)["b"] == {}
+
+
+def no_tag_set() -> Response:
+    return error_response(S3Error(404, "NoSuchTagSet", "The TagSet does not exist"), "/")
+
+
+@pytest.mark.parametrize("change", ["none", "edited", "missing"])
+def test_copies_are_read_again_before_their_batch_where_edits_do_not_show(
+    job: Job, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """The identity of a file says nothing there: it may differ without an edit, and be the same after one."""
+    fill(job)
+    job.server.put("b", "folder/", b"")
+    job.bring()
+    job.prove()
+    monkeypatch.setattr(job.disk, "notices_edits", lambda: False)
+    path = job.path("dir/3")
+    facts = path.stat()
+    if change == "edited":
+        path.write_bytes(bytes(facts.st_size))
+    elif change == "missing":
+        path.unlink()
+    else:
+        os.utime(path, ns=(1, 2))
+    trying(job, Deleter(job.s3))
+    if change == "none":
+        list(job.deleting())
+        assert in_s3(job) == set()
+        return
+    with pytest.raises(Refused):
+        list(job.deleting())
+    assert job.server.deletes == []
+
+
 def test_the_plan_counts_whose_tags_are_asked_again(job: Job) -> None:
     four(job, "")
     planned = deletion.plan(job.store, job.site(), job.rules)

@@ -1029,9 +1029,10 @@ class Store:
         """Closes the listing. So many rows that it did not show are in S3 all the same, or S3 does not say whether they are."""
         moment = now()
         with self._writing():
-            self._conn.execute(
-                "DELETE FROM delete_markers WHERE bucket = ? AND scan < ? AND state = 'listed'", (bucket, scan)
-            )
+            if not unlisted and not unconfirmed:  # an incomplete listing says nothing of delete markers either
+                self._conn.execute(
+                    "DELETE FROM delete_markers WHERE bucket = ? AND scan < ? AND state = 'listed'", (bucket, scan)
+                )
             self._conn.execute(
                 "UPDATE bucket_status SET scan_complete = 1, scan_key_marker = NULL, scan_version_marker = NULL,"
                 " unlisted = :unlisted, unconfirmed = :unconfirmed, gone_since = (SELECT count(*) FROM files o"
@@ -1480,7 +1481,10 @@ class Store:
 
     def change(self, changes: Iterable[Change]) -> None:
         moment = now()
+        changes = list(changes)
         with self._writing():
+            for bucket in {c.version.bucket for c in changes if c.cause is Cause.VANISHED}:
+                self._remember(_unchecked_paths(bucket), moment)
             self._conn.executemany(
                 "UPDATE files SET state = ?, verdict = ?, reason = ?, cause = ?, updated_at = ?"
                 " WHERE bucket = ? AND key = ? AND version_id = ?",

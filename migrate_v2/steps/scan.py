@@ -165,7 +165,7 @@ def _warn(bucket: str, absent: _Absent) -> Iterator[Event]:
     if absent.gone:
         yield Warned(
             bucket,
-            f"{_versions(absent.gone)} listed before and gone from S3 now (a lifecycle rule, or somebody deleted them);"
+            f"gone from S3 since they were listed: {_versions(absent.gone)} (a lifecycle rule, or somebody deleted them);"
             " copies that were fetched stay where they are",
         )
     if absent.there:
@@ -177,7 +177,7 @@ def _warn(bucket: str, absent: _Absent) -> Iterator[Event]:
     if absent.unknown:
         yield Warned(
             bucket,
-            f"{_versions(absent.unknown)} not listed any more, and S3 does not say whether they are gone ({absent.why});"
+            f"not listed any more: {_versions(absent.unknown)}; S3 does not say whether they are gone ({absent.why});"
             " they are kept as they were",
         )
 

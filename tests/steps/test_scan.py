@@ -417,11 +417,14 @@ def test_empty_listing_of_objects_that_are_there_changes_no_row(job: Job) -> Non
     """A HEAD of each shows that they are there, so the listing is not believed."""
     for number in range(3):
         job.server.put("b", f"k{number}", b"body")
+    job.server.bucket("b", versioning="Enabled")
+    put_marker(job.server, "b", "k2")
     job.bring()
-    before = job.rows()
+    before, there = job.rows(), markers(job)
     job.server.fault({}, "empty-list")
     told = job.scan()
     assert job.rows() == before and sum(isinstance(e, Warned) for e in told) == 1
+    assert markers(job) == there and len(there) == 1
     held = job.store.bucket("b")
     assert held and (held.unlisted, held.unconfirmed, held.gone_since) == (3, 0, 0)
     job.server.calm()

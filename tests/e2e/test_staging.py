@@ -155,6 +155,30 @@ def test_migrate_replaces_nothing_where_its_own_folder_is_gone(made: World, engi
         assert all(gets(made)[path] == 1 for path in same)
 
 
+@pytest.mark.parametrize("engine", ["cli", "native"])
+@pytest.mark.parametrize("versioning", ["", "Enabled"])
+@pytest.mark.parametrize("before", ["migrate", "sync"])
+def test_migrate_keeps_the_bytes_of_copies_whose_keys_are_used_again(
+    zygote: Zygote, tmp_path: Path, engine: str, versioning: str, before: str
+) -> None:
+    """Every object overwritten in S3, after it was verified or only fetched: as ransomware does."""
+    with world(tmp_path, zygote, versioning=versioning) as made:
+        with_cli(made, "harm")
+        for key in HARMLESS:
+            made.put(key, key.encode())
+        made.done(before, "--engine", engine, made.bucket)
+        for key in HARMLESS:
+            if not versioning:
+                made.server.remove(made.bucket, key)
+            made.put(key, key.encode()[::-1] + b" encrypted")
+        made.done("scan", "--rescan", made.bucket)
+        made.done("migrate", "--engine", engine, made.bucket)
+        bodies = {path.read_bytes() for path in made.home.rglob("*") if path.is_file()}
+        assert {key.encode() for key in HARMLESS} <= bodies
+        assert {key.encode()[::-1] + b" encrypted" for key in HARMLESS} <= bodies
+        made.nothing_is_lost()
+
+
 @pytest.mark.parametrize("finished", [150, 151])
 def test_more_copies_than_can_be_named_are_not_fetched_again(made: World, finished: int) -> None:
     for n in range(finished):

@@ -137,8 +137,10 @@ def look_for_gone(bucket: str, store: Store, disk: Disk, *, rows_per_commit: int
         found += len(come)
     store.all_looked_for(bucket)
     if found:
-        files = "1 file" if found == 1 else f"{found:,} files"
-        yield Noted(bucket, f"found {files} of objects that are gone from S3, fetched by a run that was killed")
+        yield Noted(
+            bucket,
+            f"found {count_of(found, 'file')} of objects that are gone from S3, fetched by a run that was killed",
+        )
 
 
 def _has_come(row: Row, store: Store, disk: Disk) -> bool:
@@ -421,8 +423,7 @@ class _Shards:
             for one in running:
                 one.thread.join()
         if self._left_out:
-            folders = "1 folder" if self._left_out == 1 else f"{self._left_out:,} folders"
-            yield Noted(self._bucket, f"{folders}: {_TOO_MANY}")
+            yield Noted(self._bucket, f"{count_of(self._left_out, 'folder')}: {_TOO_MANY}")
         return self._left_out < len(shards)
 
     def _ended(self, shard: Directory, ended: awscli.Pass) -> Iterator[Event]:

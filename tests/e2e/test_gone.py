@@ -17,6 +17,7 @@ import boto3
 import pytest
 
 from tests.e2e.world import Ran, World, Zygote, world
+from tests.fakes.oldfiles import old_file
 from tests.fakes.s3server import Request, Response
 
 KINDS = ("never_fetched", "only_copy", "unproved_only_copy")
@@ -545,3 +546,17 @@ def test_brake_counts_again_after_a_listing_that_was_wrong(thousand: World) -> N
         held.keys[:] = sorted(held.objects)
     made.done("scan", "--rescan", made.bucket)
     made.done("restore", made.bucket)
+
+
+def test_brake_does_not_count_before_the_first_listing(flat: World) -> None:
+    """An older toolkit knew 150 objects that are gone, and the state file of this program has no listing of them."""
+    rows: list[dict[str, object]] = [
+        {"bucket": flat.bucket, "key": f"k{n:03}", "size": 5, "state": "discovered", "etag": "0" * 32}
+        for n in range(150)
+    ]
+    (flat.folder / "old").mkdir()
+    old_file(flat.folder / "old/s3_migration_state.db", rows)
+    flat.done("upgrade-db", str(flat.folder / "old/s3_migration_state.db"))
+    fill(flat, "there")
+    flat.done("migrate", flat.bucket)
+    assert (gone(flat), status(flat)["verified"]["objects"]) == ((150, 0, 0), 1)

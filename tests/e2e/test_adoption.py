@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from tests.conftest import query
 from tests.e2e.test_faults import world
 from tests.e2e.world import World, Zygote
+from tests.fakes.forks import Fault
 from tests.fakes.oldfiles import old_file
 
 BODY = b"0123456789" * 50
@@ -122,3 +124,46 @@ def test_copies_of_objects_that_the_older_toolkit_had_just_deleted_survive(
         assert new == [(key, "verified") for key in ("elsewhere", "k0", "k1", "other", "still there")]
     gone = json.loads(made.run("status", "--json", made.bucket).out)["buckets"][0]["gone"]
     assert gone["only_copy"]["objects"] == 3 and gone["unproved_only_copy"]["objects"] == 1
+
+
+def killed_while_adopting(before: Before, tmp_path: Path, how: str, numbers: Iterable[int]) -> int:
+    """Kills `migrate` at each of these commits, and finishes it; how many commits there were to be killed at."""
+    made = before.world
+    bodies = [BODY + bytes([n]) for n in range(3)]
+    for n, body in enumerate(bodies):
+        if n:
+            made.put(f"k{n}", body)
+        before.row(f"k{n}", body, tmp_path / f"old/downloads/k{n}")
+    before.upgrade()
+    again = made.saved()
+    shutil.copytree(tmp_path / "old", tmp_path / "kept")
+    kills = 0
+    for n in numbers:
+        again()
+        shutil.rmtree(tmp_path / "old")
+        shutil.copytree(tmp_path / "kept", tmp_path / "old")
+        fetched = made.server.count("GetObject", status=200)
+        fired = made.run("migrate", made.bucket, fault=Fault("commit", n, "kill"), env={"MIGRATE_V2_ADOPT": how}).fired
+        kills += fired
+        made.done("migrate", made.bucket, env={"MIGRATE_V2_ADOPT": how})
+        assert made.server.count("GetObject", status=200) == fetched, n
+        assert [(made.home / made.bucket / f"k{m}").read_bytes() for m in range(3)] == bodies, n
+        assert query(made.state, "select state, verdict from files order by key") == [
+            ("error", "match"), ("verified", "match"), ("verified", "match"),
+        ], n  # fmt: skip
+        linked = query(made.state, "select count(*) from linked_copies")[0][0]
+        assert linked == sum((made.home / made.bucket / f"k{m}").stat().st_nlink > 1 for m in range(3)), n
+        if not fired:
+            break
+    return kills
+
+
+@pytest.mark.parametrize(("how", "n"), [("reflink", 14), ("move", 12)])
+def test_kill_during_adoption_loses_neither_copy_nor_mark(before: Before, tmp_path: Path, how: str, n: int) -> None:
+    assert killed_while_adopting(before, tmp_path, how, [n]) == 1
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("how", ["reflink", "copy", "move"])
+def test_kill_at_any_commit_of_an_adoption_loses_nothing(before: Before, tmp_path: Path, how: str) -> None:
+    assert killed_while_adopting(before, tmp_path, how, range(1, 200)) > 10

@@ -1466,8 +1466,12 @@ def _remove(bucket: str, tools: Tools) -> Events:
             f"not all that was listed of {show(bucket)} is deleted, so the bucket is not removed; `confirm-delete --dry-run`"
             " says what is kept"
         )
-    if tools.s3.facts(bucket).uploads != 0:
+    facts = tools.s3.facts(bucket)
+    if facts.uploads != 0:
         raise Refused(f"bucket {show(bucket)} holds unfinished uploads, or will not say; it is not removed")
+    # S3 refuses to remove a bucket that has objects. Not every server does.
+    if not tools.s3.is_empty(bucket, versioned=facts.versioning != ""):
+        raise Refused(f"bucket {show(bucket)} has objects by now; it is not removed. Run `migrate` for it again")
     Deleter(tools.s3).remove_bucket(bucket)
     yield Warned(bucket, "the bucket itself is removed; its name may be taken by anybody now")
 

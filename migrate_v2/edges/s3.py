@@ -115,6 +115,15 @@ RESTORE_ATTEMPTS = 8
 NO_HASTE = 300.0
 
 
+class OtherAnswer(ResponseParserError):
+    """A success (2xx) whose document belongs to another operation. Some servers ignore a query string that they do not
+    know, and answer GET /bucket?versions with the listing of GET /bucket."""
+
+    def __init__(self, operation: str, root: str) -> None:
+        super().__init__(f"the answer to {operation} is a document of type {root}")
+        self.root = root
+
+
 class Gone(Failure):
     """{} is not in S3 (any more)"""
 
@@ -449,10 +458,14 @@ class S3:
         versioning, mfa_delete, date = self.versioning(bucket)
         uploads: int | None = None
         with _asking_in_vain(f"the uploads of {bucket}"):
-            uploads = sum(
-                len(page.get("Uploads", []))
-                for page in client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, **self._owner())
-            )
+            try:
+                uploads = sum(
+                    len(page.get("Uploads", []))
+                    for page in client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, **self._owner())
+                )
+            except OtherAnswer:
+                if self.at_aws:
+                    raise
         return BucketFacts(region, versioning, mfa_delete, uploads, date)
 
     # -- listing
@@ -462,10 +475,32 @@ class S3:
 
         Falls back to the listing of current objects where the endpoint has no versions. Each page is checked against what
         S3 promises (its own name, UTF-8 order, no repeats, a token that moves on); anything else is a Failure, because a
-        proxy's "200 OK" with an empty page would otherwise pass for an empty bucket.
+        proxy's "200 OK" with an empty page would otherwise pass for an empty bucket. A listing without any entry has to
+        agree with a second question, ListObjectsV2. Refused: an endpoint that lists current objects only, of a bucket
+        that is or was `versioned`.
         """
+        empty = start is None
+        for page in self._pages(bucket, start, versioned):
+            empty = empty and not page.versions and not page.markers
+            yield page
+        if empty:
+            self._must_be_empty(bucket)
+
+    def is_empty(self, bucket: str, *, versioned: bool) -> bool:
+        """Whether both listings, of versions and of current objects, show nothing. Raises Failure where they disagree."""
+        return not any(page.versions or page.markers for page in self.versions(bucket, versioned=versioned))
+
+    def _must_be_empty(self, bucket: str) -> None:
+        with _explaining(f"the listing of bucket {bucket}"):
+            answer: Mapping[str, Any] = self._for(bucket).list_objects_v2(Bucket=bucket, MaxKeys=1, **self._owner())
+        _sane_page(bucket, answer, [], [], None, None, set())
+        if answer.get("Contents") or answer.get("KeyCount") or answer["IsTruncated"]:
+            raise _insane(bucket, "one listing shows no object and another (ListObjectsV2) does")
+
+    def _pages(self, bucket: str, start: tuple[str, str] | None, versioned: bool) -> Iterator[Page]:
         client = self._for(bucket)
         last = start
+        passed: set[tuple[str, str]] = set()  # markers of the pages so far under the last key
         tail: set[tuple[str, str]] = set()  # identities under the last key, which may go on over the page's end
         while True:
             arguments: dict[str, Any] = {
@@ -484,6 +519,19 @@ class S3:
                     yield from self._objects(bucket)
                     return
                 raise _explained(error, f"the listing of bucket {bucket}") from error
+            except OtherAnswer as error:
+                if error.root != _ROOTS["ListObjectsV2"]:
+                    raise _explained(error, f"the listing of bucket {bucket}") from error
+                if versioned:
+                    raise Refused(
+                        f"versioning is or was on in bucket {show(bucket)}, and {self.endpoint_of(bucket)} answers the"
+                        " question for its versions (ListObjectVersions) with current objects only: older versions"
+                        " cannot be seen there. Use an endpoint that lists versions"
+                    ) from error
+                if last is not None:
+                    raise _insane(bucket, "a later page is of another type than the first") from error
+                yield from self._objects(bucket)
+                return
             except _BROKEN as error:
                 raise _explained(error, f"the listing of bucket {bucket}") from error
             versions = [_version(bucket, entry) for entry in answer.get("Versions", [])]
@@ -495,6 +543,11 @@ class S3:
             if answer.get("IsTruncated"):
                 following = (answer.get("NextKeyMarker", ""), answer.get("NextVersionIdMarker", ""))
             tail = _sane_page(bucket, answer, versions, markers, last, following, tail)
+            if following is not None:
+                passed = {marker for marker in passed if marker[0] == following[0]}
+                if following in passed:
+                    raise _insane(bucket, "a page says that more follows and does not move on")
+                passed.add(following)
             yield Page(tuple(versions), tuple(markers), following)
             if following is None:
                 return
@@ -541,8 +594,8 @@ class S3:
             try:
                 answer: Mapping[str, Any] = client.list_object_versions(**more, **before)
                 entries = answer.get("Versions", [])
-            except ClientError as error:
-                if _code(error) not in NOT_IMPLEMENTED:
+            except (ClientError, OtherAnswer) as error:
+                if isinstance(error, ClientError) and _code(error) not in NOT_IMPLEMENTED:
                     raise
                 answer = client.list_objects_v2(**more, **after)
                 entries = answer.get("Contents", [])
@@ -1187,7 +1240,7 @@ class S3:
                     events.register("before-call.s3.ListObjectAnnotations", _no_more_than_a_list)
                     # With the star in this place they come before botocore's own, of `before-parse.s3.*`: that one would
                     # read the whole of a listing once more, for an error in it.
-                    events.register("before-parse.*.*", _no_page)
+                    events.register("before-parse.*.*", _check_document)
                     events.register("before-parse.*.ListObjectVersions", _read_list)
                     events.register("before-parse.*.ListObjectsV2", _read_list)
                     events.register("before-parse.*.ListObjectAnnotations", _not_a_fault)
@@ -1914,19 +1967,72 @@ def _no_more_than_a_list(params: Any, **_: object) -> None:
 _PAGE = re.compile(rb"(?:<\?xml[^>]*>)?\s*(?:<!doctype html|<html)", re.IGNORECASE)
 
 
-def _no_page(response_dict: Any, **_: object) -> None:
-    """An HTML page with status 200 is a proxy's or a portal's. botocore reads one that is XML as an answer in which nothing
-    is: a bucket without versioning, without Object Lock."""
+# The root element of each answer that is XML (API reference of S3), "" where the answer is no XML. botocore ignores it.
+_ROOTS = {
+    "DeleteObjects": "DeleteResult",
+    "GetBucketAccelerateConfiguration": "AccelerateConfiguration",
+    "GetBucketAcl": "AccessControlPolicy",
+    "GetBucketCors": "CORSConfiguration",
+    "GetBucketEncryption": "ServerSideEncryptionConfiguration",
+    "GetBucketLifecycleConfiguration": "LifecycleConfiguration",
+    "GetBucketLocation": "LocationConstraint",
+    "GetBucketLogging": "BucketLoggingStatus",
+    "GetBucketNotificationConfiguration": "NotificationConfiguration",
+    "GetBucketOwnershipControls": "OwnershipControls",
+    "GetBucketPolicy": "",
+    "GetBucketReplication": "ReplicationConfiguration",
+    "GetBucketRequestPayment": "RequestPaymentConfiguration",
+    "GetBucketTagging": "Tagging",
+    "GetBucketVersioning": "VersioningConfiguration",
+    "GetBucketWebsite": "WebsiteConfiguration",
+    "GetObjectAcl": "AccessControlPolicy",
+    "GetObjectLegalHold": "LegalHold",
+    "GetObjectLockConfiguration": "ObjectLockConfiguration",
+    "GetObjectRetention": "Retention",
+    "GetObjectTagging": "Tagging",
+    "GetPublicAccessBlock": "PublicAccessBlockConfiguration",
+    "ListBuckets": "ListAllMyBucketsResult",
+    "ListMultipartUploads": "ListMultipartUploadsResult",
+    "ListObjectVersions": "ListVersionsResult",
+    "ListObjectsV2": "ListBucketResult",
+    "ListParts": "ListPartsResult",
+}
+_ALL_ROOTS = frozenset(_ROOTS.values())
+_ROOT = re.compile(
+    rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>)?(?:\s|<!--.*?-->)*<(?:[\w.-]+:)?([A-Za-z_][\w.-]*)", re.DOTALL
+)
+
+
+def _check_document(operation_model: Any, response_dict: Any, **_: object) -> None:
+    """Raise unless a success is a document of the operation that was sent. botocore ignores the root element, and reads
+    another document as an answer in which nothing is: a bucket without objects, versioning, Object Lock.
+
+    An HTML page is a proxy's or a captive portal's. botocore itself handles what is no XML, and an `Error` with status 200.
+    """
     body = response_dict["body"]
-    if response_dict["status_code"] < 300 and isinstance(body, bytes) and _PAGE.match(body):
+    if response_dict["status_code"] >= 300 or not isinstance(body, bytes):
+        return
+    if _PAGE.match(body):
         raise ResponseParserError("an HTML page, which is not S3's answer")
+    if match := _ROOT.match(body):
+        root, operation = match[1].decode("latin-1"), operation_model.name
+        if root != "Error" and not _is_root_of(root, operation):
+            raise OtherAnswer(operation, root)
+
+
+def _is_root_of(root: str, operation: str) -> bool:
+    """Whether an answer to this operation may have this root element. moto names some of them after the operation."""
+    named_after = root.removesuffix("Response").removesuffix("Result").removesuffix("Output")
+    if named_after in (operation, operation.removesuffix("Configuration")):
+        return True
+    return root == _ROOTS[operation] if operation in _ROOTS else root not in _ALL_ROOTS
 
 
 # Of the elements of a listing, those that have a plain text; how the others are read stands in _entry().
 _TEXTS = frozenset(("Key", "VersionId", "ETag", "StorageClass", "ChecksumType"))
 
 
-def _read_list(response_dict: Any, customized_response_dict: Any, **_: object) -> None:
+def _read_list(operation_model: Any, response_dict: Any, customized_response_dict: Any, **_: object) -> None:
     """Takes the entries out of a listing before botocore reads the rest: it needs 55 us for each, and this 8.
 
     The result is what botocore would have made of them. What is no listing is left as it is.
@@ -1942,6 +2048,9 @@ def _read_list(response_dict: Any, customized_response_dict: Any, **_: object) -
         return
     space += brace
     fields = {"Version": "Versions", "DeleteMarker": "DeleteMarkers", "Contents": "Contents"}
+    of_versions = name == "ListVersionsResult"
+    if any(root.find(space + tag) is not None for tag in fields if (tag == "Contents") is of_versions):
+        raise OtherAnswer(operation_model.name, f"{name} with the entries of another one")
     lists = {space + tag: customized_response_dict.setdefault(field, []) for tag, field in fields.items()}
     rest = []
     names: dict[str, str] = {}
@@ -2053,6 +2162,10 @@ def _part(
         if isinstance(failure, (Refusal, Archived)) or (breaks and status == 500):
             return {"refused": _said(error)}
         raise failure from error
+    except OtherAnswer as error:
+        if breaks:
+            return {"refused": "the endpoint answers another question"}
+        raise _explained(error, what, of) from error
     except (*_BROKEN, OSError) as error:
         raise _explained(error, what, of) from error
     if proper and proper not in answer:
@@ -2091,6 +2204,9 @@ def _sane_page(
         raise _insane(bucket, f"it calls itself {show(str(answer.get('Name')))!s}")
     if "IsTruncated" not in answer:
         raise _insane(bucket, "it does not say whether more follows")
+    # Without a prefix or delimiter in the request, an answer with one leaves keys out.
+    if answer.get("Prefix") or answer.get("Delimiter") or answer.get("CommonPrefixes"):
+        raise _insane(bucket, "it shows a part of the bucket only (by a prefix or a delimiter)")
     versions[:] = [v for v in versions if (v.key, v.version_id) not in tail]
     markers[:] = [m for m in markers if (m.key, m.version_id) not in tail]
     seen: set[tuple[str, str]] = set()
@@ -2194,6 +2310,11 @@ def _explained(error: Exception, what: str, of: ObjectVersion | None = None) -> 
     if isinstance(error, EndpointConnectionError):
         return Unreachable(
             f"cannot reach {show(str(error.kwargs.get('endpoint_url', 'S3')))}: is the network up, is --endpoint-url right?"
+        )
+    if isinstance(error, OtherAnswer):
+        return Unreachable(
+            f"unexpected response for {show(what)}: {show(str(error))}; look for a proxy or cache between here and S3, or use"
+            " an endpoint that knows this operation"
         )
     if isinstance(error, FlexibleChecksumError):
         return Corrupted(f"{show(what)} did not come as S3 has it ({show(str(error))}); run the same again")

@@ -252,3 +252,85 @@ def test_object_listed_without_bytes_is_not_proved_by_that(
         made.done("scan", "--rescan", made.bucket)
         made.comes_home()
         assert (made.home / rows(made)["folder/", "null"][1]).stat().st_size == SIZE
+
+
+def is_listed(made: World) -> bool:
+    with sqlite3.connect(made.state) as db:
+        return bool(db.execute("SELECT scan_complete FROM bucket_status").fetchone()[0])
+
+
+def test_server_ignoring_the_versions_query_has_its_current_objects_moved(zygote: Zygote, tmp_path: Path) -> None:
+    with world(tmp_path, zygote) as made:
+        for number in range(3):
+            made.put(f"k{number}", b"%d" % number)
+        made.server.fault({"op": "ListObjectVersions"}, "ignore-query")
+        made.comes_home()
+        assert {state for state, _ in rows(made).values()} == {"deleted"} and len(rows(made)) == 3
+
+
+@pytest.mark.parametrize("versioning", ["Enabled", "Suspended"])
+def test_server_ignoring_the_versions_query_is_refused_where_versions_exist(
+    zygote: Zygote, tmp_path: Path, versioning: str
+) -> None:
+    with world(tmp_path, zygote, versioning=versioning) as made:
+        two_versions(made, "k")
+        made.server.fault({"op": "ListObjectVersions"}, "ignore-query")
+        assert made.run("migrate", made.bucket).code == 5
+        assert rows(made) == {} and not is_listed(made)
+        made.server.calm()
+        made.comes_home()
+
+
+@pytest.mark.parametrize(
+    ("op", "action"),
+    [
+        ("GetBucketVersioning", "ignore-query"),
+        ("ListObjectVersions", "empty-list"),
+        ("ListObjectVersions", "another's"),
+        ("ListObjectVersions", "one folder"),
+        ("ListObjectVersions", "Contents"),
+    ],
+)
+def test_answer_of_another_type_or_part_of_a_listing_completes_no_bucket(
+    zygote: Zygote, tmp_path: Path, op: str, action: Any
+) -> None:
+    def other(_: Request, response: Response) -> None:
+        body = bytes(response.body)
+        if action == "another's":
+            body = body.replace(b"ListVersionsResult", b"ListMultipartUploadsResult")
+        elif action == "one folder":
+            body = re.sub(rb"<Version>.*</Version>", b"<CommonPrefixes><Prefix>k</Prefix></CommonPrefixes>", body)
+        else:
+            body = body.replace(b"Version>", b"Contents>")
+        response.body = body
+
+    with world(tmp_path, zygote) as made:
+        made.put("k/1", b"1")
+        known = ("ignore-query", "empty-list")
+        made.server.fault({"op": op}, action if action in known else None, rewrite=None if action in known else other)
+        assert made.run("migrate", made.bucket).code == 1
+        assert made.run("confirm-delete", "--confirm=1", "--remove-bucket", made.bucket).code in (1, 5)
+        assert made.server.count("DeleteBucket") == 0 and rows(made) == {}
+        made.nothing_is_lost()
+        made.server.calm()
+        made.comes_home()
+
+
+@pytest.mark.parametrize("op", ["ListObjectVersions", "ListObjectsV2"])
+def test_remove_bucket_lists_by_both_operations_right_before(zygote: Zygote, tmp_path: Path, op: str) -> None:
+    """The server would remove the bucket with what is in it, and one of its listings shows nothing."""
+    with world(tmp_path, zygote) as made:
+        made.put("k", b"1")
+        made.done("migrate", made.bucket)
+        put = made.server.fault(
+            lambda request: request.op == "ListMultipartUploads" and not made.server.versions(made.bucket, "k"),
+            lambda _: made.put("new", b"new"),
+            times=1,
+        )
+        made.server.fault(lambda request: request.op == op and put.hits > 0, "empty-list")
+        made.server.fault({"op": "DeleteBucket"}, lambda _: made.server.remove(made.bucket, "new"))
+        made.run("confirm-delete", made.token(), "--remove-bucket", made.bucket)
+        assert put.hits == 1 and made.server.count("DeleteBucket") == 0
+        made.nothing_is_lost()
+        made.server.calm()
+        made.comes_home()

@@ -1561,6 +1561,42 @@ def test_a_setting_that_is_not_answered_for_is_not_none(server: S3Server, s3: S3
     assert_one_line(failed.value)
 
 
+def test_listing_in_place_of_a_setting_is_no_setting_and_no_absence(server: S3Server, s3: S3) -> None:
+    """Some servers ignore a sub-resource that they do not know and list the bucket."""
+    server.put("b", "k", b"1")
+    s3.region_of("b")
+    kept = s3.configuration("b").keys()
+    server.fault(lambda r: r.method == "GET" and bool(r.query.keys() - {"list-type"}) and not r.key, "ignore-query")
+    found: dict[str, Any] = s3.configuration("b")
+    assert found.keys() == kept and all("refused" in answer for answer in found.values())
+    assert s3.has_object_lock("b") and s3.may_hold("b"), "only S3's own no is a no"
+    asks: list[Callable[[str], object]] = [
+        s3.versioning, s3.policy, s3.public_access_block, lambda bucket: list(s3.uploads(bucket)),
+    ]  # fmt: skip
+    for ask in asks:
+        with pytest.raises(Unreachable) as failed:
+            ask("b")
+        assert_one_line(failed.value)
+
+
+def test_uploads_answered_by_a_listing_are_unknown(server: S3Server, s3: S3) -> None:
+    server.put("b", "k", b"1")
+    server.fault({"op": "ListMultipartUploads"}, "ignore-query")
+    assert s3.facts("b").uploads is None
+
+
+@pytest.mark.parametrize(
+    "root", ["GetBucketVersioningResponse", "GetBucketVersioningOutput", "VersioningConfiguration"]
+)
+@pytest.mark.parametrize("head", ["", "\ufeff", '<?xml version="1.0"?>\n', "<!-- a comment -->"])
+def test_root_element_named_after_its_operation_is_accepted(server: S3Server, s3: S3, root: str, head: str) -> None:
+    """moto does so."""
+    s3.region_of("b")
+    body = f'{head}<n:{root} xmlns:n="urn:n"/>'.encode()
+    server.fault({"op": "GetBucketVersioning"}, rewrite=lambda *_: Response(200, [], body))
+    assert s3.versioning("b").status == ""
+
+
 def test_an_expired_token_is_no_setting_that_is_denied(server: S3Server, s3: S3) -> None:
     s3.region_of("b")
     server.fault({"op": "GetBucketPolicy"}, "expired-token")

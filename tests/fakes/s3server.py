@@ -292,7 +292,7 @@ Hook = Callable[[Request], object]
 Rewrite = Callable[[Request, Response], Response | None]
 Action = Literal[
     "503", "500", "reset-before", "lost-reply", "truncate", "flip", "stall", "slow", "delay",
-    "garbage-200", "empty-list", "expired-token", "access-denied", "ignore-version",
+    "garbage-200", "empty-list", "expired-token", "access-denied", "ignore-version", "ignore-query",
 ]  # fmt: skip
 ACTIONS: tuple[str, ...] = Action.__args__  # type: ignore[attr-defined]
 LISTINGS = ("ListObjects", "ListObjectsV2", "ListObjectVersions", "ListMultipartUploads")
@@ -913,6 +913,7 @@ class S3Server:
             stall, slow, delay                       head, then nothing; at `rate`; all of it after `seconds`
             garbage-200, empty-list                  a captive portal's page; a listing of nothing
             ignore-version                           the answer for the current version, whatever versionId names
+            ignore-query                             the answer to GET of the path alone: a ListBucketResult
 
         or a callable, a hook: it runs just before the operation, which then goes on; it may send requests.
         `match` is a predicate, or a mapping of Request's attributes to a value or a collection of values.
@@ -1081,6 +1082,8 @@ class S3Server:
         understood = request
         if action == "ignore-version":  # as a cache whose key is the path alone (nginx: proxy_cache_key $uri)
             understood = replace(request, query={n: v for n, v in request.query.items() if n != "versionId"})
+        if action == "ignore-query":  # as local-s3-server and fauxqs do with sub-resources that they do not know
+            understood = make_request(request.method, request.target.partition("?")[0], request.headers, b"")
         response = self._faked(request, action) or self._operate(understood)
         for other in taken:
             if other.rewrite:

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -1260,3 +1261,13 @@ def test_the_plan_counts_whose_tags_are_asked_again(job: Job) -> None:
     job.server.bucket("b", versioning="Enabled")
     planned = deletion.plan(job.store, job.site(), job.rules)
     assert (planned.tags_asked, planned.tags_not_asked) == (4, 0)
+
+
+def test_a_reading_that_is_stopped_has_no_digest(job: Job) -> None:
+    fill(job, 1)
+    job.bring()
+    stop = threading.Event()
+    row = job.row("dir/1")
+    assert delete_step._digest(job.disk, row, stop) == row.sha256
+    stop.set()
+    assert delete_step._digest(job.disk, row, stop) == ""

@@ -24,6 +24,7 @@ from migrate_v2.model import (
     FileIdentity,
     FileState,
     Kept,
+    Moment,
     ObjectVersion,
     Place,
     Row,
@@ -232,6 +233,22 @@ def test_only_uploads_older_than_the_minimum_age_are_aborted(store: Store) -> No
     store.list_uploads("bucket", [Upload("k", "old", at(0))])
     assert deletion.plan(store, ENABLED, rules).token == planned.token
     assert list(deletion.decide_uploads(store, ENABLED, RULES)) == []
+
+
+def test_the_first_sight_of_enabled_is_kept_until_a_restart(store: Store) -> None:
+    def scanned(versioning: str, moment: Moment | None) -> Moment | None:
+        store.begin_scan("new", account="1", region="", endpoint="", versioning=versioning, uploads=0, moment=moment)
+        return store.enabled_since("new")
+
+    first, later = Moment(at(0), "boot", 10.0), Moment(at(60), "boot", 70.0)
+    restarted = Moment(at(90), "another boot", 5.0)
+    assert scanned("", first) is None
+    assert scanned("Enabled", None) is None
+    assert scanned("Enabled", first) == first
+    assert scanned("Enabled", later) == first
+    assert scanned("Enabled", restarted) == restarted
+    assert scanned("Suspended", restarted) is None
+    assert scanned("Enabled", later) == later
 
 
 def test_null_ids_stay_until_versioning_has_settled(store: Store) -> None:

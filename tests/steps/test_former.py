@@ -480,3 +480,70 @@ def test_attempts_contested_after_three_equal_or_six_wrong_results(results: str,
         assert not attempts.contested
         attempts = attempts.failed(result)
     assert attempts.contested is contested
+
+
+# -- copies that could not be read
+
+
+def unreadable(job: Job, folder: str = "b") -> None:
+    """Verify all copies while a symbolic link is in the place of a folder of theirs; then the folder is back."""
+    path = job.disk.base / folder
+    path.rename(path.with_name("elsewhere"))
+    path.symlink_to("elsewhere")
+    job.verify_again("run-unreadable")
+    path.unlink()
+    path.with_name("elsewhere").rename(path)
+
+
+def test_unreadable_copy_of_a_former_version_keeps_its_path(job: Job) -> None:
+    first = versioned(job, "d/k")
+    unreadable(job, "b/d")
+    assert job.row("d/k", first).verdict is Verdict.UNREADABLE
+    add_version(job, "d/k")
+    job.scan()
+    job.server.remove("b", "d/k", first)  # as a lifecycle rule for noncurrent versions does
+    job.bring()
+    job.verify_again("run-2")
+    row = job.row("d/k", first)
+    assert (row.gone, (job.disk.base / row.path).read_bytes()) == (GoneKind.ONLY_COPY, b"first")
+    assert quarantined(job) == []
+
+
+def test_unreadable_copy_keeps_the_evidence_by_which_it_can_be_proved_later(job: Job) -> None:
+    job.server.put("b", "k", b"body", etag="kms", checksums=("CRC64NVME",))
+    job.bring()
+    before = job.row("k")
+    unreadable(job)
+    row = job.row("k")
+    assert (row.state, row.sealed) == (FileState.ERROR, False)
+    assert (row.sha256, row.witnesses) == (before.sha256, before.witnesses)
+    job.server.remove("b", "k")
+    job.scan()
+    job.verify_again("run-2")
+    assert job.row("k").gone is GoneKind.ONLY_COPY
+
+
+def test_unsealed_evidence_proves_the_copy_of_an_object_that_is_found_gone(job: Job) -> None:
+    job.server.put("b", "k", b"body", etag="kms", checksums=("CRC64NVME",))
+    job.bring()
+    unreadable(job)
+    job.store.try_again("b")
+    job.server.remove("b", "k")  # no listing shows it yet
+    job.verify()
+    assert job.row("k").gone is GoneKind.ONLY_COPY
+
+
+def test_unproved_copy_of_an_overwritten_object_that_is_gone_then_keeps_its_path(job: Job) -> None:
+    job.server.put("b", "k", b"first", etag="kms", checksums=())
+    for step in (job.scan, job.place, job.fetch):
+        step()
+    job.server.put("b", "k", b"second")
+    job.verify()
+    assert (job.row("k").cause, job.row("k").verdict) == (Cause.CHANGED, Verdict.UNPROVABLE)
+    job.server.remove("b", "k")
+    job.scan()
+    assert job.row("k").gone is GoneKind.UNPROVED_ONLY_COPY
+    job.server.put("b", "k", b"third")
+    job.bring()
+    assert {(job.disk.base / row.path).read_bytes() for row in job.rows()} == {b"first", b"third"}
+    assert quarantined(job) == []

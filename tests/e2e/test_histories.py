@@ -1,0 +1,39 @@
+"""P1, P2, P4: in random histories, every version that was deleted or once verified stays on disk, under its own name."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Figures as Lines
+from tests.e2e.histories import Figures, plain_world, play
+from tests.e2e.world import Zygote, world
+
+Rounds = Callable[[int], int]
+
+
+def test_histories_random_seeds_lose_nothing(zygote: Zygote, tmp_path: Path) -> None:
+    """A few here, each time others; `make soak` plays thousands."""
+    with world(tmp_path, zygote) as made:
+        plain_world(made)
+        figures = Figures()
+        for _ in range(3):
+            play(made, random.randrange(1 << 30), figures)
+    assert figures.histories == 3
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(14400)
+def test_histories_thousands_lose_nothing(zygote: Zygote, tmp_path: Path, rounds: Rounds, figures: Lines) -> None:
+    """Seeds follow each other from a random one on, which is printed: a slice of `--rounds` is one of many."""
+    began, seed = time.monotonic(), random.randrange(1 << 30)
+    amount = Figures()
+    with world(tmp_path, zygote) as made:
+        plain_world(made)
+        for number in range(rounds(2000)):
+            play(made, seed + number, amount)
+    figures(f"histories from seed {seed}: {amount}; {time.monotonic() - began:.0f} s")

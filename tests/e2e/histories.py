@@ -11,14 +11,17 @@ and in staging do not count.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import random
 import shutil
 import sqlite3
+import subprocess
 import sys
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +29,7 @@ from pathlib import Path
 from migrate_v2 import cli
 from tests.e2e.world import Ran, World
 from tests.fakes.forks import ROOT, Fault
-from tests.fakes.s3server import Delete, Request, Upload, Version
+from tests.fakes.s3server import Bucket, Delete, Request, Response, Upload, Version
 
 # Sizes that many share; of one size several contents.
 BODIES = [b"", b"1", b"same-size-a", b"same-size-b", b"same-size-c", b"x" * 4096, b"y" * 4096, b"z" * 300_000]
@@ -68,6 +71,7 @@ class Figures:
     histories: int = 0
     deletes: int = 0
     kills: int = 0
+    cuts: int = 0  # of power
     others: int = 0
     emptied: int = 0
     proved: int = 0  # histories whose manifest and evidence were checked at their end
@@ -76,7 +80,7 @@ class Figures:
     def __str__(self) -> str:
         runs = ", ".join(f"{name} {count}" for name, count in sorted(self.runs.items()))
         return (
-            f"{self.histories} histories, {self.deletes} deletes, {self.kills} kills, {self.others} changes by others,"
+            f"{self.histories} histories, {self.deletes} deletes, {self.kills} kills, {self.cuts} power cuts, {self.others} changes by others,"
             f" {self.emptied} ended with an empty bucket, {self.proved} checked against manifest and evidence; {runs}"
         )
 
@@ -89,11 +93,41 @@ def fast_aws(folder: Path) -> Path:
     return path
 
 
+class Disk:
+    """A mounted ext4 image whose power can be cut: an image copied while it is mounted has only what was flushed by then."""
+
+    def __init__(self, folder: Path) -> None:
+        self.image, self.cut, self.at = folder / "image", folder / "cut", folder / "disk"
+        with self.image.open("wb") as file:
+            file.truncate(96 << 20)
+        subprocess.run(["mkfs.ext4", "-q", "-F", self.image], check=True)
+        self.at.mkdir()
+        self.mount()
+
+    def mount(self) -> None:
+        subprocess.run(["mount", "-o", "loop", self.image, self.at], check=True)
+
+    def unmount(self) -> None:
+        for _ in range(100):  # what a killed run had started has not ended yet
+            if subprocess.run(["umount", self.at], capture_output=True, check=False).returncode == 0:
+                return
+            time.sleep(0.1)
+        raise AssertionError("the disk stays busy")
+
+    def copy(self) -> None:
+        subprocess.run(["cp", "--sparse=always", self.image, self.cut], check=True)
+
+    def lose_power(self) -> None:
+        self.unmount()
+        self.cut.replace(self.image)
+        self.mount()
+
+
 class History:
     """One history in a world that is empty; `seed` decides everything but the moments at which processes meet."""
 
-    def __init__(self, made: World, seed: int, figures: Figures) -> None:
-        self.made, self.seed, self.figures = made, seed, figures
+    def __init__(self, made: World, seed: int, figures: Figures, disk: Disk | None = None) -> None:
+        self.made, self.seed, self.figures, self.disk = made, seed, figures, disk
         self.chance = random.Random(seed)
         self.server = made.server
         self.versioning = self.chance.choice(["", "", "Enabled", "Enabled", "Suspended"])
@@ -104,6 +138,8 @@ class History:
         self.hashed: dict[Path, tuple[tuple[int, ...], str]] = {}
         self.tags_at_delete: dict[tuple[str, str, str], dict[str, str]] = {}
         self.options = set(_options())
+        self.noncurrent = ""
+        self.disturbed = False
 
     # -- the history
 
@@ -125,12 +161,14 @@ class History:
     def _begin(self, bucket: str) -> None:
         with self.server.lock:
             self.server.buckets.pop(bucket, None)
-        self.server.bucket(bucket, versioning=self.versioning)  # type: ignore[arg-type]
+        locking = self.versioning == "Enabled" and self.chance.random() < 0.3
+        self.server.bucket(bucket, versioning=self.versioning, object_lock=locking)  # type: ignore[arg-type]
         if self.versioning == "Enabled":
             self.enabled_at[bucket] = self.server.clock() - DAY
 
     def _step(self) -> None:
         bucket = self.chance.choices(BUCKETS, [6, 1])[0]
+        self.noncurrent = self.chance.choices(["", "fetch", "keep"], [6, 1, 1])[0]
         what = self.chance.choices(
             ["migrate", "confirm-delete", "scan", "verify", "sync", "nested"], [10, 8, 1, 1, 1, 1]
         )[0]
@@ -169,7 +207,8 @@ class History:
             self._same_current(bucket, before)
 
     def _end(self) -> None:
-        """Nothing more is disturbed; what can be proved is, and in half of the histories it is deleted."""
+        """Nothing more is disturbed; what can be proved is, and in most histories it is deleted."""
+        self.noncurrent = ""
         settled = False
         for _ in range(4):
             ran = self._run("migrate", *self._accepting("migrate"), "bucket", killed=False)
@@ -260,6 +299,8 @@ class History:
 
     def _toggle(self, bucket: str) -> None:
         held = self.server.buckets[bucket]
+        if held.object_lock:
+            return
         held.versioning = "Suspended" if held.versioning == "Enabled" else "Enabled"
         if held.versioning == "Enabled":
             self.enabled_at[bucket] = self.server.clock()
@@ -276,12 +317,16 @@ class History:
 
     def _lock(self, bucket: str) -> None:
         if (version := self._any(bucket)) and self.server.buckets[bucket].object_lock:
-            version.legal_hold = "ON"
+            stored = self.server.get(bucket, version.key, version.version_id)
+            if stored is not None:
+                stored.legal_hold = self.chance.choice(["ON", "OFF"])
 
     # -- a run of the program
 
     def _run(self, command: str, *argv: str, disturbed: bool = False, killed: bool = True) -> Ran:
         env = {"MIGRATE_V2_ENGINE": self.chance.choice(["cli", "native"])}
+        if self.noncurrent:
+            env["MIGRATE_V2_NONCURRENT"] = self.noncurrent
         more: dict[str, object] = {}
         if killed and self.chance.random() < 0.35:
             if self.chance.random() < 0.5:
@@ -293,10 +338,13 @@ class History:
                     do = "kill"
                 more["fault"] = Fault(at, self.chance.randrange(1, 60), do)
         planted = None
+        self.disturbed = disturbed
         if disturbed and self.chance.random() < 0.5:
             planted = self.server.fault(
                 _of_the_program, lambda _: self._others(), after=self.chance.randrange(1, 60), times=1
             )
+        if killed and not more and planted is None and self.disk is not None and self.chance.random() < 0.3:
+            return self._cut(command, *argv, env=env)
         uploads = {bucket: dict(self.server.buckets[bucket].uploads) for bucket in BUCKETS}
         ran = self.made.run(command, *argv, env=env, **more)  # type: ignore[arg-type]
         if planted is not None:
@@ -317,6 +365,35 @@ class History:
         self._learn()
         return ran
 
+    def _cut(self, command: str, *argv: str, env: dict[str, str]) -> Ran:
+        """The power fails just before a request of the program is answered; S3 is as it was after that request."""
+        assert self.disk is not None
+        disk, then = self.disk, list[tuple[dict[str, Bucket], dict[Identity, str]]]()
+
+        def afterwards(_: Request, response: Response) -> Response:
+            with self.server.lock:
+                then.append((copy.deepcopy(self.server.buckets), dict(self.kept)))
+            return response
+
+        planted = self.server.fault(
+            _of_the_program,
+            lambda _: disk.copy(),
+            after=self.chance.randrange(1, 40),
+            times=1,
+            rewrite=afterwards,
+        )
+        ran = self.made.run(command, *argv, env=env)
+        self.server.calm(planted)
+        if then:
+            self.server.settled()
+            disk.lose_power()
+            self.server.buckets, self.kept = then[0]
+            self.hashed.clear()
+            self.figures.cuts += 1
+        self.log.append(f"{command} {' '.join(argv)}: {'power cut' if then else ran.code}")
+        self._learn()
+        return ran
+
     def deleted(self, delete: Delete) -> None:
         """Called by the server at the instant before data is deleted, with its lock held."""
         self.figures.deletes += 1
@@ -328,6 +405,8 @@ class History:
         self.tags_at_delete[name] = dict(stored.tags)
         if why := self._lacking(identity):
             self.violations.append(f"deleted without a copy: {identity}: {why}")
+        if self.noncurrent == "keep" and held.objects[delete.key][0] is not stored and not self.disturbed:
+            self.violations.append(f"noncurrent version {name} deleted although they are to be kept")
         if (
             delete.version_id == "null"
             and held.versioning == "Enabled"
@@ -469,12 +548,12 @@ def _of_the_program(request: Request) -> bool:
     return "migrate-v2" in agent or not agent
 
 
-def play(made: World, seed: int, figures: Figures) -> None:
+def play(made: World, seed: int, figures: Figures, disk: Disk | None = None) -> None:
     """One history from an empty disk on."""
     made.begin_anew()
     for path in made.folder.glob("state-other*"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    history = History(made, seed, figures)
+    history = History(made, seed, figures, disk)
     made.server._observers[:] = [history.deleted]
     figures.histories += 1
     history.play()
@@ -484,6 +563,3 @@ def plain_world(made: World) -> World:
     """Without the proxy of the oracle: the server itself tells of deletes."""
     made.env |= {"AWS_ENDPOINT_URL": made.server.url, "MIGRATE_V2_AWS_PATH": str(fast_aws(made.folder))}
     return made
-
-
-Play = Callable[[World, int, Figures], None]

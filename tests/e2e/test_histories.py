@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Figures as Lines
-from tests.e2e.histories import Figures, plain_world, play
-from tests.e2e.world import Zygote, world
+from tests.e2e.histories import Disk, Figures, plain_world, play
+from tests.e2e.world import World, Zygote, world
 
 Rounds = Callable[[int], int]
 
@@ -30,10 +30,27 @@ def test_histories_random_seeds_lose_nothing(zygote: Zygote, tmp_path: Path) -> 
 @pytest.mark.timeout(14400)
 def test_histories_thousands_lose_nothing(zygote: Zygote, tmp_path: Path, rounds: Rounds, figures: Lines) -> None:
     """Seeds follow each other from a random one on, which is printed: a slice of `--rounds` is one of many."""
-    began, seed = time.monotonic(), random.randrange(1 << 30)
-    amount = Figures()
     with world(tmp_path, zygote) as made:
-        plain_world(made)
-        for number in range(rounds(2000)):
-            play(made, seed + number, amount)
-    figures(f"histories from seed {seed}: {amount}; {time.monotonic() - began:.0f} s")
+        _play(made, rounds(2000), figures)
+
+
+@pytest.mark.soak
+@pytest.mark.system
+@pytest.mark.timeout(14400)
+def test_histories_with_power_cuts_lose_nothing(zygote: Zygote, tmp_path: Path, rounds: Rounds, figures: Lines) -> None:
+    disk = Disk(tmp_path)
+    try:
+        with world(disk.at, zygote) as made:
+            _play(made, rounds(300), figures, disk)
+    finally:
+        disk.unmount()
+
+
+def _play(made: World, count: int, figures: Lines, disk: Disk | None = None) -> None:
+    began, seed, amount = time.monotonic(), random.randrange(1 << 30), Figures()
+    plain_world(made)
+    try:
+        for number in range(count):
+            play(made, seed + number, amount, disk)
+    finally:
+        figures(f"histories from seed {seed}: {amount}; {time.monotonic() - began:.0f} s")

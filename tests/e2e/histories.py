@@ -26,7 +26,6 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from migrate_v2 import cli
 from tests.e2e.world import Ran, World
 from tests.fakes.forks import ROOT, Fault
 from tests.fakes.s3server import Bucket, Delete, Request, Response, Upload, Version
@@ -86,9 +85,15 @@ class Figures:
 
 
 def fast_aws(folder: Path) -> Path:
-    """An `aws` whose `s3 sync` does what the real one does, without the half second that it needs to start."""
+    """An `aws` whose `s3 sync` does what the real one does, without the half second that it needs to start.
+
+    It also harms every file that it can reach.
+    """
     path = folder / "aws-sync"
-    path.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S {ROOT}/tests/fakes/aws_sync.py "$@"\n')
+    path.write_text(
+        '#!/bin/sh\n[ "$1" = --version ] && echo "aws-cli/2.40.1 Python/3.13 Linux/6" && exit\n'
+        f'exec {sys.executable} -E -S {ROOT}/tests/fakes/aws_sync.py fetch+harm "$@"\n'
+    )
     path.chmod(0o755)
     return path
 
@@ -137,7 +142,6 @@ class History:
         self.log: list[str] = []
         self.hashed: dict[Path, tuple[tuple[int, ...], str]] = {}
         self.tags_at_delete: dict[tuple[str, str, str], dict[str, str]] = {}
-        self.options = set(_options())
         self.noncurrent = ""
         self.disturbed = False
 
@@ -186,12 +190,10 @@ class History:
             self._run(what, *more, bucket, disturbed=True)
 
     def _accepting(self, command: str) -> list[str]:
-        return ["--accept-changes"] if "--accept-changes" in self.options and command != "scan" else []
+        return ["--accept-changes"] if command in ("migrate", "sync", "verify") and self.chance.random() < 0.8 else []
 
     def _delete(self, bucket: str) -> None:
-        more = self._accepting("confirm-delete")
-        if "--allow-volatile" in self.options:
-            more.append("--allow-volatile")
+        more = ["--allow-volatile"]
         if self.chance.random() < 0.2:
             more.append("--abort-uploads")
         planned = self._run("confirm-delete", "--dry-run", "--json", *more, bucket, killed=False)
@@ -211,16 +213,13 @@ class History:
         self.noncurrent = ""
         settled = False
         for _ in range(4):
-            ran = self._run("migrate", *self._accepting("migrate"), "bucket", killed=False)
+            ran = self._run("migrate", "--accept-changes", "bucket", killed=False)
             settled = ran.code in (0, 4)
             if settled:
                 break
         if self.chance.random() < 0.75:
             self.server.advance(2 * VERSIONING_SETTLES)
-            more = [
-                *self._accepting("confirm-delete"),
-                *(["--allow-volatile"] if "--allow-volatile" in self.options else []),
-            ]
+            more = ["--allow-volatile"]
             planned = self._run("confirm-delete", "--dry-run", "--json", *more, "bucket", killed=False)
             if planned.code == 0 and planned.out.strip():
                 token = json.loads(planned.out)["token"]
@@ -356,7 +355,7 @@ class History:
         self.log.append(f"{command} {' '.join(argv)} ({env['MIGRATE_V2_ENGINE']}): {ran.code} {more or ''}")
         self.figures.runs[command] += 1
         self.figures.kills += ran.code < 0
-        if "unexpected" in ran.err:
+        if ran.code == 2 or "unexpected" in ran.err:
             self.violations.append(f"unexpected: {ran.err[-600:]}")
         for bucket in BUCKETS:
             for number, upload in uploads[bucket].items():
@@ -528,19 +527,26 @@ class History:
         }
 
     def _same_current(self, bucket: str, before: dict[str, str]) -> None:
+        left = {version.key for version in self.server.versions(bucket) if not version.is_marker}
         for key, now in self._current(bucket).items():
-            if now != before.get(key, ""):
-                self.violations.append(f"a deletion made another version of {key!r} current")
+            if key in left and now != before.get(key, ""):
+                versions = [
+                    (v.version_id, v.is_marker, v.last_modified, sha256(v.body)[:8])
+                    for v in self.server.versions(bucket, key)
+                ]
+                rows = self._rows(
+                    "SELECT version_id, is_latest, state, verdict, cause, last_modified, hold_cause FROM files WHERE key = ?",
+                    key,
+                )
+                self.violations.append(
+                    f"a deletion made another version of {key!r} current: {versions}, was {before.get(key, '')[:8]}, {rows}"
+                )
 
     def _verdict(self) -> None:
         failures = [str(error) for error in self.server.failures]
         assert not self.violations and not failures, (
             f"seed {self.seed}: {self.violations[:3] or failures[:3]}\n" + "\n".join(self.log)
         )
-
-
-def _options() -> list[str]:
-    return [word.strip(" []=") for word in (cli.__doc__ or "").replace("=", " ").split() if word.startswith("--")]
 
 
 def _of_the_program(request: Request) -> bool:

@@ -135,7 +135,9 @@ class History:
         self.made, self.seed, self.figures, self.disk = made, seed, figures, disk
         self.chance = random.Random(seed)
         self.server = made.server
-        self.versioning = self.chance.choice(["", "", "Enabled", "Enabled", "Suspended"])
+        # Histories in which all of the bucket can be proved and deleted in the end, unless others intervene.
+        self.clean = self.chance.random() < 0.6
+        self.versioning = self.chance.choice(["", "", "Enabled", "Enabled", *([] if self.clean else ["Suspended"])])
         self.kept: dict[Identity, str] = {}  # what has to stay on disk, and why
         self.enabled_at: dict[str, float] = {}
         self.violations: list[str] = []
@@ -144,13 +146,14 @@ class History:
         self.tags_at_delete: dict[tuple[str, str, str], dict[str, str]] = {}
         self.noncurrent = ""
         self.disturbed = False
+        self.settled = False  # long ago that versioning was turned on, by the server's clock
 
     # -- the history
 
     def play(self) -> None:
         for bucket in BUCKETS:
             self._begin(bucket)
-        for _ in range(self.chance.randrange(22, 46)):
+        for _ in range(self.chance.randrange(30, 60)):
             self._put("bucket")
         for _ in range(4):
             self._put("photos")
@@ -165,7 +168,7 @@ class History:
     def _begin(self, bucket: str) -> None:
         with self.server.lock:
             self.server.buckets.pop(bucket, None)
-        locking = self.versioning == "Enabled" and self.chance.random() < 0.3
+        locking = self.versioning == "Enabled" and not self.clean and self.chance.random() < 0.3
         self.server.bucket(bucket, versioning=self.versioning, object_lock=locking)  # type: ignore[arg-type]
         if self.versioning == "Enabled":
             self.enabled_at[bucket] = self.server.clock() - DAY
@@ -217,8 +220,9 @@ class History:
             settled = ran.code in (0, 4)
             if settled:
                 break
-        if self.chance.random() < 0.75:
+        if self.clean or self.chance.random() < 0.5:
             self.server.advance(2 * VERSIONING_SETTLES)
+            self.settled = True
             more = ["--allow-volatile"]
             planned = self._run("confirm-delete", "--dry-run", "--json", *more, "bucket", killed=False)
             if planned.code == 0 and planned.out.strip():
@@ -238,9 +242,10 @@ class History:
     def _others(self, bucket: str | None = None) -> None:
         self.figures.others += 1
         bucket = bucket or self.chance.choices(BUCKETS, [8, 1])[0]
+        harder = [] if self.clean else [self._toggle, self._lock]
         deed = self.chance.choice(
             [self._put, self._put, self._overwrite, self._overwrite, self._remove, self._expire, self._expire_key,
-             self._tag, self._toggle, self._wait, self._upload, self._lock]
+             self._tag, self._wait, self._upload, *harder]
         )  # fmt: skip
         deed(bucket)
         self.log.append(f"others: {deed.__name__} {bucket}")
@@ -256,7 +261,7 @@ class History:
                 {"etag": "kms"},
                 {"tags": {"by": str(self.seed)}},
             ],
-            [8, 2, 1, 1, 2],
+            [8, 2, *([0, 0] if self.clean else [1, 1]), 2],
         )[0]
         self.server.put(bucket, key, body, **options)  # type: ignore[arg-type]
 
@@ -324,6 +329,8 @@ class History:
 
     def _run(self, command: str, *argv: str, disturbed: bool = False, killed: bool = True) -> Ran:
         env = {"MIGRATE_V2_ENGINE": self.chance.choice(["cli", "native"])}
+        if self.settled:
+            env["VERSIONING_SETTLES"] = "0"
         if self.noncurrent:
             env["MIGRATE_V2_NONCURRENT"] = self.noncurrent
         more: dict[str, object] = {}

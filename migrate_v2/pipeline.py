@@ -662,6 +662,7 @@ def _begin(bucket: str, tools: Tools, *, destination: bool = True, mends: bool =
     if held is None:
         return
     if destination and held.base_id:
+        tools.disk.remove_unfinished(bucket)
         yield from finish_moves(bucket, tools.store, tools.disk)
         # Before another listing: what has arrived may be all that is left of an object.
         rows = tools.settings.db_batch_commit_size

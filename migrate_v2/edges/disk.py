@@ -1032,6 +1032,27 @@ class Disk:
         with suppress(OSError), self._parent(_partials(bucket)) as (above, raw):
             os.rmdir(raw, dir_fd=above)
 
+    def remove_unfinished(self, bucket: str) -> None:
+        """Remove the temporary files of lists that a killed run left in the bucket's folder of our own files.
+
+        Not while any of them is being written.
+        """
+        own = f"{OWN}/{bucket}"
+        try:
+            folder = self._open(_bytes(own), _FOLDER)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            self._explain(error, own, "list", "folder")
+        try:
+            for name in filter(_OURS.match, os.listdir(folder)):  # noqa: PTH208 - a descriptor
+                if stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+                    os.unlink(name, dir_fd=folder)
+        except OSError as error:
+            self._explain(error, own, "remove files of")
+        finally:
+            os.close(folder)
+
     @contextmanager
     def _listed_partials(self, bucket: str) -> Iterator[tuple[int, list[str]]]:
         try:

@@ -19,6 +19,7 @@ from typing import IO, TYPE_CHECKING
 
 from tests.conftest import Run, fill, in_s3, one_by_one, phase, query, states, tree
 from tests.e2e.test_migrate import checked_by_sha256sum
+from tests.e2e.world import world
 from tests.fakes.forks import Begun, Job, Zygote, as_by_the_script
 
 if TYPE_CHECKING:
@@ -215,3 +216,16 @@ def test_one_at_a_time_until_ctrl_c(
     ended = run("migrate", bucket)
     assert ended.returncode == 0, ended.stderr
     assert tree(home / bucket) == objects
+
+
+def test_list_cut_off_by_a_kill_leaves_no_temporary_file(zygote: Zygote, tmp_path: Path) -> None:
+    with world(tmp_path, zygote) as made:
+        made.put("a", b"bytes")
+        made.done("migrate", made.bucket)
+        own = made.home / ".migrate-v2" / made.bucket
+        (own / "summary.json").unlink()
+        left = own / ".mv2-0123456789abcdef"
+        left.write_text("half a list")
+        made.done("migrate", made.bucket)
+        assert not left.exists()
+        made.comes_home()

@@ -16,14 +16,14 @@ from tests.e2e.world import World, Zygote, world
 Rounds = Callable[[int], int]
 
 
-def test_histories_random_seeds_lose_nothing(zygote: Zygote, tmp_path: Path) -> None:
-    """A few here, each time others; `make soak` plays thousands."""
+def test_histories_of_a_few_seeds_lose_nothing(zygote: Zygote, tmp_path: Path) -> None:
+    """Always the same here; `make soak` plays thousands of others."""
     with world(tmp_path, zygote) as made:
         plain_world(made)
         figures = Figures()
-        for _ in range(3):
-            play(made, random.randrange(1 << 30), figures)
-    assert figures.histories == 3
+        for seed in (3, 5, 8):
+            play(made, seed, figures)
+    assert figures.deletes > 30
 
 
 @pytest.mark.soak

@@ -601,6 +601,29 @@ class S3:
                 entries = answer.get("Contents", [])
         return tuple(_version(bucket, entry) for entry in entries), not answer.get("IsTruncated")
 
+    def identities_of(self, bucket: str, key: str) -> set[tuple[str, bool]]:
+        """Return (version id, whether it is a delete marker) of everything that S3 lists under exactly this key."""
+        found: set[tuple[str, bool]] = set()
+        more: dict[str, Any] = {}
+        while True:
+            with _explaining(f"the versions of {key}"):
+                answer: Mapping[str, Any] = self._for(bucket).list_object_versions(
+                    Bucket=bucket, Prefix=key, **self._owner(), **more
+                )
+            if answer.get("Name") != bucket or "IsTruncated" not in answer:
+                raise _insane(bucket, f"it is no answer about the versions of {show(key)}")
+            for name, is_marker in (("Versions", False), ("DeleteMarkers", True)):
+                found.update((e.get("VersionId") or "null", is_marker) for e in answer.get(name, []) if e["Key"] == key)
+            following = {"KeyMarker": answer.get("NextKeyMarker", "")}
+            if version := answer.get("NextVersionIdMarker"):
+                following["VersionIdMarker"] = version
+            # The key itself is the first of those that begin with it.
+            if not answer["IsTruncated"] or following["KeyMarker"] != key:
+                return found
+            if following == more:
+                raise _insane(bucket, "a page says that more follows and does not move on")
+            more = following
+
     def archives_by_tiering(self, bucket: str) -> bool:
         """Do objects of INTELLIGENT_TIERING go to an archive tier here? Only what is configured now can be seen, and a rule
         that is disabled may have done so before."""
@@ -1443,6 +1466,11 @@ class Restorer:
         return int(answer["ResponseMetadata"]["HTTPStatusCode"])
 
 
+def fits_delete_objects(key: str) -> bool:
+    """Whether DeleteObjects can name this key; any other one is deleted by a DELETE of its own."""
+    return not _NOT_IN_XML.search(key)
+
+
 class Deleter:
     """The only hand that deletes, and it takes Proofs."""
 
@@ -1450,6 +1478,8 @@ class Deleter:
         self.s3 = s3
         self._honest: set[str] = set()
         self._refuses: set[str] = set()  # buckets in which a DELETE with a wrong ETag was refused
+        # (bucket, whether by DeleteObjects): where exactly the version that was named was seen to go
+        self._exact: set[tuple[str, bool]] = set()
 
     def honours_if_match(self, bucket: str) -> bool:
         """Does this endpoint look at If-Match on a DELETE? Asked with a key that cannot exist and an ETag that cannot match.
@@ -1494,6 +1524,13 @@ class Deleter:
                 f" be lost, so nothing in {bucket} is deleted; delete by other means, or turn versioning on and wait 15 minutes"
             )
         self._honest.add(bucket)
+
+    def untried(self, bucket: str) -> list[bool]:
+        """The operations (whether DeleteObjects) that were not yet seen to delete exactly one version by its id here."""
+        return [by for by in (True, False) if not self.s3.at_aws and (bucket, by) not in self._exact]
+
+    def deletes_exactly(self, bucket: str, *, by_delete_objects: bool) -> None:
+        self._exact.add((bucket, by_delete_objects))
 
     def delete_with_wrong_etag(self, proof: Proof) -> Outcome:
         """Send a DELETE of an object under an ETag that is not its own; 412 is the only right answer.
@@ -1541,7 +1578,7 @@ class Deleter:
         exact = []
         stopped = False
         for index, proof in enumerate(proofs):
-            if not proof.conditional and not _NOT_IN_XML.search(proof.key):
+            if not proof.conditional and fits_delete_objects(proof.key):
                 exact.append(index)
             elif stopped:
                 outcomes[index] = Outcome(False, "not sent", unknown=True)

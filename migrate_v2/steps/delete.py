@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import heapq
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
+from itertools import chain
 from threading import Event as Flag
 from typing import TypeVar
 
@@ -15,7 +17,7 @@ from migrate_v2 import deletion
 from migrate_v2.anchor import write_mark
 from migrate_v2.edges.disk import Changed, Disk, Obstacle
 from migrate_v2.edges.ledger import Settled
-from migrate_v2.edges.s3 import S3, WRONG_ETAG_REFUSED, Deleter, Gone, Outcome, tag_values
+from migrate_v2.edges.s3 import S3, WRONG_ETAG_REFUSED, Deleter, Gone, Outcome, fits_delete_objects, tag_values
 from migrate_v2.edges.store import Store
 from migrate_v2.errors import Failure, NotFinished, Refused
 from migrate_v2.events import Ended, Event, Progress, Started
@@ -38,12 +40,15 @@ from migrate_v2.model import (
     by_if_match,
     doomed,
     prove,
+    why_kept,
 )
 
 # DeleteObjects takes 1,000. Of the id `null` fewer at a time: less can change, and less is to be found out after a crash.
 _BY_ID = 1000
 _NULL = 64
 _THREADS = 8
+# So many of the smallest versions are looked at for one that can be deleted first.
+_CANDIDATES = 100
 # Of copies that are hashed again before their batch: the first one must not wait long for the last.
 _HASHED_BYTES = 1 << 30
 
@@ -67,6 +72,9 @@ def delete(
 ) -> Iterator[Event]:
     """Deletes the plan of `token`, batch by batch, and stops this bucket at the first answer that is a surprise.
 
+    Elsewhere than at AWS the first delete by version id is of one version, and S3 has to show afterwards that exactly this
+    one is gone: a server that ignores the id in DeleteObjects may remove the current object of each key instead.
+
     `run` names the process that has read every one of these copies again, but for those that were read within `trust`;
     `unchanged` asks S3 for the site anew; no more than `at_most` versions and delete markers go.
     """
@@ -77,7 +85,8 @@ def delete(
     objects = size = 0
     identities = _identities if disk.notices_edits() else _identities_by_hash
     most_bytes = None if disk.notices_edits() else _HASHED_BYTES
-    for rows in left.of(_in_order(store, site, rules, most_bytes)):
+    first = _first_by_id(store, site, rules, deleter.untried(bucket))
+    for rows in left.of(chain(((row,) for row in first), _in_order(store, site, rules, most_bytes))):
         disk.same_place()
         found = identities(rows, disk)
         proofs = [_proof(row, identity, site, run, rules, trust) for row, identity in zip(rows, found, strict=True)]
@@ -330,12 +339,41 @@ def _in_order(store: Store, site: Site, rules: Rules, most_bytes: int | None = N
         yield from _batches(deletion.to_delete(store, site, rules), most_bytes)
         return
     yield from _batches(deletion.to_delete(store, site, rules, current=False), most_bytes)
-    current = (
-        row
-        for row in deletion.to_delete(store, site, rules, current=True)
-        if rules.allow_older_current or not store.has_other_versions(row.version)
-    )
-    yield from _batches(current, most_bytes)
+    yield from _batches(_current(store, site, rules), most_bytes)
+
+
+def _current(store: Store, site: Site, rules: Rules) -> Iterator[Row]:
+    for row in deletion.to_delete(store, site, rules, current=True):
+        if rules.allow_older_current or not store.has_other_versions(row.version):
+            yield row
+
+
+def _first_by_id(store: Store, site: Site, rules: Rules, untried: Sequence[bool]) -> list[Row]:
+    """The versions that are deleted first by their ids: one by each operation (whether DeleteObjects) that is untried.
+
+    Each is a small one, and not the current version if any other is planned. Of those it is one whose key's current version
+    is planned too, where there is one: a server that ignores the id then removes what was verified.
+    """
+    if not untried or site.versioning == "":
+        return []
+    smallest: dict[bool, list[Row]] = {by_delete_objects: [] for by_delete_objects in untried}
+
+    def collect(planned: Iterator[Row], operations: Collection[bool]) -> None:
+        for rows in batched(planned, _BY_ID):
+            for operation in operations:
+                usable = (r for r in rows if not by_if_match(r, site) and fits_delete_objects(r.key) is operation)
+                candidates = chain(smallest[operation], usable)
+                smallest[operation] = heapq.nsmallest(_CANDIDATES, candidates, key=lambda row: row.version.size)
+
+    collect(deletion.to_delete(store, site, rules, current=False), untried)
+    if without := [operation for operation, rows in smallest.items() if not rows]:
+        collect(_current(store, site, rules), without)
+
+    def is_harmless(row: Row) -> bool:
+        versions = store.versions_of(site.bucket, row.key)
+        return all(why_kept(one, site, rules) is None for one in versions if one.version.is_latest)
+
+    return [next(filter(is_harmless, best), best[0]) for best in smallest.values() if best]
 
 
 def _batches(rows: Iterator[Row], most_bytes: int | None = None) -> Iterator[Sequence[Row]]:
@@ -353,17 +391,21 @@ def _batches(rows: Iterator[Row], most_bytes: int | None = None) -> Iterator[Seq
 
 
 def _send_proofs(store: Store, disk: Disk, deleter: Deleter, proofs: Sequence[Proof], token: str) -> None:
+    """Send the deletes of one batch. The first one by version id goes alone, for each operation that was not tried."""
     if not proofs:
         return
     site = proofs[0].site
+    for operation in deleter.untried(site.bucket):
+        by_id = (p for p in proofs if not p.conditional and fits_delete_objects(p.key) is operation)
+        if first := next(by_id, None):
+            _send_first(store, disk, deleter, first, token)
+            deleter.deletes_exactly(site.bucket, by_delete_objects=operation)
+            proofs = [proof for proof in proofs if proof is not first]
+    if not proofs:
+        return
     if any(proof.conditional for proof in proofs):
         deleter.must_honour_if_match(site.bucket)
     together = tuple(index for index, proof in enumerate(proofs) if not proof.conditional)
-
-    def there(index: int) -> bool | None:
-        p = proofs[index]
-        return deleter.s3.is_there(site.bucket, p.key, p.version_id, p.etag, by_id=site.versioning != "")
-
     _send(
         store,
         disk,
@@ -372,7 +414,43 @@ def _send_proofs(store: Store, disk: Disk, deleter: Deleter, proofs: Sequence[Pr
         token,
         [*((index,) for index, proof in enumerate(proofs) if proof.conditional), *([together] if together else [])],
         lambda indexes: deleter.delete([proofs[index] for index in indexes]),
-        there,
+        lambda index: _is_there(deleter.s3, proofs[index]),
+    )
+
+
+def _is_there(s3: S3, proof: Proof) -> bool | None:
+    by_id = proof.site.versioning != ""
+    return s3.is_there(proof.site.bucket, proof.key, proof.version_id, proof.etag, by_id=by_id)
+
+
+def _send_first(store: Store, disk: Disk, deleter: Deleter, proof: Proof, token: str) -> None:
+    """Delete one version by its id. Refused unless S3 lists its key afterwards as before, without this version."""
+    bucket, this = proof.site.bucket, (proof.version_id, proof.kind == "marker")
+
+    def ask(_: Sequence[int]) -> list[Outcome]:
+        before = deleter.s3.identities_of(bucket, proof.key)
+        (outcome,) = deleter.delete([proof])
+        if outcome.wrong_version or not (outcome.gone or outcome.unknown):
+            return [outcome]
+        after = deleter.s3.identities_of(bucket, proof.key)
+        nothing_done = not outcome.gone and before <= after
+        if (before - after == {this} or nothing_done) and not any(is_marker for _, is_marker in after - before):
+            return [outcome]
+        text = (
+            f"S3 listed {len(before)} versions and delete markers of its key before the DELETE and {len(after)} after it, and"
+            " they are not the same ones without this one: the server ignored the version id"
+        )
+        return [Outcome(False, text, unknown=True, wrong_version=True)]
+
+    _send(
+        store,
+        disk,
+        bucket,
+        [doomed(proof)],
+        token,
+        [(0,)],
+        ask,
+        lambda _: _is_there(deleter.s3, proof),
     )
 
 

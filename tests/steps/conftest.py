@@ -111,6 +111,7 @@ class Job:
         """One that has seen the endpoint refuse a wrong ETag."""
         deleter = Deleter(self.s3)
         deleter._refuses.add(self.bucket)
+        deleter._exact |= {(self.bucket, True), (self.bucket, False)}
         return deleter
 
     def deleting(

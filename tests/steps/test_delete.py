@@ -9,7 +9,7 @@ import os
 import shutil
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,8 +27,20 @@ from migrate_v2.model import CHANGED, STILL_THERE, EvidenceSource, FileState, Pl
 from migrate_v2.steps import delete as delete_step
 from migrate_v2.steps.settle import settle
 from migrate_v2.steps.verify import verify
+from tests.fakes import s3server
 from tests.fakes.oracle import Oracle, as_recorded, in_state_file
-from tests.fakes.s3server import Delete, Request, Response, S3Error, error_response
+from tests.fakes.s3server import (
+    Bucket,
+    Delete,
+    Request,
+    Response,
+    S3Error,
+    S3Server,
+    Version,
+    error_response,
+    parsed,
+    xml,
+)
 from tests.steps.conftest import RULES, TOKEN, Job
 
 
@@ -228,6 +240,104 @@ def test_delete_stops_at_server_that_ignores_the_version_id(job: Job) -> None:
     assert len(versions) == 4 and set(job.states().values()) == {FileState.VERIFIED}
     assert job.server.count("DeleteObject") == 1
     assert all(outcome for _, _, outcome in job.outcomes())
+
+
+def untried(job: Job) -> Deleter:
+    """A Deleter that has not yet deleted anything by a version id."""
+    deleter = Deleter(job.s3)
+    deleter._refuses.add(job.bucket)
+    return deleter
+
+
+def versions_and_current(job: Job, keys: Sequence[str]) -> None:
+    job.server.buckets["b"].versioning = "Enabled"
+    for size, key in enumerate(keys, 2):
+        job.server.put("b", key, b"o" * size * 10)
+        job.server.put("b", key, b"n" * size)
+    job.bring()
+    job.prove()
+
+
+def ignores_version_id(s3: S3Server, bucket: Bucket, key: str, harm: str) -> None:
+    newest = bucket.objects[key][0]
+    if harm == "marker on top":
+        s3._insert(bucket, Version(key, is_marker=True))
+    elif harm == "current removed":
+        s3.remove(bucket.name, key, newest.version_id)
+
+
+HARMS = ["marker on top", "current removed", "nothing done"]
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_delete_objects_ignoring_version_ids_is_noticed_at_the_first_version(
+    job: Job, harm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its answer names the versions that the request named."""
+    keys = [f"k{number}" for number in range(20)]
+    versions_and_current(job, keys)
+    asked: list[tuple[str, str]] = []
+
+    def operation(s3: S3Server, bucket: Bucket, request: Request) -> Response:
+        rows = ""
+        for one in parsed(request.body).findall("Object"):
+            key, version_id = one.findtext("Key") or "", one.findtext("VersionId") or ""
+            asked.append((key, version_id))
+            ignores_version_id(s3, bucket, key, harm)
+            rows += f"<Deleted><Key>{key}</Key><VersionId>{version_id}</VersionId></Deleted>"
+        return xml(f"<DeleteResult>{rows}</DeleteResult>")
+
+    monkeypatch.setitem(s3server.OPERATIONS, "DeleteObjects", operation)
+    before = {(v.key, v.version_id) for v in job.server.versions("b")}
+    oldest = job.server.versions("b", "k0")[-1].version_id
+    with pytest.raises(Refused):
+        list(job.deleting(deleter=untried(job)))
+    assert asked == [("k0", oldest)], "the smallest version that is not the current one"
+    lost = before - {(v.key, v.version_id) for v in job.server.versions("b")}
+    assert len(lost) == (harm == "current removed")
+    assert {row.state for row in job.rows()} == {FileState.VERIFIED}
+    assert [outcome for _, _, outcome in job.outcomes()] == [STILL_THERE]
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_delete_ignoring_the_version_id_without_saying_so_is_noticed_at_once(
+    job: Job, harm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions_and_current(job, ["k\n", "l\n"])  # XML cannot name these
+
+    def operation(s3: S3Server, bucket: Bucket, request: Request) -> Response:
+        ignores_version_id(s3, bucket, request.key, harm)
+        return Response(204)
+
+    monkeypatch.setitem(s3server.OPERATIONS, "DeleteObject", operation)
+    with pytest.raises(Refused):
+        list(job.deleting(deleter=untried(job)))
+    assert job.server.count("DeleteObject") == 1
+    assert {row.state for row in job.rows()} == {FileState.VERIFIED}
+
+
+@pytest.mark.parametrize("reply", ["arrives", "lost"])
+def test_first_delete_by_version_id_is_of_one_version_off_aws(job: Job, reply: str) -> None:
+    versions_and_current(job, [*(f"k{number}" for number in range(5)), "k\n"])
+    put_marker(job, "k3")
+    job.server.put("b", "k0", b"")  # its older versions, the smallest, would go before it is proved
+    if reply == "lost":
+        job.server.fault({"op": "DeleteObjects"}, "lost-reply", times=1)
+    batches: list[list[str | None]] = []
+    job.server.fault(
+        {"op": "DeleteObjects"}, lambda r: batches.append([one.text for one in parsed(r.body).findall("Object/Key")])
+    )
+    deleter = untried(job)
+    job.scan()
+    job.prove()
+    list(job.deleting(deleter=deleter))
+    assert batches[0] == ["k3"], "the smallest of which nothing is lost if another version of its key goes"
+    assert sum(map(len, batches)) == 11 and len(batches) == 4
+    assert [v.body for v in job.server.versions("b")] == [b""]
+    assert len(job.outcomes()) == 13
+    requests = job.server.count("ListObjectVersions")
+    list(job.deleting(deleter=deleter))
+    assert job.server.count("ListObjectVersions") == requests, "tried once in a run"
 
 
 @pytest.mark.parametrize("versioning", ["", "Enabled", "Suspended"])

@@ -928,7 +928,11 @@ class Store:
         ]
         n = "WITH n (bucket, key, version_id, etag, size, last_modified) AS (VALUES {rows})"
         differs = "(o.etag IS NOT n.etag OR o.size IS NOT n.size OR o.last_modified IS NOT n.last_modified)"
-        named = "o.bucket = n.bucket AND o.key = n.key AND o.version_id = n.version_id AND o.place IS NOT NULL"
+        # A copy of an older toolkit has a recorded path, and no place until it is adopted.
+        named = (
+            "o.bucket = n.bucket AND o.key = n.key AND o.version_id = n.version_id"
+            " AND (o.place IS NOT NULL OR o.local_path IS NOT NULL)"
+        )
         self._together(
             f"{n} UPDATE files AS o SET version_id = o.version_id || '+superseded-' || ?, is_latest = 0, cause = 'superseded',"
             " state = CASE WHEN o.state = 'downloaded' AND o.verdict IS NULL THEN 'downloaded' ELSE 'error' END,"
@@ -1169,13 +1173,14 @@ class Store:
         without a copy.
         """
         moment = now()
-        gone = f"version_id = '{UNKNOWN_VERSION}' AND state <> 'deleted' AND cause = 'vanished'"
+        gone = f"state <> 'deleted' AND cause IN ({_one_of(GONE_CAUSES)})"
+        replaced = f"{gone} AND (version_id = '{UNKNOWN_VERSION}' OR cause = 'superseded')"
         archived = f"storage_class IN ({', '.join(map(repr, ARCHIVED_CLASSES))}) AND ifnull(restore_expiry, '') < ?"
         with self._writing():
             for version in versions:
                 named = (moment, *_identity(version))
                 self._conn.execute(
-                    f"DELETE FROM files WHERE bucket = ? AND key = ? AND version_id = ? AND {gone} AND EXISTS (SELECT 1"
+                    f"DELETE FROM files WHERE bucket = ? AND key = ? AND version_id = ? AND {replaced} AND EXISTS (SELECT 1"
                     " FROM files f WHERE f.bucket = files.bucket AND f.key = files.key AND f.version_id <> files.version_id)",
                     _identity(version),
                 )

@@ -19,7 +19,7 @@ from migrate_v2.events import Event, Noted, Warned
 from migrate_v2.flow import batched
 from migrate_v2.keys import are, count_of, show
 from migrate_v2.layout import Placed, claim, path_room, place_of, side_place
-from migrate_v2.model import VANISHED, Adopt, FileIdentity, FileState, Place, Row, Verdict
+from migrate_v2.model import GONE_CAUSES, VANISHED, Adopt, FileIdentity, FileState, Place, Row, Verdict
 
 NOT_ADOPTED = "not-adopted.jsonl"  # in a folder of keys.SIDE: copies that lie where nothing is opened
 
@@ -111,7 +111,7 @@ def _opened(folders: Sequence[Path], stack: ExitStack) -> list[Root]:
 
 
 def _in_s3(row: Row) -> bool:
-    return row.state is FileState.DOWNLOADED and row.cause is not Cause.VANISHED
+    return row.state is FileState.DOWNLOADED and row.cause not in GONE_CAUSES
 
 
 def _entry(row: Row) -> dict[str, object]:

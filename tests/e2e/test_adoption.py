@@ -167,3 +167,34 @@ def test_kill_during_adoption_loses_neither_copy_nor_mark(before: Before, tmp_pa
 @pytest.mark.parametrize("how", ["reflink", "copy", "move"])
 def test_kill_at_any_commit_of_an_adoption_loses_nothing(before: Before, tmp_path: Path, how: str) -> None:
     assert killed_while_adopting(before, tmp_path, how, range(1, 200)) > 10
+
+
+def test_recorded_copies_of_objects_overwritten_before_adoption_survive(before: Before, tmp_path: Path) -> None:
+    made = before.world
+    bodies = {key: BODY + key.encode() for key in ("in place", "elsewhere", "missing")}
+    for key, body in bodies.items():
+        folder = made.home / made.bucket if key == "in place" else tmp_path / "old/downloads"
+        made.put(key, body)
+        before.row(key, body, folder / key)
+    (tmp_path / "old/downloads/missing").unlink()
+    before.upgrade()
+    made.done("scan", made.bucket)
+    for key in bodies:
+        made.server.put(made.bucket, key, b"a new object")
+    made.done("scan", "--rescan", made.bucket)
+    made.done("migrate", made.bucket)
+    made.done("migrate", made.bucket)
+    evidence = (made.home / f".migrate-v2/{made.bucket}/evidence.jsonl").read_text().splitlines()
+    only = [entry for entry in map(json.loads, evidence) if entry["gone"]]
+    assert {entry["key"]: (entry["gone"], entry["cause"]) for entry in only} == {
+        "in place": ("only_copy", "superseded"),
+        "elsewhere": ("only_copy", "superseded"),
+    }
+    for entry in only:
+        assert (made.home / entry["path"]).read_bytes() == bodies[entry["key"]]
+        assert entry["sha256"] == hashlib.sha256(bodies[entry["key"]]).hexdigest()
+    assert query(made.state, "select state, count(*) from files where version_id = 'null' group by 1") == [
+        ("verified", 3)
+    ]
+    assert not (made.home / f".migrate-v2/{made.bucket}/quarantine").exists()
+    made.done("verify", "--offline", made.bucket)

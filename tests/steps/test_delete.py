@@ -1228,6 +1228,26 @@ def test_a_canary_is_not_sent_for_what_is_not_as_it_was_proved(job: Job, what: s
     assert canaries(job) == [] and job.server.deletes == []
 
 
+def test_p2_a_canary_is_not_sent_where_if_match_is_ignored_for_missing_keys_too(job: Job) -> None:
+    fill(job)
+    job.s3 = job.connect()  # the oracle would object
+    job.server.honours_if_match = False
+    job.bring()
+    with pytest.raises(Refused):
+        trying(job, Deleter(job.s3))
+    assert canaries(job) == [] and job.server.deletes == []
+
+
+def test_the_copy_of_a_canary_is_read_once_more(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(job)
+    job.bring()
+    job.path("dir/1").write_bytes(b"other.")
+    monkeypatch.setattr(job.disk, "look", lambda path: job.row(path.removeprefix("b/")).identity)
+    with pytest.raises(Refused):
+        trying(job, Deleter(job.s3))
+    assert canaries(job) == [] and job.server.deletes == []
+
+
 def test_no_canary_where_nothing_goes_by_if_match(job: Job) -> None:
     job.server.bucket("b", versioning="Enabled")
     fill(job)

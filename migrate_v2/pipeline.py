@@ -1223,6 +1223,12 @@ def _safe_to_delete_at(endpoint: str) -> None:
         )
 
 
+def _versioning_settled(bucket: str, tools: Tools) -> bool:
+    """Whether versioning has been Enabled so long that S3 applies it everywhere."""
+    now = Moment(tools.s3.versioning(bucket).date, boot_id(), uptime())
+    return elapsed(tools.store.enabled_since(bucket), now) >= model.VERSIONING_SETTLES
+
+
 # Multipart uploads are aborted if they began longer ago than this; a younger one may be under way.
 UPLOAD_AGE = timedelta(hours=24)
 
@@ -1272,6 +1278,7 @@ def confirm_delete(
         tools.store.check_ledger(bucket)
         if not held.scan_complete:  # an interrupted deletion was listing; what it saw is not of today
             yield from _ensure_scanned(bucket, tools)
+        settled = _versioning_settled(bucket, tools)  # before the listing: what it shows keeps its id `null` then
         yield from _ensure_scanned(bucket, tools, rescan=True)
         _must_be_confirmed(bucket, tools)
         if unlisted := held_row(bucket, tools).unlisted:
@@ -1304,7 +1311,7 @@ def confirm_delete(
         rules = Rules(
             keep_noncurrent=tools.settings.noncurrent == "keep",
             allow_older_current=allow_older_current,
-            null_settled=elapsed(tools.store.enabled_since(bucket), now) >= model.VERSIONING_SETTLES,
+            null_settled=settled and not tools.store.null_taken_since_enabled(bucket),
             uploads_before=now.date - upload_age if abort_uploads and now.date else None,
         )
 

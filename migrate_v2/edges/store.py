@@ -821,6 +821,26 @@ class Store:
         r = self._conn.execute(sql, (bucket,)).fetchone()
         return Moment(_moment(r[0]), r[1], r[2]) if r and r[1] is not None else None
 
+    def null_taken_since_enabled(self, bucket: str) -> bool:
+        """Whether the listing shows that a PUT or DELETE took the id `null` after versioning was first seen to be Enabled.
+
+        Then it was not, everywhere and all the time: it was suspended in between, or S3 was still applying the change. That
+        first sight is forgotten; the next scan makes a new one.
+        """
+        seen = self.enabled_since(bucket)
+        if seen is None or seen.date is None:
+            return False
+        null = "bucket = :bucket AND version_id = 'null' AND last_modified > :date"
+        sql = (
+            f"SELECT EXISTS (SELECT 1 FROM files o WHERE {null} AND {_IN_S3})"
+            f" OR EXISTS (SELECT 1 FROM delete_markers WHERE {null} AND state = 'listed')"
+        )
+        if not self._conn.execute(sql, {"bucket": bucket, "date": _text(seen.date)}).fetchone()[0]:
+            return False
+        with self._writing():
+            self._set_enabled_since(bucket, None)
+        return True
+
     def _set_enabled_since(self, bucket: str, moment: Moment | None) -> None:
         values = (_text(moment.date), moment.boot, moment.uptime) if moment else (None, None, None)
         self._conn.execute(

@@ -203,13 +203,50 @@ def test_versioning_has_settled_once_both_clocks_say_so(unversioned: World) -> N
     made.put("k", b"1")
     made.server.bucket(made.bucket, versioning="Enabled")
     made.done("migrate", made.bucket)
-    with closing(sqlite3.connect(made.state)) as state, state:
-        state.execute(
-            "UPDATE bucket_status SET enabled_date = ?, enabled_uptime = enabled_uptime - 7200",
-            ((datetime.now(UTC) - timedelta(hours=2)).isoformat(),),
-        )
+    two_hours_later(made)
     document = plan(made)
     assert document["keep"] == [] and document["delete"]["objects"] == 1
+
+
+def two_hours_later(made: World) -> None:
+    made.server.advance(7200)
+    with closing(sqlite3.connect(made.state)) as state, state:
+        state.execute("UPDATE bucket_status SET enabled_uptime = enabled_uptime - 7200")
+
+
+def test_versioning_that_settles_during_the_listing_has_not_settled(unversioned: World) -> None:
+    """A PUT may take the id `null` over after the page with its key was listed."""
+    made = unversioned
+    made.put("k", b"1")
+    made.server.bucket(made.bucket, versioning="Enabled")
+    made.done("migrate", made.bucket)
+    made.server.fault({"op": "ListObjectVersions"}, lambda _: two_hours_later(made), times=1)
+    assert causes(plan(made)) == {("k", "null"): "versioning_new"}
+    assert causes(plan(made)) == {}
+
+
+@pytest.mark.parametrize("by", ["put", "delete"])
+def test_an_id_null_taken_after_versioning_was_seen_starts_the_wait_again(unversioned: World, by: str) -> None:
+    """Versioning was suspended and enabled again between two listings."""
+    made = unversioned
+    made.put("k", b"1")
+    made.put("other", b"2")
+    made.server.bucket(made.bucket, versioning="Enabled")
+    made.done("migrate", made.bucket)
+    two_hours_later(made)
+    made.server.bucket(made.bucket, versioning="Suspended")
+    if by == "put":
+        made.put("new", b"3")
+    else:
+        client(made).delete_object(Bucket=made.bucket, Key="new")
+    made.server.bucket(made.bucket, versioning="Enabled")
+    made.done("scan", "--rescan", made.bucket)
+    made.done("migrate", made.bucket)
+    found = causes(plan(made))
+    assert found[("k", "null")] == found[("other", "null")] == found[("new", "null")] == "versioning_new"
+    assert set(causes(plan(made)).values()) == {"versioning_new"}
+    two_hours_later(made)
+    assert causes(plan(made)) == {}
 
 
 # Uploads

@@ -2191,7 +2191,8 @@ def _part(
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         if code in NOT_IMPLEMENTED or status == 501:
             return {"not_implemented": True}
-        if of is not None and proper and status == 404 and code in ("", "404"):  # a proxy's: it says nothing of the object
+        if of is not None and proper and status == 404 and code in ("", "404"):
+            # A proxy's, which says nothing of the object.
             if breaks:
                 return {"refused": "HTTP 404 that is not S3's"}
             raise Unreachable(f"unexpected response for {show(what)}: HTTP 404 that is not S3's") from error

@@ -413,3 +413,19 @@ def test_a_canary_leaves_no_trace_at_an_honest_endpoint(unversioned: World) -> N
     with closing(sqlite3.connect(made.state)) as state:
         kinds = state.execute("SELECT kind, count(*) FROM deletions GROUP BY kind").fetchall()
     assert kinds == [("version", 3)]
+
+
+# A plan that changes
+
+
+def test_p3_a_plan_that_changes_while_the_copies_are_read_deletes_nothing(unversioned: World) -> None:
+    """A copy is not what was proved, and S3 gives no answer about its object."""
+    made = unversioned
+    made.put("edited", b"1")
+    made.put("k", b"2")
+    made.done("migrate", made.bucket)
+    document = plan(made)
+    (made.home / made.bucket / "edited").write_bytes(b"?")
+    made.server.fault({"op": "HeadObject", "key": "edited"}, "500")
+    assert made.run("confirm-delete", f"--confirm={document['token']}", made.bucket).code == 5
+    assert made.server.deletes == []

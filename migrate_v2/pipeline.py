@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cached_property, partial
 from pathlib import Path
 from threading import Event as Flag
@@ -1312,7 +1312,8 @@ def confirm_delete(
             keep_noncurrent=tools.settings.noncurrent == "keep",
             allow_older_current=allow_older_current,
             null_settled=settled and not tools.store.null_taken_since_enabled(bucket),
-            uploads_before=now.date - upload_age if abort_uploads and now.date else None,
+            # By S3's clock and by this machine's: a proxy may put a Date of its own into each answer.
+            uploads_before=min(now.date, datetime.now(UTC)) - upload_age if abort_uploads and now.date else None,
         )
 
         def planned_now() -> deletion.Plan:

@@ -260,6 +260,9 @@ def test_abort_uploads_leaves_recent_uploads_alone(unversioned: World) -> None:
     made.done("migrate", made.bucket)
     old = s3.create_multipart_upload(Bucket=made.bucket, Key="old")["UploadId"]
     made.server.advance(86400 + 60)
+    assert plan(made, "--abort-uploads")["abort_uploads"] == 0, "old by S3's clock alone"
+    made.server.advance(-86400 - 60)
+    made.server.buckets[made.bucket].uploads[old].initiated -= 86400 + 60
     young = s3.create_multipart_upload(Bucket=made.bucket, Key="young")["UploadId"]
     document = plan(made, "--abort-uploads")
     assert document["abort_uploads"] == 1
@@ -267,7 +270,7 @@ def test_abort_uploads_leaves_recent_uploads_alone(unversioned: World) -> None:
     assert found == {old: (True, None), young: (False, "upload_recent")}
     made.done("confirm-delete", "--abort-uploads", f"--confirm={document['token']}", made.bucket)
     assert set(made.server.buckets[made.bucket].uploads) == {young}
-    made.server.advance(60)
+    made.server.buckets[made.bucket].uploads[young].initiated -= 60
     document = plan(made, "--abort-uploads", "--upload-age=30s")
     made.done("confirm-delete", "--abort-uploads", "--upload-age=30s", f"--confirm={document['token']}", made.bucket)
     assert made.server.buckets[made.bucket].uploads == {}

@@ -100,7 +100,9 @@ def delete(
     for markers in left.of(batched(store.loose_markers(bucket), _BY_ID)):
         _same_site(site, unchanged())
         released = [_released(marker, site, run, rules) for marker in markers]
-        _send_proofs(store, disk, deleter, [proof for proof in released if isinstance(proof, Proof)], token)
+        proofs = [proof for proof in released if isinstance(proof, Proof)]
+        _as_proved(deleter, proofs)
+        _send_proofs(store, disk, deleter, proofs, token)
     yield Ended(bucket, "delete", objects, size, time.monotonic() - began)
 
 
@@ -251,17 +253,16 @@ def _same_site(site: Site, now: Site) -> None:
 
 
 def _as_proved(deleter: Deleter, proofs: Sequence[Proof]) -> set[str]:
-    """Refuse where an object that is deleted by the id `null` is not the one that was proved. The keys of those with tags.
+    """Refuse where what is deleted by the id `null` is not the object or delete marker that was proved. The keys of those
+    with tags.
 
-    Versioning pins that id while it is enabled, and nothing did before.
+    Versioning pins that id while it is enabled, and nothing did before; it may have been suspended since the listing.
     """
 
     def there(proof: Proof, _: Flag) -> tuple[bool | None, int]:
         return deleter.s3.is_there_with_tags(proof.site.bucket, proof.key, "null", proof.etag, by_id=True)
 
-    pinned = [
-        proof for proof in proofs if proof.version_id == "null" and not proof.conditional and proof.kind == "version"
-    ]
+    pinned = [proof for proof in proofs if proof.version_id == "null" and not proof.conditional]
     with_tags = set()
     for proof, (is_there, tags) in filter(None, in_threads(there, pinned, threads=_THREADS)):
         if is_there is not True:

@@ -993,6 +993,24 @@ def test_p2_an_object_that_took_the_id_null_before_versioning_was_turned_on_is_n
     assert kept is not None and kept.body == b"THE NEW ONE"
 
 
+def test_p2_an_object_that_took_the_id_of_a_null_marker_is_not_deleted_by_it(job: Job) -> None:
+    """Versioning was suspended and enabled again while the copies were read, which can take days."""
+    job.server.buckets["b"].versioning = "Suspended"
+    put_marker(job, "k")
+    put_marker(job, "still")
+    job.server.buckets["b"].versioning = "Enabled"
+    job.bring()
+    job.server.buckets["b"].versioning = "Suspended"
+    job.server.put("b", "k", b"new")
+    job.server.buckets["b"].versioning = "Enabled"
+    with pytest.raises(Refused):
+        job.delete()
+    assert [(v.key, v.body) for v in job.server.versions("b") if not v.is_marker] == [("k", b"new")]
+    job.bring()
+    job.delete()
+    assert in_s3(job) == set()
+
+
 def test_p2_an_endpoint_that_says_404_of_whatever_is_not_there_has_shown_nothing(job: Job) -> None:
     job.server.honours_if_match = False
     job.server.put("b", "a", b"old")

@@ -325,7 +325,8 @@ def _place(key: str, version_id: str) -> tuple[bytes, bytes]:
 
 def _add_early(early: dict[str, Early], version: ObjectVersion, now: datetime) -> None:
     days = MINIMUM_DAYS.get(version.storage_class, 0)
-    if days and (until := version.last_modified + timedelta(days)) > now:
+    if days and version.last_modified > now - timedelta(days):
+        until = min(version.last_modified, now) + timedelta(days)
         before = early.get(version.storage_class, Early(0, 0, until))
         early[version.storage_class] = Early(before.objects + 1, before.bytes + version.size, max(before.until, until))
 

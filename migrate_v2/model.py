@@ -95,6 +95,15 @@ class Adopt(StrEnum):
     MOVE = "move"  # renamed; copied from another file system
 
 
+# Seconds since 1970 that, in nanoseconds, fit in SQLite's 64 bits: from 1677 to 2262. File systems have others.
+MTIMES = (-9_223_372_036, 9_223_372_036)
+
+
+def bounded_mtime(nanoseconds: int) -> int:
+    """The time of a file, or the nearest one within MTIMES."""
+    return min(max(nanoseconds, MTIMES[0] * 10**9), MTIMES[1] * 10**9)
+
+
 @dataclass(frozen=True, slots=True)
 class ObjectVersion:
     """One version of one object as S3 lists it. ETag without quotes; last_modified in UTC; size in bytes."""
@@ -113,9 +122,14 @@ class ObjectVersion:
     restore_expiry: datetime | None = None
 
     @property
+    def mtime(self) -> float:
+        """`last_modified` in seconds since 1970, as far as a file can have it: see MTIMES."""
+        return min(max(self.last_modified.timestamp(), MTIMES[0]), MTIMES[1])
+
+    @property
     def seconds(self) -> int:
-        """`last_modified` in whole seconds since 1970: the time that the AWS CLI gives a file when all of it is written."""
-        return int(self.last_modified.timestamp())
+        """`mtime` in whole seconds: the time that the AWS CLI gives a file when all of it is written."""
+        return int(self.mtime)
 
 
 @dataclass(frozen=True, slots=True)

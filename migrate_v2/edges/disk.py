@@ -34,7 +34,7 @@ from migrate_v2.durability import fsync_needs_write, stores_ctime, syncfs_reache
 from migrate_v2.edges.mounts import Mount, mount_of
 from migrate_v2.errors import Busy, Cause, Failure, Refused
 from migrate_v2.keys import FileSystem, looks_temporary, show
-from migrate_v2.model import FileIdentity, uptime
+from migrate_v2.model import FileIdentity, bounded_mtime, uptime
 from migrate_v2.space import Volume
 
 OWN = ".migrate-v2"  # no bucket has this name: theirs begin with a letter or a digit
@@ -267,7 +267,8 @@ def _text(path: bytes) -> str:
 
 
 def _identity(facts: os.stat_result) -> FileIdentity:
-    return FileIdentity(facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_nlink)
+    mtime_ns = bounded_mtime(facts.st_mtime_ns)
+    return FileIdentity(facts.st_dev, facts.st_ino, facts.st_size, mtime_ns, facts.st_ctime_ns, facts.st_nlink)
 
 
 def _kind(mode: int) -> str:
@@ -1425,9 +1426,8 @@ class Disk:
                         continue
                     kind, below = _kind(facts.st_mode), f"{path}/{_text(name)}"
                     if kind != "folder":
-                        yield Entry(
-                            below, kind, facts.st_size, facts.st_mtime_ns, facts.st_nlink, facts.st_blocks * 512
-                        )
+                        mtime_ns = bounded_mtime(facts.st_mtime_ns)
+                        yield Entry(below, kind, facts.st_size, mtime_ns, facts.st_nlink, facts.st_blocks * 512)
                     elif streamed:
                         yield below
                     else:
@@ -1816,7 +1816,7 @@ class Incoming:
             stat.S_ISREG(facts.st_mode)
             and facts.st_nlink <= 1
             and facts.st_size == size
-            and facts.st_mtime_ns // 10**9 == seconds
+            and bounded_mtime(facts.st_mtime_ns) // 10**9 == seconds
         )
 
     def take(self, key: str, path: str, size: int, seconds: int) -> bool:

@@ -59,8 +59,8 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 # What botocore raises where no proper answer came. The parser's error is none of its own family: it is what a server
-# that does not know a service, or a proxy, leads to.
-_BROKEN = (BotoCoreError, HTTPClientError, ResponseParserError)
+# that does not know a service, or a proxy, leads to. ValueError and OverflowError: a header with a time that is none.
+_BROKEN = (BotoCoreError, HTTPClientError, ResponseParserError, ValueError, OverflowError)
 NOT_IMPLEMENTED = ("NotImplemented", "MethodNotAllowed", "501")
 # DeleteObjects names keys in XML 1.0, which has no way to write these; one of them spoils the whole request.
 _NOT_IN_XML = re.compile("[\x00-\x1f\x7f-\x9f\ufffe\uffff]")
@@ -463,7 +463,7 @@ class S3:
                     len(page.get("Uploads", []))
                     for page in client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, **self._owner())
                 )
-            except OtherAnswer:
+            except (OtherAnswer, ValueError, OverflowError):
                 if self.at_aws:
                     raise
         return BucketFacts(region, versioning, mfa_delete, uploads, date)
@@ -2117,7 +2117,7 @@ def _entry(element: ElementTree.Element, names: dict[str, str]) -> dict[str, Any
         if name in _TEXTS:
             entry[name] = child.text or ""
         elif name == "LastModified":
-            entry[name] = _moment(child.text or "")
+            entry[name] = _moment(child.text or "") or _NO_TIME
         elif name == "Size":
             entry[name] = int(child.text or "")
         elif name == "IsLatest":
@@ -2134,12 +2134,19 @@ def _entry(element: ElementTree.Element, names: dict[str, str]) -> dict[str, Any
     return entry
 
 
-def _moment(text: str) -> datetime:
-    """botocore asks dateutil, which needs 40 us (Python 3.11 reads ISO 8601 in 0.1)."""
-    if len(text) > 19 and text[10] == "T" and text[-1] == "Z":
-        return datetime.fromisoformat(text)
-    moment: datetime = parse_timestamp(text)
-    return moment
+# In place of a LastModified that cannot be read: a server that does not know it, or a year that Python has not.
+_NO_TIME = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _moment(text: str) -> datetime | None:
+    """The time, in UTC; None where it is none. botocore asks dateutil, which needs 40 us (Python 3.11 reads ISO 8601 in
+    0.1)."""
+    with suppress(ValueError, OverflowError):
+        if len(text) > 19 and text[10] == "T" and text[-1] == "Z":
+            return datetime.fromisoformat(text)
+        moment: datetime = parse_timestamp(text)
+        return moment.astimezone(UTC)
+    return None
 
 
 def _not_a_fault(response_dict: Any, **_: object) -> None:

@@ -19,7 +19,7 @@ from migrate_v2.events import Event, Noted, Warned
 from migrate_v2.flow import batched
 from migrate_v2.keys import are, count_of, show
 from migrate_v2.layout import Placed, claim, path_room, place_of, side_place
-from migrate_v2.model import GONE_CAUSES, VANISHED, Adopt, FileIdentity, FileState, Place, Row, Verdict
+from migrate_v2.model import GONE_CAUSES, VANISHED, Adopt, FileIdentity, FileState, Place, Row, Verdict, bounded_mtime
 
 NOT_ADOPTED = "not-adopted.jsonl"  # in a folder of keys.SIDE: copies that lie where nothing is opened
 
@@ -248,7 +248,7 @@ class _Search:
             if there.links > 1:
                 self._mark_if_linked(row, path, there, sources)
             if _in_s3(row):
-                self.disk.make_ours(path, version.last_modified.timestamp())
+                self.disk.make_ours(path, version.mtime)
             self.places.give(place)
             return True
         return False
@@ -273,7 +273,7 @@ class _Search:
             return True
         if there.size != size:
             return there.size != other.size
-        return there.size != other.size or there.mtime_ns // 10**9 != int(other.last_modified.timestamp())
+        return there.size != other.size or there.mtime_ns // 10**9 != other.seconds
 
     def _mark_if_linked(self, row: Row, path: str, there: FileIdentity, sources: Sequence[tuple[Root, str]]) -> None:
         """A run that was killed has linked it, or the operator has: is the other name the recorded one?"""
@@ -288,7 +288,7 @@ class _Search:
         version, _, path, _ = place
         if self.disk.look(path) is not None:
             return False
-        mtime = version.last_modified.timestamp()
+        mtime = version.mtime
         if self.how is Adopt.MOVE and _elsewhere(self.disk, source) and self.disk.move_from(source, path, mtime):
             pass
         elif self.how is not Adopt.REFLINK:
@@ -366,7 +366,7 @@ def separate(
 def _separated(bucket: str, copy: LinkedCopy, disk: Disk, roots: Sequence[Root], how: Adopt) -> bool:
     there = disk.look(copy.path)
     spare = f"{keys.SIDE}/{bucket}/moved-{hashlib.sha256(os.fsencode(copy.path)).hexdigest()[:32]}"
-    mtime = copy.last_modified.timestamp() if copy.last_modified else 0.0
+    mtime = bounded_mtime(int(copy.last_modified.timestamp()) * 10**9) / 1e9 if copy.last_modified else 0.0
     if there is not None and there.links > 1:
         disk.remove_spare(copy.path, spare)  # what a run that was killed has left of a move
         there = disk.look(copy.path)

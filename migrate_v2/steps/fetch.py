@@ -197,7 +197,7 @@ def _bring(row: Row, disk: Disk, s3: S3, block_size: int, large: int, meter: _Me
     if row.place is Place.FOLDER:
         disk.make_folder(row.path, flush=False)
         return
-    mtime = version.last_modified.timestamp()
+    mtime = version.mtime
     if version.size >= large:
         making = disk.continuing(row.path, version.bucket, _partial(version), mtime, every=large)
     else:

@@ -131,7 +131,7 @@ def _item(version: ObjectVersion, path: str, engine: Engine) -> Item:
         etag,
         version.size,
         path,
-        round(version.last_modified.timestamp() * 1e9),
+        round(version.mtime * 1e9),
         partial,
     )
 

@@ -330,6 +330,20 @@ def test_decide_keeps_what_is_newer_than_a_version_that_stays(
     assert deletion.plan(store, ENABLED, allowed).token != deletion.plan(store, ENABLED, rules).token
 
 
+def test_the_current_version_counts_as_the_newest_whatever_its_time(store: Store) -> None:
+    """LastModified of a multipart upload is when it began."""
+    versions = [
+        replace(version("k", "current", latest=True), last_modified=at(0)),
+        replace(version("k", "older", latest=False), last_modified=at(10)),
+    ]
+    listed(store, "bucket", versions, [])
+    store.record([proved(versions[0])], "run")
+    assert {version_id: kept.cause for _, version_id, kept in deletion.kept(store, ENABLED, RULES)} == {
+        "current": Cause.OLDER_VERSION_STAYS,
+        "older": Cause.NOT_PROVED,
+    }
+
+
 def test_a_version_that_is_gone_from_s3_keeps_no_newer_one(store: Store) -> None:
     versions = [replace(version("k", "v2"), last_modified=at(1)), version("k", "v1", False)]
     listed(store, "bucket", versions, [])

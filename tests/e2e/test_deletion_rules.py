@@ -432,3 +432,14 @@ def test_p3_a_plan_that_changes_while_the_copies_are_read_deletes_nothing(unvers
     made.server.fault({"op": "HeadObject", "key": "edited"}, "500")
     assert made.run("confirm-delete", f"--confirm={document['token']}", made.bucket).code == 5
     assert made.server.deletes == []
+
+
+def test_p3_versioning_that_changes_during_the_listing_makes_no_plan(unversioned: World) -> None:
+    """The listing was read by the state that was there before: `null` means another thing now."""
+    made = unversioned
+    made.put("k", b"1")
+    made.done("migrate", made.bucket)
+    lists = ("ListObjects", "ListObjectsV2", "ListObjectVersions")
+    made.server.fault({"op": lists}, lambda _: made.server.bucket(made.bucket, versioning="Suspended"))
+    ran = made.run("confirm-delete", "--dry-run", "--json", made.bucket)
+    assert ran.code == 5 and not ran.out

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from itertools import chain, islice, pairwise
 from pathlib import Path
@@ -830,12 +830,15 @@ class Store:
         seen = self.enabled_since(bucket)
         if seen is None or seen.date is None:
             return False
-        null = "bucket = :bucket AND version_id = 'null' AND last_modified > :date"
+        # The Date header has whole seconds.
+        null = "bucket = :bucket AND version_id = 'null' AND last_modified >= :after"
         sql = (
             f"SELECT EXISTS (SELECT 1 FROM files o WHERE {null} AND {_IN_S3})"
             f" OR EXISTS (SELECT 1 FROM delete_markers WHERE {null} AND state = 'listed')"
         )
-        if not self._conn.execute(sql, {"bucket": bucket, "date": _text(seen.date)}).fetchone()[0]:
+        if not self._conn.execute(sql, {"bucket": bucket, "after": _text(seen.date + timedelta(seconds=1))}).fetchone()[
+            0
+        ]:
             return False
         with self._writing():
             self._set_enabled_since(bucket, None)

@@ -1121,6 +1121,43 @@ def test_p1_the_origin_of_evidence_is_sealed(job: Job, column: str) -> None:
     assert {v.key for v in job.server.versions("b")} == {"dir/3"}
 
 
+def test_evidence_whose_seal_is_broken_gets_the_origin_of_the_next_answer(job: Job) -> None:
+    fill(job)
+    job.bring()
+    job.store._conn.execute("UPDATE files SET evidence_source = 'refetch', evidence_run = 'x' WHERE key = 'dir/3'")
+    job.verify_again("run-2")
+    row = job.row("dir/3")
+    assert (row.sealed, row.evidence_source, row.evidence_run) == (True, EvidenceSource.LISTING, "run-2")
+
+
+def test_p1_a_second_reading_seals_no_other_evidence_that_is_not_from_s3(job: Job) -> None:
+    job.server.put("b", "k", b"1234", etag="kms", checksums=())
+    job.bring()
+    other = b"abcd"
+    evidence = json.dumps([{"kind": "md5-etag", "value": hashlib.md5(other).hexdigest(), "bits": 128}])
+    job.store._conn.execute("UPDATE files SET evidence = ?", (evidence,))
+    list(verify("b", job.store, job.disk, job.s3, job.rows(), run="run-1", threads=1, rows_per_commit=1, refetch=99))
+    assert job.row("k").sealed and [witness.kind for witness in job.row("k").witnesses] == ["refetch"]
+    job.path("k").write_bytes(other)
+    job.verify_again("run-2")
+    assert job.row("k").state is not FileState.VERIFIED
+
+
+def test_p1_a_second_reading_that_is_not_sealed_is_forgotten_where_s3_does_not_answer(job: Job) -> None:
+    body = b"the only copy of these bytes"
+    job.server.put("b", "k", body, etag="kms", checksums=())
+    job.bring()
+    list(verify("b", job.store, job.disk, job.s3, job.rows(), run="run-1", threads=1, rows_per_commit=1, refetch=99))
+    forged(job, "k", "refetch")
+    job.server.fault({"op": "HeadObject"}, "500")
+    job.verify_again("run-2")
+    job.server.calm()
+    assert job.row("k").witnesses == ()
+    job.verify_again("run-3")
+    job.delete()
+    assert [v.body for v in job.server.versions("b")] == [body]
+
+
 def test_sealed_evidence_keeps_its_origin_and_proves_the_copy_again(job: Job) -> None:
     """Also where S3 does not answer in between: a second reading is not paid for twice."""
     job.server.put("b", "opaque", b"1234", etag="kms", checksums=())

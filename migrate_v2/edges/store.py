@@ -938,13 +938,14 @@ class Store:
         downloaded | unprovable            | error, superseded, unprovable: an unproved only copy
         error      | unreadable, differs,  | error, superseded, with its verdict: an unproved only copy
                    | unprovable            |
+        downloading| none                  | error, vanished: a run that was killed may have fetched the former object and
+                   |                       | not recorded it; look_for_gone() finds out, or drops the row
         any other  | any                   | what it was: there is no copy, or the object is deleted already
 
         A row whose copy contradicted what S3 had then, and that S3 lists as before, is to be verified again.
         """
-        if not any(
-            t.state in (FileState.DOWNLOADED, FileState.VERIFIED, FileState.ERROR) for t in self.tallies(bucket)
-        ):
+        kept = (FileState.DOWNLOADING, FileState.DOWNLOADED, FileState.VERIFIED, FileState.ERROR)
+        if not any(t.state in kept for t in self.tallies(bucket)):
             return
         listed = [
             (*_identity(version), version.etag, version.size, _text(version.last_modified)) for version in versions
@@ -957,7 +958,7 @@ class Store:
             " AND (o.place IS NOT NULL OR o.local_path IS NOT NULL)"
         )
         self._together(
-            f"{n} UPDATE files AS o SET version_id = o.version_id || '+superseded-' || ?, is_latest = 0, cause = 'superseded',"
+            f"{n} UPDATE files AS o SET version_id = o.version_id || '{_FORMER}' || ?, is_latest = 0, cause = 'superseded',"
             " state = CASE WHEN o.state = 'downloaded' AND o.verdict IS NULL THEN 'downloaded' ELSE 'error' END,"
             f" reason = ?, hold = NULL, updated_at = ? FROM n WHERE {named} AND {differs} AND (o.state IN"
             " ('downloaded', 'verified') OR (o.state = 'error' AND o.verdict IN ('unreadable', 'differs', 'unprovable')))"
@@ -967,6 +968,18 @@ class Store:
             SUPERSEDED,
             moment,
         )
+        changes = self._conn.total_changes
+        self._together(
+            f"{n} UPDATE files AS o SET version_id = o.version_id || '{_FORMER}' || ?, is_latest = 0, state = 'error',"
+            f" cause = 'vanished', reason = ?, updated_at = ? FROM n WHERE {named} AND {differs} AND verdict IS NULL"
+            " AND o.place IN ('plain', 'side') AND o.state = 'downloading'",
+            listed,
+            moment,
+            VANISHED,
+            moment,
+        )
+        if self._conn.total_changes > changes:
+            self._remember(_unchecked_paths(bucket), moment)
         self._together(
             f"{n} UPDATE files AS o SET state = 'downloaded', verdict = NULL, reason = NULL, cause = NULL, updated_at = ?"
             f" FROM n WHERE {named} AND NOT {differs} AND o.state = 'error' AND o.cause = 'changed' AND o.verdict IS NOT NULL",
@@ -1040,14 +1053,16 @@ class Store:
         return self.recall(_unchecked_paths(bucket)) != ""
 
     def take_places(self, versions: Iterable[ObjectVersion]) -> None:
-        """Nothing has come of these gone_unfetched() versions: their rows claim no path any more."""
+        """Nothing has come of these gone_unfetched() versions: their rows claim no path any more.
+
+        A row of the former object of an identity that S3 lists is of no use then, and is dropped.
+        """
         nothing = ", ".join(f"{column} = NULL" for column in _CLAIM)
+        unfetched = "WHERE bucket = ? AND key = ? AND version_id = ? AND state = 'error' AND cause = 'vanished' AND verdict IS NULL"
+        named = [_identity(version) for version in versions]
         with self._writing():
-            self._conn.executemany(
-                f"UPDATE files SET {nothing} WHERE bucket = ? AND key = ? AND version_id = ? AND state = 'error'"
-                " AND cause = 'vanished' AND verdict IS NULL",
-                map(_identity, versions),
-            )
+            self._conn.executemany(f"DELETE FROM files {unfetched} AND instr(version_id, '{_FORMER}') > 0", named)
+            self._conn.executemany(f"UPDATE files SET {nothing} {unfetched}", named)
 
     def all_looked_for(self, bucket: str) -> None:
         with self._writing():
@@ -2524,6 +2539,8 @@ _LOOSE_MARKERS = f"""SELECT m.* FROM delete_markers m JOIN bucket_status b ON b.
 _TAGGED = 'instr(document, \'"tags": {"\') > 0'
 
 
+# Between the id of an object that was overwritten under it and the time when that was listed.
+_FORMER = "+superseded-"
 # What stands for the id of a version until S3 has listed it; no id of S3's has a "+".
 UNKNOWN_VERSION = "+unknown"
 _NO_TIME = "1970-01-01T00:00:00+00:00"

@@ -20,6 +20,7 @@ from migrate_v2.edges.s3 import Unreachable
 from migrate_v2.events import Ended, Progress, Warned
 from migrate_v2.model import CHANGED, FileState, GoneKind, Verdict
 from migrate_v2.steps import fetch as fetch_step
+from migrate_v2.steps.sync import look_for_gone
 from tests.fakes.s3server import Request
 from tests.steps.conftest import Job, found
 
@@ -491,6 +492,7 @@ def test_a_changed_object_does_not_go_on_with_the_partial_of_the_former(job: Job
     half_way(job)
     job.server.put("b", "k", bytes(len(BIG)))
     job.scan()
+    list(look_for_gone("b", job.store, job.disk, rows_per_commit=1000))
     job.place()
     ranges = Ranges(job)
     bring(job)

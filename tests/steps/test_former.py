@@ -14,6 +14,7 @@ from migrate_v2.edges.disk import Disk, Obstacle
 from migrate_v2.edges.store import Evidence
 from migrate_v2.model import NO_ATTEMPTS, Cause, FileState, GoneKind, Place, Row, Verdict
 from migrate_v2.steps import errors
+from migrate_v2.steps.sync import collect, look_for_gone
 from tests.steps.conftest import Job, found
 from tests.steps.test_scan import put_marker
 
@@ -547,3 +548,49 @@ def test_unproved_copy_of_an_overwritten_object_that_is_gone_then_keeps_its_path
     job.bring()
     assert {(job.disk.base / row.path).read_bytes() for row in job.rows()} == {b"first", b"third"}
     assert quarantined(job) == []
+
+
+# -- files that a killed run had not recorded when their object was overwritten
+
+
+def killed_while_fetching(job: Job, folder: str = "b") -> None:
+    """`k` has come, into this folder, and its row does not say so."""
+    made = job.server.put("b", "k", b"first")
+    job.scan()
+    job.place()
+    job.store.start_fetching("b", everything=True)
+    path = job.disk.base / folder / "k"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"first")
+    os.utime(path, (made.last_modified, made.last_modified))
+
+
+def begin_again(job: Job) -> None:
+    """As `migrate` does, without another listing."""
+    list(collect("b", job.store, job.disk, rows_per_commit=1000))
+    list(look_for_gone("b", job.store, job.disk, rows_per_commit=1000))
+    for step in (job.place, job.fetch, job.verify):
+        step()
+
+
+@pytest.mark.parametrize("folder", ["b", ".migrate-v2/b/incoming"])
+def test_unrecorded_file_of_an_overwritten_object_becomes_its_only_copy(job: Job, folder: str) -> None:
+    killed_while_fetching(job, folder)
+    job.server.put("b", "k", b"the second")
+    job.scan()
+    begin_again(job)
+    only = next(row for row in job.rows() if row.gone)
+    assert (only.gone, (job.disk.base / only.path).read_bytes()) == (GoneKind.ONLY_COPY, b"first")
+    assert (job.disk.base / job.row("k", "null").path).read_bytes() == b"the second"
+    assert quarantined(job) == []
+
+
+def test_overwritten_object_of_which_no_file_had_come_leaves_no_row(job: Job) -> None:
+    killed_while_fetching(job)
+    (job.disk.base / "b/k").unlink()
+    job.server.put("b", "k", b"the second")
+    job.scan()
+    begin_again(job)
+    assert [(row.version.version_id, row.state, row.path) for row in job.rows()] == [
+        ("null", FileState.VERIFIED, "b/k")
+    ]

@@ -1158,6 +1158,21 @@ def test_p1_a_second_reading_that_is_not_sealed_is_forgotten_where_s3_does_not_a
     assert [v.body for v in job.server.versions("b")] == [body]
 
 
+def test_p1_a_denied_second_reading_seals_no_evidence_that_is_not_from_s3(job: Job) -> None:
+    body = b"the only copy of these bytes"
+    job.server.put("b", "k", body, etag="kms", checksums=())
+    job.bring()
+    assert job.row("k").evidence_source is EvidenceSource.HEAD
+    forged(job, "k", "refetch")
+    job.server.fault({"op": "GetObject"}, "access-denied")
+    list(verify("b", job.store, job.disk, job.s3, job.rows(), run="run-2", threads=1, rows_per_commit=1, refetch=99))
+    job.server.calm()
+    assert not job.row("k").sealed
+    job.verify_again("run-3")
+    job.delete()
+    assert [v.body for v in job.server.versions("b")] == [body]
+
+
 def test_sealed_evidence_keeps_its_origin_and_proves_the_copy_again(job: Job) -> None:
     """Also where S3 does not answer in between: a second reading is not paid for twice."""
     job.server.put("b", "opaque", b"1234", etag="kms", checksums=())

@@ -443,3 +443,16 @@ def test_p3_versioning_that_changes_during_the_listing_makes_no_plan(unversioned
     made.server.fault({"op": lists}, lambda _: made.server.bucket(made.bucket, versioning="Suspended"))
     ran = made.run("confirm-delete", "--dry-run", "--json", made.bucket)
     assert ran.code == 5 and not ran.out
+
+
+def test_a_restart_of_the_machine_starts_the_wait_again_once(unversioned: World) -> None:
+    made = unversioned
+    made.put("k", b"1")
+    made.server.bucket(made.bucket, versioning="Enabled")
+    made.done("migrate", made.bucket)
+    two_hours_later(made)
+    with closing(sqlite3.connect(made.state)) as state, state:
+        state.execute("UPDATE bucket_status SET enabled_boot = 'another start of the machine'")
+    assert causes(plan(made)) == {("k", "null"): "versioning_new"}
+    two_hours_later(made)
+    assert causes(plan(made)) == {}

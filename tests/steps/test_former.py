@@ -61,6 +61,22 @@ def test_former_version_keeps_its_copy_and_is_not_fetched_again(job: Job, above:
     assert {row.state for row in job.rows()} == {FileState.VERIFIED}
 
 
+@pytest.mark.parametrize("above", [add_marker, add_version])
+def test_former_copy_that_is_a_hard_link_keeps_its_mark(job: Job, above: Callable[[Job], None]) -> None:
+    """confirm-delete keeps its object: a file of the operator's has the same inode."""
+    first = versioned(job)
+    row = job.row("k", first)
+    other = job.disk.base.parent / "photo"
+    job.store.mark_linked(row.version, row.path, other)
+    os.link(job.disk.base / row.path, other)
+    above(job)
+    job.bring()
+    moved = job.row("k", first)
+    assert moved.place is Place.SIDE and moved.linked == str(other)
+    job.delete()
+    assert first in {v.version_id for v in job.server.versions("b")}
+
+
 def test_former_version_that_is_current_again_stays_at_its_side_path(job: Job) -> None:
     first = versioned(job)
     add_marker(job)

@@ -385,9 +385,13 @@ def test_after_a_power_cut_it_goes_on(zygote: Zygote, tmp_path: Path, phase: str
             made = World(at, zygote, versioning=versioning)
             held.callback(made.close)
             fill(made)
-            _, argv = ready(made, phase)
+            begin = ready(made, phase)
+            chosen = random.randrange(1, 3 if not versioning else 2)
+            if phase == "migrate":
+                chosen = random.randrange(5, requests(made, begin))
+                begin[0]()
+            argv = begin[1]
             subprocess.run(["sync", "-f", at], check=True)
-            chosen = random.randrange(5, 45) if phase == "migrate" else random.randrange(1, 3 if not versioning else 2)
             s3: list[Bucket] = []
 
             def now(_: Request) -> None:

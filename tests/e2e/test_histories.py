@@ -12,6 +12,7 @@ import pytest
 from tests.conftest import Figures as Lines
 from tests.e2e.histories import Disk, Figures, plain_world, play
 from tests.e2e.world import World, Zygote, world
+from tests.fakes.without import RULES
 
 Rounds = Callable[[int], int]
 
@@ -44,6 +45,32 @@ def test_histories_with_power_cuts_lose_nothing(zygote: Zygote, tmp_path: Path, 
             _play(made, rounds(300), figures, disk)
     finally:
         disk.unmount()
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("rule", RULES)
+def test_histories_without_a_rule_find_what_it_prevents(
+    rule: str, tmp_path: Path, rounds: Rounds, figures: Lines
+) -> None:
+    """Each rule that the histories can see broken is taken away once: they are able to fail."""
+    folder = tmp_path / "world"
+    folder.mkdir()
+    forks = Zygote(tmp_path, {"WITHOUT": rule})
+    seed, found = random.randrange(1 << 30), 0
+    try:
+        with world(folder, forks) as made:
+            plain_world(made)
+            for number in range(rounds(100)):
+                try:
+                    play(made, seed + number, Figures())
+                except AssertionError as violation:
+                    found = number + 1
+                    figures(f"without {rule}: found in history {found}: {str(violation).splitlines()[0][:200]}")
+                    break
+    finally:
+        forks.close()
+    assert found
 
 
 def _play(made: World, count: int, figures: Lines, disk: Disk | None = None) -> None:

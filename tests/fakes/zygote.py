@@ -54,6 +54,7 @@ from botocore.retries.standard import ExponentialBackoff
 
 from migrate_v2 import cli, model
 from migrate_v2.edges import awscli, disk, s3
+from tests.fakes import without
 from tests.fakes.forks import Fault, end_with_parent
 
 KINDS: dict[str, tuple[str, ...]] = {
@@ -202,6 +203,7 @@ def warm() -> None:
         time.sleep = lambda seconds: threading.Event().wait(seconds) and None  # type: ignore[assignment]
     if seconds := os.environ.get("LIFETIME_OF_PROOFS"):
         model.LIFETIME = float(seconds)
+    without.take_away()
     os.environ |= {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_CONFIG_FILE": os.devnull}
     os.environ["AWS_SHARED_CREDENTIALS_FILE"] = os.devnull
     made = s3.S3(endpoint_url="http://127.0.0.1:9", region="us-east-1")

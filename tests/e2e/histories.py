@@ -296,7 +296,8 @@ class History:
             self.server.remove(bucket, version.key)
 
     def _tag(self, bucket: str) -> None:
-        if version := self._any(bucket):
+        tagged = [version for version in self.server.versions(bucket) if version.tags]
+        if version := self.chance.choice(tagged) if tagged else self._any(bucket):
             stored = self.server.get(bucket, version.key, version.version_id)
             if stored is not None:
                 stored.tags = {"changed": str(self.chance.random())}

@@ -175,7 +175,7 @@ class History:
 
     def _step(self) -> None:
         bucket = self.chance.choices(BUCKETS, [6, 1])[0]
-        self.noncurrent = self.chance.choices(["", "fetch", "keep"], [6, 1, 1])[0]
+        self.noncurrent = self.chance.choices(["", "fetch", "keep"], [4, 1, 3])[0]
         what = self.chance.choices(
             ["migrate", "confirm-delete", "scan", "verify", "sync", "nested"], [10, 8, 1, 1, 1, 1]
         )[0]
